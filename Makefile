@@ -1,0 +1,103 @@
+# make           ./scbench and ./run for this machine's CPU
+# make PORTABLE=1, SAN=asan, SAN=tsan      the same in another object directory, binaries inside it
+# make CUDA=1    the .cu files through nvcc
+# make demo      install what is missing, build, get a small real model, run the main job
+# make deps      install missing libraries (quiet when all are there)
+# make check     every source compiles as C, as C++ and, where nvcc is, as CUDA
+# make bench, make soak       the long measurements and the long tests
+
+PORTABLE ?= 0
+CUDA     ?= 0
+SAN      ?=
+CC       ?= cc
+NVCC     ?= nvcc
+ARCH     ?= sm_90
+
+VARIANT := $(if $(filter 1,$(CUDA)),cuda,$(if $(SAN),$(SAN),$(if $(filter 1,$(PORTABLE)),portable,cpu)))
+B := build/$(VARIANT)
+
+MACHINE := $(shell uname -m)
+ifeq ($(filter asan tsan,$(SAN))$(filter 1,$(PORTABLE)),)
+  TUNE := -march=native
+else ifeq ($(MACHINE),x86_64)
+  TUNE := -march=x86-64-v3
+endif
+
+WARN   := -Wall -Wextra -Wvla -Wshadow -Wstrict-prototypes
+CFLAGS ?= -O3 -g
+NUM    := -ffp-contract=off -fno-math-errno -fno-trapping-math -mprefer-vector-width=512
+ifneq ($(MACHINE),x86_64)
+  NUM := $(filter-out -mprefer-vector-width=512,$(NUM))
+endif
+SANFLAGS := $(if $(filter asan,$(SAN)),-fsanitize=address -fsanitize=undefined -fno-sanitize-recover=undefined -O1)
+ifeq ($(SAN),tsan)
+  CC := clang
+  SANFLAGS := -fsanitize=thread -O1
+endif
+
+LIBS  := libpcre2-8 libutf8proc jansson libxxhash
+CPPFLAGS += -I. $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
+LDLIBS   += $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lm
+
+CU_SRC := matmul.cu sparse_attn.cu evict.cu llama.cu
+C_SRC  := model.c tokenizer.c report.c
+LIB_OBJ := $(CU_SRC:%.cu=$B/%.o) $(C_SRC:%.c=$B/%.o)
+MAINS  := scbench run
+TESTS  := $(patsubst test/%.c,$B/%,$(wildcard test/test_*.c))
+
+ALLC := $(CC) -std=gnu11 $(TUNE) $(NUM) $(WARN) $(CFLAGS) $(SANFLAGS) -fopenmp $(CPPFLAGS) -MMD -MP
+
+.DELETE_ON_ERROR:
+.PHONY: all tests check deps demo bench soak clean
+
+all: $(if $(filter cpu,$(VARIANT)),$(MAINS),$(MAINS:%=$B/%))
+
+$(MAINS): %: $B/%
+	@cp -f $< $@
+
+$B/%.o: %.c
+	@mkdir -p $(@D)
+	$(ALLC) -c $< -o $@
+
+ifeq ($(CUDA),1)
+$B/%.o: %.cu
+	@mkdir -p $(@D)
+	$(NVCC) -std=c++17 -O3 -arch=$(ARCH) -lineinfo -I. -Xcompiler "$(TUNE) $(NUM) -fopenmp -Wall" -MMD -c $< -o $@
+LDLIBS += -lcudart -lcublasLt -lstdc++
+LDFLAGS += -L$(dir $(shell command -v $(NVCC)))../lib64
+else
+$B/%.o: %.cu
+	@mkdir -p $(@D)
+	$(ALLC) -x c -c $< -o $@
+endif
+
+$B/libscb.a: $(LIB_OBJ)
+	@rm -f $@
+	@ar rcs $@ $^
+
+$(MAINS:%=$B/%): $B/%: $B/%.o $B/libscb.a
+	$(CC) $(SANFLAGS) -fopenmp $(LDFLAGS) $^ $(LDLIBS) -o $@
+
+tests: $(TESTS)
+$(TESTS): $B/%: test/%.c $B/libscb.a
+	$(ALLC) -MF $B/$*.d $(LDFLAGS) $< $B/libscb.a $(LDLIBS) -o $@
+
+check:
+	@test/check_sources.sh
+
+deps:
+	@test/deps.sh
+
+demo:
+	@test/demo.sh
+
+bench: all
+	@test/bench/run.sh
+
+soak: all
+	@SOAK=1 ./test_all.sh
+
+clean:
+	rm -rf build $(MAINS)
+
+-include $(wildcard $B/*.d)

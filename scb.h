@@ -1,0 +1,239 @@
+// scb.h - the table of contents: every type and function that crosses a file border.
+// What is not declared here is static in its file.
+//
+// Shape letters: n tokens of this call, T tokens of the context, L layers, A attention layers,
+// H query heads, G KV heads, hd head_dim, E dim, F hidden_dim, V vocab_size.
+// Functions that can fail on a user's input return 0, or -1 with a sentence in *err; pointers
+// returned by an open function are NULL then. Who opens closes.
+#ifndef SCB_H
+#define SCB_H
+#include "base.h"
+
+EXTERN_C_BEGIN
+
+// ===========================================================================
+// The model file (model.c). Layout, all little endian:
+//   prologue 64 B | n_params x 64 B | n_tensors x 128 B | pad | data (each tensor 64-byte aligned)
+typedef enum { DT_F32, DT_BF16, DT_Q8, DT_U8, DT_I32 } DType;   // q8: see Q8Block
+enum { FILE_VERSION = 1, PARAM_INT = 1, PARAM_REAL = 2, PARAM_STR = 3 };
+
+typedef struct {
+    char magic[4];              // "SCBM"
+    uint32_t version;           // FILE_VERSION
+    uint32_t n_params, n_tensors;
+    uint64_t data_offset;       // of the first tensor, multiple of 64, from the start of the file
+    uint64_t data_bytes;        // from data_offset to the end of the file
+    uint64_t hash;              // xxh64, seed 0, of all param and tensor records: the model's identity
+    uint8_t reserved[24];       // zero
+} FilePrologue;
+
+typedef struct {
+    char key[40];               // NUL padded
+    uint32_t type, pad;         // PARAM_*
+    union { int64_t i; double f; char s[16]; } v;       // s NUL padded
+} FileParam;
+
+typedef struct {
+    char name[56];              // NUL padded
+    uint32_t dtype, ndim;       // DType, 1..4
+    uint64_t shape[4];          // row-major, unused entries 1
+    uint64_t offset, bytes;     // offset from the start of the file, multiple of 64
+    uint64_t xxh;               // xxh64, seed 0, of the tensor's bytes
+    uint64_t pad;
+} FileTensor;
+
+// a DT_Q8 matrix (n, k): per row CEIL_DIV(k, 32) blocks; weight = bf16(scale * q); tail q are 0
+typedef struct { uint16_t scale; int8_t q[32]; } Q8Block;       // scale is fp16; 34 bytes
+
+typedef struct {
+    const char *path;
+    const uint8_t *p;           // the whole file, mapped read-only
+    size_t size;
+    const FilePrologue *head;
+    const FileParam *params;
+    const FileTensor *tensors;
+    uint8_t *used;              // (n_params + n_tensors) which records somebody asked for
+} ModelFile;
+
+// Opens and checks every record against the file; data checksums are verified when the file is
+// below 1 GB or verify is set. Errors name the file and the record.
+int  file_open(ModelFile *f, const char *path, bool verify, Err *err);
+void file_close(ModelFile *f);
+// The record or NULL; the typed getters fail naming the missing or mistyped key.
+const FileTensor *file_find(ModelFile *f, const char *name);
+const void *file_data(const ModelFile *f, const FileTensor *t);
+int file_int(ModelFile *f, const char *key, int64_t lo, int64_t hi, int64_t *out, Err *err);
+int file_real(ModelFile *f, const char *key, double *out, Err *err);
+int file_str(ModelFile *f, const char *key, char out[17], Err *err);
+// tensor that must exist with this dtype and shape (d1 = 0: one dimension; -1 in d0: any length)
+const FileTensor *file_want(ModelFile *f, const char *name, DType t, int64_t d0, int64_t d1, Err *err);
+// fails if a record was never asked for: an unknown key would otherwise be silently ignored
+int file_all_used(const ModelFile *f, Err *err);
+
+// ===========================================================================
+// Tokenizer (tokenizer.c): knows no model, only the tok.* and chat.* records of a file.
+typedef struct Tok Tok;
+typedef struct {                // template pieces as ids (SEMANTICS 2)
+    IntVec prefix;              // before the first user turn: BOS, system block
+    IntVec user_open, user_close;
+    IntVec assistant_open;      // the generation header
+    IntVec assistant_close;     // end-of-turn after an answer
+    bool present, trim;         // trim: the template strips white space around message contents
+} ChatPieces;
+
+enum { TOK_SPECIAL = 1,         // encode: special-token strings in the text become their ids
+       TOK_BOS = 2,             // encode: begin with BOS if the model's tokenizer adds one
+       TOK_SKIP_SPECIAL = 4 };  // decode: leave special tokens out
+
+Tok *tok_open(ModelFile *f, Err *err);          // copies what it needs: f may be closed after
+void tok_close(Tok *t);
+int  tok_vocab(const Tok *t);
+// appends the ids of n bytes of UTF-8 (invalid bytes are encoded as bytes); deterministic,
+// thread-safe on one Tok
+void tok_encode(const Tok *t, const char *s, size_t n, unsigned flags, IntVec *out);
+void tok_decode(const Tok *t, const int32_t *ids, size_t n, unsigned flags, StrBuf *out);
+bool tok_is_stop(const Tok *t, int id);         // id is in the EOS list
+int  tok_bos(const Tok *t);                     // -1: none
+const ChatPieces *tok_chat(const Tok *t);
+
+// ===========================================================================
+// The model (model.c): hyperparameters, weights, the thing contexts and branches live on.
+typedef enum { ARCH_LLAMA = 1 } ArchId;
+typedef enum { ROPE_NONE, ROPE_LINEAR, ROPE_LLAMA3, ROPE_YARN, ROPE_DYNAMIC } RopeScaling;
+
+typedef struct {                // file keys have the same names
+    ArchId arch;
+    int vocab_size, dim, hidden_dim, n_layers, n_heads, n_kv_heads, head_dim, max_ctx;
+    float norm_eps;
+    double rope_theta;
+    int rope_dim;               // rotary width
+    RopeScaling rope_scaling;
+    double rope_factor, rope_low_freq_factor, rope_high_freq_factor;
+    int rope_orig_ctx;
+    bool qkv_bias, tied;
+    DType dtype;                // of the matrices: DT_F32, DT_BF16 or DT_Q8
+} Config;
+
+typedef struct Model Model;
+typedef struct { int chunk; } ModelOpts;        // tokens per prefill chunk, 0 = 512
+
+typedef struct {                // seen by the tests: the residual stream after each layer
+    void (*fn)(void *user, int layer, int first, int n, const float *x);   // x (n, E)
+    void *user;
+} Tap;
+
+Model *model_open(ModelFile *f, const ModelOpts *opts, Err *err);  // f stays open while the model is
+Model *model_random(const Config *c, const ModelOpts *opts, uint64_t seed, Err *err);  // no tokenizer
+void model_close(Model *m);
+const Config *model_config(const Model *m);
+Mem *model_mem(Model *m);                       // the account of everything the model holds
+size_t model_weight_bytes(const Model *m);
+uint64_t model_hash(const Model *m);            // of the file; of (shape, seed) for a random one
+void model_set_tap(Model *m, Tap tap);
+// called during a feed with the share done; returning true stops the feed (interrupted)
+void model_set_progress(Model *m, bool (*fn)(void *user, double share), void *user);
+// phase clocks in seconds, reset by reading: linear layers, attention, policy, the rest
+typedef struct { double linear_s, attn_s, evict_s, total_s; } Phases;
+Phases model_phases(Model *m);
+
+int  config_shape(const char *name, Config *c, Err *err);   // "smollm2-135m" ... ; err lists names
+void config_shapes(FILE *out);                              // one aligned line per shape
+size_t config_weight_bytes(const Config *c);                // packed, as model_open allocates
+size_t config_scratch_bytes(const Config *c, int n, int rows, int chunk, int window);
+
+// ===========================================================================
+// Methods (evict.cu): what the cache keeps. A policy knows no architecture.
+typedef enum { PRESET_SCBENCH, PRESET_CORM, PRESET_HARNESS } Preset;
+typedef enum { POSITIONS_ORIGINAL, POSITIONS_CACHE } Positions;
+
+typedef struct {                // the resolved sizes of one method, all in rows or tokens
+    int budget;                 // B rows per KV head; 0: the policy has none (full, corm)
+    int sinks, recent;          // streamingllm: first and last rows; keep-last: recent = budget
+    int window, protect;        // corm: w queries looked back, r newest rows always kept
+    Positions positions;
+    bool scaled;                // some value was scaled by the context length (SEMANTICS 5)
+} Sizes;
+
+typedef struct Policy Policy;   // one row of the policy table
+typedef struct {
+    char name[48];
+    const Policy *policy;
+    Sizes set;                  // values given by --set, -1 where not given
+    Sizes size;                 // resolved by method_resolve
+} Method;
+
+int  method_find(const char *name, Method *m, Err *err);            // unknown: "did you mean"
+int  method_set(Method *m, const char *name, const char *value, Err *err);  // --set METHOD.name=value
+// budget 0: the preset's or scaled default; positions -1: the method's default
+int  method_resolve(Method *m, Preset preset, int ctx, int budget, int positions, Err *err);
+void method_params(const Method *m, StrBuf *json);      // {"sinks":128,...}: what acts, for the rows
+bool method_has_budget(const Method *m);
+bool method_evicts(const Method *m);                    // false for full
+bool method_at_steps(const Method *m);                  // acts on every step
+int  method_window(const Method *m);                    // window rows it needs, 0 = none
+const char *method_name_at(int i);                      // table order, NULL past the end
+void method_list(FILE *out);                            // stage, KV size, complexities, help
+int  did_you_mean(const char *word, const char *const *names, int n);   // index or -1
+
+// ===========================================================================
+// Context and branch (model.c): the heart. See SEMANTICS 3.
+typedef struct Context Context; // immutable once filled; shared by reference
+typedef struct Branch Branch;   // live lists over the context's rows, its own tail, a position
+typedef struct Mark Mark;
+
+enum { FEED_FIRST = 1,          // end of the branch's first feed: the policy acts, context included
+       FEED_NO_LOGITS = 2 };    // nobody will ask for branch_logits
+
+// Dense prefill of n ids. window: query rows kept at the end (largest of the run's methods).
+// The caller's reference; branches hold their own. NULL with err when interrupted.
+Context *context_open(Model *m, const int32_t *ids, int n, int window, Err *err);
+void context_drop(Context *c);
+int  context_len(const Context *c);
+
+// A root branch. On a context: its rows are shared. ctx NULL: an empty branch whose first feed owns
+// its rows and releases evicted ones layer by layer. reserve: tail rows allocated at once; more are
+// added when needed. session and seed only feed random choices of a method.
+Branch *branch_open(Model *m, Context *ctx, const Method *method, int reserve, Err *err);
+// n ids at once (n = 0 only with FEED_FIRST on a context); policies act at its end.
+int  branch_feed(Branch *b, const int32_t *ids, int n, unsigned flags, Err *err);
+int  branch_step(Branch *b, int32_t id, Err *err);      // one generated id; step policies act
+const float *branch_logits(const Branch *b);            // (V) of the last token; until the next call
+int  branch_argmax(const Branch *b);                    // lowest id wins ties
+Branch *branch_fork(Branch *b, int reserve, Err *err);  // shares rows, copies the tail
+void branch_drop(Branch *b);
+Mark *branch_mark(Branch *b);                           // consumed by rewind or mark_drop
+void branch_rewind(Branch *b, Mark *k);
+void mark_drop(Branch *b, Mark *k);
+
+typedef struct {
+    int64_t pos;                        // logical tokens so far
+    int rows_min, rows_max;             // live rows per (layer, KV head)
+    double rows_mean;
+    size_t kv_live_bytes;               // live rows * row bytes
+    size_t kv_alloc_bytes;              // allocated for this branch's rows, shared context included
+    size_t policy_bytes;                // live lists and policy state
+    size_t evictable;                   // rows the policy's rule named in the last feed, over all heads
+    bool shared;                        // rows it evicted are still held for others
+} BranchStats;
+BranchStats branch_stats(const Branch *b);
+int branch_rows(const Branch *b, int layer, int kv_head, const int32_t **pos);  // live positions,
+                                        // ascending; *pos is valid until the next call on the branch
+size_t config_row_bytes(const Config *c);       // K, V and position of one row of one KV head
+
+// the bytes a run will have allocated at its peak, by the formulas of the allocations themselves
+typedef struct { size_t weights, kv, scratch, policy, total; bool upper_bound; } Plan;
+// shared: context kept for several methods or modes; n_first, n_later: tokens of the first feed and
+// of everything after; rows_kept < 0: unknown (corm: an upper bound)
+Plan plan_run(const Config *c, const Method *m, int n_ctx, int n_first, int n_later, bool shared,
+              int64_t rows_kept, int chunk);
+
+// ===========================================================================
+// Linear layers and threads (matmul.cu)
+int  cpu_init(int threads, Err *err);           // once, before a model is opened; 0 = all cores
+const char *cpu_isa(void);                      // "amx-bf16" or "portable"
+int  cpu_threads(void);
+typedef struct { double tile_tflops, gemm_tflops, read_gbs; } Ceilings;
+Ceilings cpu_ceilings(size_t bytes, double seconds);    // measured now; read: a buffer of that size
+
+EXTERN_C_END
+#endif
