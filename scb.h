@@ -228,54 +228,97 @@ Plan plan_run(const Config *c, const Method *m, int n_ctx, int n_first, int n_la
               int64_t rows_kept, int chunk);
 
 // ===========================================================================
-// Linear layers and threads (matmul.cu)
+// Linear layers and threads (matmul.cu): y (rows, n) = x (rows, k) W^T, one order of additions
+// everywhere (SEMANTICS 1). Both operands are blocks of 32 channels:
+//   activations ("act")  [row/16][k/32][16 rows][32 channels]
+//   tiles                [n/32][k/32][2 halves][16 channel pairs][16 columns][2]
+// zero padded. Weights, packed keys and packed values are all tiles.
+typedef enum { MUL_TILES, MUL_BF16, MUL_F32 } MulKind;  // bf16 on the matrix unit, bf16 in C, fp32 in C
+
+enum { BLK = 32 };                              // rows of a strip, channels of a block
+
+typedef struct {
+    DType dtype;                                // DT_F32, DT_BF16, DT_Q8
+    int n, k;                                   // rows (outputs) and columns (inputs) of the matrix
+    void *tiles;                                // q8: [n/32][k/32]{fp16 scale[32], int8 q[1024]}
+} Weight;
+
+typedef struct {                                // one product of a call: y = x W^T (+ bias | + y)
+    const Weight *w;
+    const float *bias;                          // (n) or NULL
+    float *y;                                   // (rows, ldy)
+    size_t ldy;
+    bool add;                                   // y += product: the residual stream
+} LinearJob;
+
 int  cpu_init(int threads, Err *err);           // once, before a model is opened; 0 = all cores
 const char *cpu_isa(void);                      // "amx-bf16" or "portable"
 int  cpu_threads(void);
+MulKind mul_kind(DType weights);
+size_t act_elem(MulKind kind);                  // bytes of one act element
+size_t act_bytes(MulKind kind, int rows, int k);
+// rounds (rows, k) fp32, row stride ldx, into act order; rows are padded with zeros to 16
+void act_pack(MulKind kind, void *act, const float *x, size_t ldx, int rows, int k);
+// y (rows, n) with row stride ldy from kb blocks; b_stride: bytes from one 32-column panel to the next
+void mul_block(MulKind kind, float *y, size_t ldy, const void *act, int act_kb, int rows,
+               const void *tiles, size_t b_stride, int n, int kb);
+void linear(MulKind kind, const LinearJob *jobs, int n_jobs, const void *act, int rows);
+size_t weight_bytes(DType dtype, int n, int k);
+void weight_pack(Weight *w, const void *rows);          // from row-major file data into w->tiles
+void weight_row(const Weight *w, int row, float *out);  // one matrix row (k) as fp32: the embedding
+
 typedef struct { double tile_tflops, gemm_tflops, read_gbs; } Ceilings;
-Ceilings cpu_ceilings(size_t bytes, double seconds);    // measured now; read: a buffer of that size
+// measured now: matrix unit alone, our own product from cache, reading a buffer of that many bytes
+Ceilings cpu_ceilings(size_t bytes, double seconds);
 
 // ===========================================================================
-// Command line (cli.c): one table parses, checks and prints --help.
-typedef struct { const char **p; int n; } StrList;      // points into argv; free(x.p) ends it
-typedef enum {                  // the field at OptSpec.at is a
-    OPT_STR,                    // const char *
-    OPT_INT, OPT_INT64,         // int, int64_t
-    OPT_REAL,                   // double
-    OPT_FLAG,                   // bool, takes no value
-    OPT_LIST                    // StrList: the option may be repeated
-} OptKind;
+// Reports (report.c): result rows, tables, resume, plans, speed.
+typedef struct {                // live rows per (layer, KV head) and their bytes at one moment
+    int rows_min, rows_max;     // -1: missing
+    double rows_mean;
+    int64_t kv_live_bytes, kv_alloc_bytes;
+} RowsAt;
 
+// One turn. Missing values are null in the file: NULL, NAN, -1, and "" for the hashes.
 typedef struct {
-    const char *name, *alias;   // "--ctx"; "-c" or NULL
-    OptKind kind;
-    size_t at;                  // offsetof(Fields, ...)
-    const char *def;            // default as text; NULL: NULL, 0, false, empty
-    const char *arg, *help;     // "TOKENS"; one sentence
-} OptSpec;
+    int session, turn;          // from 1
+    const char *task, *mode, *preset, *method, *history, *compress, *query_aware, *group, *positions;
+    const char *params;         // JSON text of method_params
+    const char *stop;           // "eos", "length"
+    const char *prediction, *gold, *error;
+    size_t prediction_len;      // the answer may hold NUL and invalid UTF-8
+    double depth, score;
+    bool scaled, chat;
+    int64_t seed, evictable, policy_bytes, ssm_bytes, peak_bytes;
+    int ctx, n_prompt, n_new, shared;
+    char ids_hash[17], logits_hash[17];
+    RowsAt q, end;              // at the end of the question, of the answer
+    double pairs_ratio, prefill_s, shared_prefill_s, first_token_s, decode_tok_s;
+} Row;
 
-// Sets every default, then reads argv[1..]: --opt value, --opt=value, -o value; "--" ends the options.
-// A value that begins with "--" needs the = form. Everything else goes to pos. Unknown or repeated
-// option, missing or malformed value: -1 with EXIT_USAGE. *pos is the caller's to free.
-int  opts_parse(const OptSpec *spec, int n, int argc, char **argv, void *fields, StrList *pos, Err *err);
-void opts_help(FILE *out, const OptSpec *spec, int n);
-// whole-string numbers within [lo, hi]; what names the option in the error (EXIT_USAGE)
-int  parse_int(const char *what, const char *text, int64_t lo, int64_t hi, int64_t *out, Err *err);
-int  parse_real(const char *what, const char *text, double lo, double hi, double *out, Err *err);
-// next item of a comma list into out; false at the end. Empty or overlong items come out as "".
-bool list_next(const char **cursor, char *out, size_t cap);
+void row_clear(Row *r);                         // everything missing
+void row_json(const Row *r, StrBuf *out);       // one line, keys in a fixed order, no newline
+void json_text(StrBuf *out, const char *s, size_t n);   // quoted; invalid UTF-8 becomes U+FFFD
+// Writes text to path.tmp, flushes it to the disk, renames it to path.
+int  write_whole(const char *path, const char *text, size_t n, Err *err);
 
-void interrupt_install(void);   // SIGINT, SIGTERM raise a flag; a second one ends the process
-bool interrupted(void);
+// The table of DIR/results.jsonl: per task and mode one line per (method, budget); accuracy per turn
+// and mean in percent with a 95 % bootstrap interval over sessions from four sessions on.
+int  report_dir(FILE *out, const char *dir, Err *err);
+// For a run that goes on: cuts a torn last line and the rows of unfinished sessions from
+// DIR/results.jsonl; done[task * sessions + session - 1] is set where all rows_per_session are there.
+int  report_resume(const char *dir, const char *const *tasks, int n_tasks, int sessions,
+                   int rows_per_session, bool *done, Err *err);
 
-typedef struct {                // on stderr: a bar on a terminal, else a plain line now and then
-    char label[64];
-    double total, start, last;  // total in tokens; start and last are clock readings
-    bool quiet, tty, shown;
-} Progress;
-void progress_begin(Progress *p, const char *label, double total, bool quiet);
-void progress_update(Progress *p, double done);     // cheap: at most ten redraws a second
-void progress_end(Progress *p);                     // clears the bar
+typedef struct { char label[64]; Plan plan; } PlanLine;
+size_t memory_available(void);                  // bytes; 0 when the system does not say
+// one line per way of running, the arithmetic of the KV rows, what is available
+void plan_print(FILE *out, const Config *c, const PlanLine *lines, int n, int n_tokens);
+// seconds at ceilings measured now: a lower bound for one dense prefill of ctx tokens and a step there
+void plan_seconds(FILE *out, const Config *c, int ctx);
+// Prefill of ctx random ids and n_decode steps there, three rounds, ceilings measured in each round;
+// prints time, work and share of the limit per phase. name is printed only.
+int  speed_run(FILE *out, Model *m, const char *name, int ctx, int n_decode, bool json, Err *err);
 
 EXTERN_C_END
 #endif
