@@ -3,10 +3,10 @@
 // Layout and record structs are in scb.h. After file_open a caller may trust counts, names, shapes,
 // sizes and offsets; what the numbers mean is the business of the model and the tokenizer. Writing
 // is export.py's.
+#include "scb.h"
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <xxhash.h>
-#include "scb.h"
 
 enum {
     ALIGN = 64,

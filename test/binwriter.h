@@ -1,5 +1,5 @@
 // binwriter.h - a small writer of .bin files for the tests, after the layout in scb.h and nothing
-// else: what export.py writes in Python, written a second time so that the reader has two witnesses.
+// else: export.py's work a second time, so that the reader has two witnesses.
 //
 //     BinWriter w = { 0 };
 //     bin_int(&w, "dim", 64);
@@ -7,8 +7,8 @@
 //     bin_save(&w, path);         bin_free(&w);
 #ifndef BINWRITER_H
 #define BINWRITER_H
-#include <xxhash.h>
 #include "scb.h"
+#include <xxhash.h>
 
 typedef struct {
     FileParam *params;
