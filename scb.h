@@ -272,6 +272,48 @@ typedef struct { double tile_tflops, gemm_tflops, read_gbs; } Ceilings;
 Ceilings cpu_ceilings(size_t bytes, double seconds);
 
 // ===========================================================================
+// Command line (cli.c): one table parses, checks and prints --help.
+typedef struct { const char **p; int n; } StrList;      // points into argv; free(x.p) ends it
+typedef enum {                  // the field at OptSpec.at is a
+    OPT_STR,                    // const char *
+    OPT_INT, OPT_INT64,         // int, int64_t
+    OPT_REAL,                   // double
+    OPT_FLAG,                   // bool, takes no value
+    OPT_LIST                    // StrList: the option may be repeated
+} OptKind;
+
+typedef struct {
+    const char *name, *alias;   // "--ctx"; "-c" or NULL
+    OptKind kind;
+    size_t at;                  // offsetof(Fields, ...)
+    const char *def;            // default as text; NULL: NULL, 0, false, empty
+    const char *arg, *help;     // "TOKENS"; one sentence
+} OptSpec;
+
+// Sets every default, then reads argv[1..]: --opt value, --opt=value, -o value; "--" ends the options.
+// A value that begins with "--" needs the = form. Everything else goes to pos. Unknown or repeated
+// option, missing or malformed value: -1 with EXIT_USAGE. *pos is the caller's to free.
+int  opts_parse(const OptSpec *spec, int n, int argc, char **argv, void *fields, StrList *pos, Err *err);
+void opts_help(FILE *out, const OptSpec *spec, int n);
+// whole-string numbers within [lo, hi]; what names the option in the error (EXIT_USAGE)
+int  parse_int(const char *what, const char *text, int64_t lo, int64_t hi, int64_t *out, Err *err);
+int  parse_real(const char *what, const char *text, double lo, double hi, double *out, Err *err);
+// next item of a comma list into out; false at the end. Empty or overlong items come out as "".
+bool list_next(const char **cursor, char *out, size_t cap);
+
+void interrupt_install(void);   // SIGINT, SIGTERM raise a flag; a second one ends the process
+bool interrupted(void);
+
+typedef struct {                // on stderr: a bar on a terminal, else a plain line now and then
+    char label[64];
+    double total, start, last;  // total in tokens; start and last are clock readings
+    bool quiet, tty, shown;
+} Progress;
+void progress_begin(Progress *p, const char *label, double total, bool quiet);
+void progress_update(Progress *p, double done);     // cheap: at most ten redraws a second
+void progress_end(Progress *p);                     // clears the bar
+
+// ===========================================================================
 // Reports (report.c): result rows, tables, resume, plans, speed.
 typedef struct {                // live rows per (layer, KV head) and their bytes at one moment
     int rows_min, rows_max;     // -1: missing
