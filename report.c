@@ -1,0 +1,635 @@
+// report.c - result rows and what is read out of them: tables with bootstrap intervals, resume,
+// memory plans, speed against ceilings measured in the same rounds.
+#include "scb.h"
+#include <fcntl.h>
+#include <jansson.h>
+#include <sys/stat.h>
+#include <utf8proc.h>
+
+// ---------------------------------------------------------------------------
+// Rows
+
+void row_clear(Row *r) {
+    static const RowsAt no_rows = { -1, -1, NAN, -1, -1 };
+    memset(r, 0, sizeof *r);
+    r->depth = r->score = NAN;
+    r->evictable = r->policy_bytes = r->ssm_bytes = r->peak_bytes = -1;
+    r->n_prompt = r->n_new = r->shared = -1;
+    r->q = r->end = no_rows;
+    r->pairs_ratio = r->prefill_s = r->shared_prefill_s = r->first_token_s = r->decode_tok_s = NAN;
+}
+
+void json_text(StrBuf *out, const char *s, size_t n) {
+    str_puts(out, "\"");
+    for (size_t i = 0; i < n;) {
+        unsigned char c = (unsigned char)s[i];
+        if (c == '"' || c == '\\') str_fmt(out, "\\%c", c);
+        else if (c == '\n') str_puts(out, "\\n");
+        else if (c < 0x20 || c == 0x7f) str_fmt(out, "\\u%04x", c);
+        else if (c < 0x80) str_add(out, s + i, 1);
+        else {
+            utf8proc_int32_t code;
+            utf8proc_ssize_t len = utf8proc_iterate((const utf8proc_uint8_t *)s + i,
+                                                    (utf8proc_ssize_t)(n - i), &code);
+            if (len > 0) str_add(out, s + i, (size_t)len);
+            else str_puts(out, "\xef\xbf\xbd");
+            i += len > 0 ? (size_t)len : 1;
+            continue;
+        }
+        i++;
+    }
+    str_puts(out, "\"");
+}
+
+static void put_text(StrBuf *b, const char *key, const char *s, size_t n) {
+    str_fmt(b, "%s\"%s\": ", b->p[b->n - 1] == '{' ? "" : ", ", key);
+    if (s) json_text(b, s, n);
+    else str_puts(b, "null");
+}
+static void put_str(StrBuf *b, const char *key, const char *s) { put_text(b, key, s, s ? strlen(s) : 0); }
+
+static void put_raw(StrBuf *b, const char *key, const char *s) {
+    str_fmt(b, "%s\"%s\": %s", b->p[b->n - 1] == '{' ? "" : ", ", key, s);
+}
+
+static void put_int(StrBuf *b, const char *key, int64_t v) {    // below zero: missing
+    char text[24];
+    snprintf(text, sizeof text, "%lld", (long long)v);
+    put_raw(b, key, v < 0 ? "null" : text);
+}
+
+static void put_real(StrBuf *b, const char *key, double v) {
+    char text[32];
+    snprintf(text, sizeof text, "%.9g", v);
+    put_raw(b, key, isfinite(v) ? text : "null");
+}
+static void put_bool(StrBuf *b, const char *key, bool v) { put_raw(b, key, v ? "true" : "false"); }
+
+static void put_rows_at(StrBuf *b, const RowsAt *a, const char *when) {
+    char key[32];
+    snprintf(key, sizeof key, "rows_min_%s", when);
+    put_int(b, key, a->rows_min);
+    snprintf(key, sizeof key, "rows_mean_%s", when);
+    put_real(b, key, a->rows_mean);
+    snprintf(key, sizeof key, "rows_max_%s", when);
+    put_int(b, key, a->rows_max);
+    snprintf(key, sizeof key, "kv_live_bytes_%s", when);
+    put_int(b, key, a->kv_live_bytes);
+    snprintf(key, sizeof key, "kv_alloc_bytes_%s", when);
+    put_int(b, key, a->kv_alloc_bytes);
+}
+
+void row_json(const Row *r, StrBuf *out) {
+    str_puts(out, "{");
+    put_int(out, "session", r->session);
+    put_int(out, "turn", r->turn);
+    put_str(out, "task", r->task);
+    put_real(out, "depth", r->depth);
+    put_str(out, "mode", r->mode);
+    put_str(out, "preset", r->preset);
+    put_str(out, "method", r->method);
+    put_raw(out, "params", r->params ? r->params : "null");
+    put_bool(out, "scaled", r->scaled);
+    put_str(out, "history", r->history);
+    put_str(out, "compress", r->compress);
+    put_str(out, "query_aware", r->query_aware);
+    put_str(out, "group", r->group);
+    put_str(out, "positions", r->positions);
+    put_int(out, "seed", r->seed);
+    put_int(out, "ctx", r->ctx);
+    put_bool(out, "chat", r->chat);
+    put_int(out, "n_prompt", r->n_prompt);
+    put_int(out, "n_new", r->n_new);
+    put_str(out, "stop", r->stop);
+    put_str(out, "ids_hash", *r->ids_hash ? r->ids_hash : NULL);
+    put_text(out, "prediction", r->prediction, r->prediction_len);
+    put_str(out, "gold", r->gold);
+    put_real(out, "score", r->score);
+    put_str(out, "error", r->error);
+    put_int(out, "evictable", r->evictable);
+    put_rows_at(out, &r->q, "q");
+    put_rows_at(out, &r->end, "end");
+    put_raw(out, "shared", r->shared < 0 ? "null" : r->shared ? "true" : "false");
+    put_int(out, "policy_bytes", r->policy_bytes);
+    put_int(out, "ssm_bytes", r->ssm_bytes);
+    put_real(out, "pairs_ratio", r->pairs_ratio);
+    put_real(out, "prefill_s", r->prefill_s);
+    put_real(out, "shared_prefill_s", r->shared_prefill_s);
+    put_real(out, "first_token_s", r->first_token_s);
+    put_real(out, "decode_tok_s", r->decode_tok_s);
+    put_int(out, "peak_bytes", r->peak_bytes);
+    put_str(out, "logits_hash", *r->logits_hash ? r->logits_hash : NULL);
+    str_puts(out, "}");
+}
+
+int write_whole(const char *path, const char *text, size_t n, Err *err) {
+    StrBuf tmp = { 0 };
+    str_fmt(&tmp, "%s.tmp", path);
+    FILE *f = fopen(tmp.p, "wb");
+    int rc = 0;
+    if (!f) rc = FAIL(err, "%s: cannot be written: %s", tmp.p, strerror(errno));
+    else {
+        bool ok = fwrite(text, 1, n, f) == n && fflush(f) == 0 && fsync(fileno(f)) == 0;
+        ok = fclose(f) == 0 && ok;
+        if (!ok || rename(tmp.p, path)) {
+            rc = FAIL(err, "%s: cannot be written: %s", path, strerror(errno));
+            remove(tmp.p);
+        }
+    }
+    free(tmp.p);
+    return rc;
+}
+
+// ---------------------------------------------------------------------------
+// Reading rows
+
+typedef struct { json_t **p; size_t *at; int n; } Lines;    // at: where each line begins in the file
+
+static void lines_free(Lines *l) {
+    for (int i = 0; i < l->n; i++) json_decref(l->p[i]);
+    free(l->p);
+    free(l->at);
+    memset(l, 0, sizeof *l);
+}
+
+static int slurp(const char *path, StrBuf *out, Err *err) {
+    FILE *f = fopen(path, "rb");
+    if (!f) return FAIL(err, "%s: cannot be read: %s", path, strerror(errno));
+    char buf[65536];
+    for (size_t n; (n = fread(buf, 1, sizeof buf, f)) > 0;) str_add(out, buf, n);
+    bool bad = ferror(f) != 0;
+    fclose(f);
+    return bad ? FAIL(err, "%s: cannot be read: %s", path, strerror(errno)) : 0;
+}
+
+// every whole line; a last line without its newline was torn by a crash and is not a row
+static int lines_read(const char *path, const StrBuf *text, Lines *l, Err *err) {
+    static const char *const need[] = { "task", "mode", "preset", "method" };
+    memset(l, 0, sizeof *l);
+    for (size_t i = 0; i < text->n;) {
+        const char *end = (const char *)memchr(text->p + i, '\n', text->n - i);
+        if (!end) break;
+        json_error_t je;
+        json_t *row = json_loadb(text->p + i, (size_t)(end - text->p) - i, JSON_ALLOW_NUL, &je);
+        bool ok = json_is_object(row) && json_integer_value(json_object_get(row, "session")) > 0 &&
+                  json_integer_value(json_object_get(row, "turn")) > 0;
+        for (size_t k = 0; k < COUNTOF(need); k++) ok = ok && json_is_string(json_object_get(row, need[k]));
+        if (!ok) {
+            int at = l->n + 1;
+            json_decref(row);
+            lines_free(l);
+            return FAIL(err, "%s: line %d is no result row%s%s", path, at, row ? "" : ": ", row ? "" : je.text);
+        }
+        l->p = (json_t **)xrealloc(l->p, (size_t)(l->n + 1) * sizeof *l->p);
+        l->at = (size_t *)xrealloc(l->at, (size_t)(l->n + 1) * sizeof *l->at);
+        l->p[l->n] = row;
+        l->at[l->n++] = i;
+        i = (size_t)(end - text->p) + 1;
+    }
+    return 0;
+}
+
+static const char *get_str(const json_t *row, const char *key) {
+    const char *s = json_string_value(json_object_get(row, key));
+    return s ? s : "";
+}
+static int get_int(const json_t *row, const char *key) {
+    return (int)json_integer_value(json_object_get(row, key));
+}
+static double get_real(const json_t *row, const char *key) {
+    json_t *v = json_object_get(row, key);
+    return json_is_number(v) ? json_number_value(v) : NAN;
+}
+static bool is_error(const json_t *row) { return json_is_string(json_object_get(row, "error")); }
+
+// ---------------------------------------------------------------------------
+// Tables
+
+typedef struct { double sum; int n; } Mean;
+static void mean_add(Mean *m, double v) { if (!isnan(v)) m->sum += v, m->n++; }
+static double mean_of(const Mean *m) { return m->n ? m->sum / m->n : NAN; }
+
+typedef struct {                // rows that differ in session and turn alone
+    const json_t *first;
+    char *params;
+    Mean *turn, *session;       // (turns), (sessions) scores
+    Mean rows, live, alloc, prefill, decode;
+    int errors, n_sessions;
+} Group;
+
+// 95 % percentile interval of the mean over sessions, 2,000 seeded resamples
+static void bootstrap(const double *v, int n, double *lo, double *hi) {
+    enum { SAMPLES = 2000 };
+    double mean[SAMPLES];
+    Rng rng = { 1 };
+    for (int s = 0; s < SAMPLES; s++) {
+        double sum = 0;
+        for (int i = 0; i < n; i++) sum += v[rng_below(&rng, (uint64_t)n)];
+        double m = sum / n;
+        int at = s;
+        for (; at > 0 && mean[at - 1] > m; at--) mean[at] = mean[at - 1];
+        mean[at] = m;
+    }
+    *lo = mean[SAMPLES * 25 / 1000];
+    *hi = mean[SAMPLES * 975 / 1000 - 1];
+}
+
+static bool same_key(const json_t *a, const json_t *b, const char *key) {
+    return !strcmp(get_str(a, key), get_str(b, key));
+}
+
+static bool same_block(const json_t *a, const json_t *b) {
+    static const char *const keys[] = { "task", "mode", "preset", "history", "query_aware" };
+    for (size_t k = 0; k < COUNTOF(keys); k++)
+        if (!same_key(a, b, keys[k])) return false;
+    return true;
+}
+
+static Group *group_of(Group **groups, int *n, const json_t *row, int turns, int sessions) {
+    char *params = json_dumps(json_object_get(row, "params"), JSON_COMPACT | JSON_ENCODE_ANY);
+    for (int i = 0; i < *n; i++) {
+        Group *g = &(*groups)[i];
+        if (same_block(g->first, row) && same_key(g->first, row, "method") &&
+            same_key(g->first, row, "positions") && params && !strcmp(g->params, params)) {
+            free(params);
+            return g;
+        }
+    }
+    *groups = (Group *)xrealloc(*groups, (size_t)(*n + 1) * sizeof **groups);
+    Group *g = &(*groups)[(*n)++];
+    memset(g, 0, sizeof *g);
+    g->first = row;
+    g->params = params ? params : strdup("null");
+    g->turn = (Mean *)calloc((size_t)turns, sizeof *g->turn);
+    g->session = (Mean *)calloc((size_t)sessions, sizeof *g->session);
+    return g;
+}
+
+static void group_add(Group *g, const json_t *row) {
+    if (is_error(row)) {
+        g->errors++;
+        return;
+    }
+    int turn = get_int(row, "turn"), session = get_int(row, "session");
+    double shared = get_real(row, "shared_prefill_s");
+    mean_add(&g->turn[turn - 1], get_real(row, "score"));
+    g->n_sessions += g->session[session - 1].n == 0;
+    mean_add(&g->session[session - 1], get_real(row, "score"));
+    mean_add(&g->rows, get_real(row, "rows_mean_q"));
+    mean_add(&g->live, get_real(row, "kv_live_bytes_q"));
+    mean_add(&g->alloc, get_real(row, "kv_alloc_bytes_q"));
+    mean_add(&g->decode, get_real(row, "decode_tok_s"));
+    g->prefill.sum += get_real(row, "prefill_s") + (isnan(shared) ? 0 : shared);
+}
+
+// a number in a column of this width, or a dash where there is none
+static void cell(FILE *out, int width, int decimals, double v) {
+    if (isnan(v)) fprintf(out, "%*s", width, "-");
+    else fprintf(out, "%*.*f", width, decimals, v);
+}
+
+static void table_line(FILE *out, const Group *g, int turns, int sessions, int name_w) {
+    double *v = (double *)xrealloc(NULL, (size_t)sessions * sizeof *v), mean = 0;
+    int n = 0, seen = 0;
+    json_t *budget = json_object_get(json_object_get(g->first, "params"), "budget");
+    fprintf(out, "%-*s", name_w, get_str(g->first, "method"));
+    cell(out, 7, 0, json_is_integer(budget) ? (double)json_integer_value(budget) : NAN);
+    for (int t = 0; t < turns; t++) {
+        double m = mean_of(&g->turn[t]);
+        cell(out, 7, 1, 100 * m);
+        if (!isnan(m)) mean += m, seen++;
+    }
+    cell(out, 7, 1, seen ? 100 * mean / seen : NAN);
+    for (int s = 0; s < sessions; s++)
+        if (g->session[s].n) v[n++] = mean_of(&g->session[s]);
+    if (n >= 4) {
+        double lo, hi;
+        bootstrap(v, n, &lo, &hi);
+        fprintf(out, "  %5.1f - %5.1f", 100 * lo, 100 * hi);
+    } else fprintf(out, "  %13s", "-");
+    cell(out, 10, 1, mean_of(&g->rows));
+    cell(out, 10, 2, mean_of(&g->live) / 1e6);
+    fputs(" /", out);
+    cell(out, 9, 2, mean_of(&g->alloc) / 1e6);
+    cell(out, 11, 2, n ? g->prefill.sum / n : NAN);
+    cell(out, 8, 1, mean_of(&g->decode));
+    fputc('\n', out);
+    if (g->errors)
+        fprintf(out, "%-*s %d turn%s failed and count in no mean: see the rows' error field\n", name_w, "",
+                g->errors, g->errors == 1 ? "" : "s");
+    free(v);
+}
+
+static void table_block(FILE *out, const Group *groups, int n, int from, int turns, int sessions) {
+    const Group *head = &groups[from];
+    const json_t *row = head->first;
+    bool bold = isatty(fileno(out)) && !getenv("NO_COLOR");
+    int name_w = 8, block_turns = 0;
+    for (int i = from; i < n; i++) {
+        if (!same_block(groups[i].first, row)) continue;
+        int w = (int)strlen(get_str(groups[i].first, "method"));
+        if (w > name_w) name_w = w;
+        for (int t = 0; t < turns; t++)
+            if (groups[i].turn[t].n && t >= block_turns) block_turns = t + 1;
+    }
+    const char *history = get_str(row, "history"), *aware = get_str(row, "query_aware");
+    fprintf(out, "%s, %s: %d session%s, ctx %d, preset %s%s%s%s%s, accuracy in %%\n", get_str(row, "task"),
+            get_str(row, "mode"), head->n_sessions, head->n_sessions == 1 ? "" : "s", get_int(row, "ctx"),
+            get_str(row, "preset"), *history ? ", history " : "", history, *aware ? ", query-aware " : "", aware);
+    fprintf(out, "%s%-*s%7s", bold ? "\033[1m" : "", name_w, "method", "budget");
+    for (int t = 0; t < block_turns; t++) {
+        char name[16];
+        snprintf(name, sizeof name, "t%d", t + 1);
+        fprintf(out, "%7s", name);
+    }
+    int width = name_w + 7 + 7 * block_turns;
+    width += fprintf(out, "%7s  %13s%10s%10s /%9s%11s%8s", "mean", "95 % interval", "rows", "KV MB live",
+                     "alloc", "prefill s", "tok/s");
+    fprintf(out, "%s\n", bold ? "\033[0m" : "");
+    for (int i = 0; i < width; i++) fputc('-', out);
+    fputc('\n', out);
+    for (int i = from; i < n; i++)
+        if (same_block(groups[i].first, row)) table_line(out, &groups[i], block_turns, sessions, name_w);
+}
+
+static void table_print(FILE *out, const Lines *l) {
+    Group *groups = NULL;
+    int n = 0, turns = 0, sessions = 0;
+    for (int i = 0; i < l->n; i++) {
+        int t = get_int(l->p[i], "turn"), s = get_int(l->p[i], "session");
+        if (t > turns) turns = t;
+        if (s > sessions) sessions = s;
+    }
+    for (int i = 0; i < l->n; i++)
+        group_add(group_of(&groups, &n, l->p[i], turns, sessions), l->p[i]);
+    for (int i = 0; i < n; i++) {
+        bool printed = false;
+        for (int k = 0; k < i; k++) printed = printed || same_block(groups[k].first, groups[i].first);
+        if (printed) continue;
+        if (i) fputc('\n', out);
+        table_block(out, groups, n, i, turns, sessions);
+    }
+    fputs("rows: live per layer and KV head at the end of the question; KV MB then; prefill s: per session\n", out);
+    for (int i = 0; i < n; i++) {
+        free(groups[i].params);
+        free(groups[i].turn);
+        free(groups[i].session);
+    }
+    free(groups);
+}
+
+int report_dir(FILE *out, const char *dir, Err *err) {
+    StrBuf path = { 0 }, text = { 0 };
+    Lines l = { 0 };
+    str_fmt(&path, "%s/results.jsonl", dir);
+    int rc = slurp(path.p, &text, err);
+    if (!rc) rc = lines_read(path.p, &text, &l, err);
+    if (!rc && l.n == 0) rc = FAIL(err, "%s: holds no whole row yet", path.p);
+    if (!rc) {
+        table_print(out, &l);
+        if (text.n && text.p[text.n - 1] != '\n') fputs("(the last line is torn and was left out)\n", out);
+    }
+    lines_free(&l);
+    free(path.p);
+    free(text.p);
+    return rc;
+}
+
+int report_resume(const char *dir, const char *const *tasks, int n_tasks, int sessions,
+                  int rows_per_session, bool *done, Err *err) {
+    StrBuf path = { 0 }, text = { 0 }, kept = { 0 };
+    Lines l = { 0 };
+    int *count = (int *)calloc((size_t)n_tasks * (size_t)sessions, sizeof *count);
+    int *slot = NULL;
+    str_fmt(&path, "%s/results.jsonl", dir);
+    int rc = access(path.p, F_OK) ? 0 : slurp(path.p, &text, err);
+    if (!rc) rc = lines_read(path.p, &text, &l, err);
+    slot = (int *)xrealloc(NULL, (size_t)(l.n + 1) * sizeof *slot);
+    for (int i = 0; !rc && i < l.n; i++) {
+        int t = 0, s = get_int(l.p[i], "session");
+        while (t < n_tasks && strcmp(tasks[t], get_str(l.p[i], "task"))) t++;
+        if (t == n_tasks || s > sessions)
+            rc = FAIL(err, "%s: line %d belongs to another run (task %s, session %d)", path.p, i + 1,
+                      get_str(l.p[i], "task"), s);
+        else {
+            slot[i] = t * sessions + s - 1;
+            count[slot[i]] += is_error(l.p[i]) ? 0 : 1;
+            if (count[slot[i]] > rows_per_session)
+                rc = FAIL(err, "%s: line %d repeats a turn of session %d", path.p, i + 1, s);
+        }
+    }
+    for (int i = 0; !rc && i < l.n; i++) {
+        done[slot[i]] = count[slot[i]] == rows_per_session;
+        if (!done[slot[i]] || is_error(l.p[i])) continue;
+        const char *line = text.p + l.at[i];
+        str_add(&kept, line, strcspn(line, "\n") + 1);
+    }
+    if (!rc && kept.n != text.n) rc = write_whole(path.p, kept.p ? kept.p : "", kept.n, err);
+    lines_free(&l);
+    free(count);
+    free(slot);
+    free(path.p);
+    free(text.p);
+    free(kept.p);
+    return rc;
+}
+
+// ---------------------------------------------------------------------------
+// Plans
+
+size_t memory_available(void) {
+    FILE *f = fopen("/proc/meminfo", "r");
+    char line[256];
+    size_t kb = 0;
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %zu kB", &kb) == 1) break;
+    if (f) fclose(f);
+    return kb * 1024;
+}
+
+void plan_print(FILE *out, const Config *c, const PlanLine *lines, int n, int n_tokens) {
+    size_t row = config_row_bytes(c), free_bytes = memory_available();
+    int name_w = 6;
+    for (int i = 0; i < n; i++)
+        if ((int)strlen(lines[i].label) > name_w) name_w = (int)strlen(lines[i].label);
+    fprintf(out, "one row of one KV head: %zu B; a token in all %d layers x %d heads: %zu B; "
+            "%d tokens kept whole: %.1f MB\n", row, c->n_layers, c->n_kv_heads,
+            row * (size_t)c->n_layers * (size_t)c->n_kv_heads, n_tokens,
+            1e-6 * (double)row * c->n_layers * c->n_kv_heads * n_tokens);
+    fprintf(out, "%-*s %12s %10s %12s %11s %10s\n", name_w, "MB", "weights +", "KV +", "scratch +", "policy =", "total");
+    for (int i = 0; i < n; i++) {
+        const Plan *p = &lines[i].plan;
+        fprintf(out, "%-*s %10.1f   %8.1f   %10.1f   %9.1f   %8.1f%s\n", name_w, lines[i].label,
+                1e-6 * (double)p->weights, 1e-6 * (double)p->kv, 1e-6 * (double)p->scratch,
+                1e-6 * (double)p->policy, 1e-6 * (double)p->total, p->upper_bound ? "  at most" : "");
+    }
+    if (free_bytes) fprintf(out, "available now: %.1f MB\n", 1e-6 * (double)free_bytes);
+}
+
+// ---------------------------------------------------------------------------
+// Work and limits. P = L (E (H + 2G) hd + H hd E + 3 E F) weights of the layers, Ph = V E of the head.
+//   prefill of T:  2 P T + 2 Ph flops in linear layers, 4 H hd L T (T + 1) / 2 in attention
+//   step at c:     2 (P + Ph) and 4 H hd L c flops; reads every weight and every live row once
+// limit = max(flops / peak of the matrix unit, bytes / read bandwidth)
+
+typedef struct { double flops, bytes; } Work;
+enum { PREFILL_LINEAR, PREFILL_ATTN, PREFILL_REST, DECODE_LINEAR, DECODE_ATTN, DECODE_REST, N_PHASES };
+static const char *const phase_name[N_PHASES] = {
+    "prefill linear", "prefill attention", "prefill rest", "decode linear", "decode attention", "decode rest",
+};
+
+static void work_of(const Config *c, double T, double at, Work w[N_PHASES]) {
+    double E = c->dim, H = c->n_heads, G = c->n_kv_heads, hd = c->head_dim, L = c->n_layers;
+    double P = L * (E * (H + 2 * G) * hd + H * hd * E + 3 * E * c->hidden_dim), Ph = (double)c->vocab_size * E;
+    double weight = c->dtype == DT_F32 ? 4 : c->dtype == DT_BF16 ? 2 : sizeof(Q8Block) / 32.0;
+    double token = (double)config_row_bytes(c) * L * G;
+    memset(w, 0, N_PHASES * sizeof *w);
+    w[PREFILL_LINEAR] = (Work){ 2 * P * T + 2 * Ph, weight * (P + Ph) };
+    w[PREFILL_ATTN] = (Work){ 2 * H * hd * L * T * (T + 1), token * T };
+    w[DECODE_LINEAR] = (Work){ 2 * (P + Ph), weight * (P + Ph) };
+    w[DECODE_ATTN] = (Work){ 4 * H * hd * L * at, token * at };
+}
+
+static double limit_s(const Work *w, const Ceilings *top) {
+    double compute = w->flops / (1e12 * top->tile_tflops), memory = w->bytes / (1e9 * top->read_gbs);
+    return compute > memory ? compute : memory;
+}
+
+void plan_seconds(FILE *out, const Config *c, int ctx) {
+    Work w[N_PHASES];
+    work_of(c, ctx, ctx, w);
+    Ceilings top = cpu_ceilings((size_t)(w[DECODE_LINEAR].bytes + w[DECODE_ATTN].bytes), 1.0);
+    fprintf(out, "at the ceilings measured now (%.2f TF/s, %.1f GB/s): prefill of %d tokens at least %.2f s, "
+            "a dense step there at least %.1f ms\n", top.tile_tflops, top.read_gbs, ctx,
+            limit_s(&w[PREFILL_LINEAR], &top) + limit_s(&w[PREFILL_ATTN], &top),
+            1e3 * (limit_s(&w[DECODE_LINEAR], &top) + limit_s(&w[DECODE_ATTN], &top)));
+}
+
+// ---------------------------------------------------------------------------
+// Speed
+
+enum { ROUNDS = 3 };
+typedef struct {
+    double time[N_PHASES], limit[N_PHASES];     // seconds; decode per step
+    Ceilings top;
+} Round;
+
+static double median(double a, double b, double c) {
+    double lo = fmin(a, b), hi = fmax(a, b);
+    return fmax(lo, fmin(hi, c));
+}
+#define MEDIAN(field) median(r[0].field, r[1].field, r[2].field)
+
+static int speed_round(Model *m, const Method *full, const int32_t *ids, int ctx, int n_decode,
+                       const Work *w, Round *r, Err *err) {
+    r->top = cpu_ceilings((size_t)(w[DECODE_LINEAR].bytes + w[DECODE_ATTN].bytes), 0.5);
+    Branch *b = branch_open(m, NULL, full, n_decode, err);
+    if (!b) return -1;
+    model_phases(m);
+    int rc = branch_feed(b, ids, ctx, FEED_FIRST, err);
+    Phases p = model_phases(m);
+    r->time[PREFILL_LINEAR] = p.linear_s;
+    r->time[PREFILL_ATTN] = p.attn_s;
+    r->time[PREFILL_REST] = p.total_s - p.linear_s - p.attn_s;
+    for (int i = 0; !rc && i < n_decode; i++) rc = branch_step(b, ids[i % ctx], err);
+    p = model_phases(m);
+    r->time[DECODE_LINEAR] = p.linear_s / n_decode;
+    r->time[DECODE_ATTN] = p.attn_s / n_decode;
+    r->time[DECODE_REST] = (p.total_s - p.linear_s - p.attn_s) / n_decode;
+    for (int i = 0; i < N_PHASES; i++) r->limit[i] = limit_s(&w[i], &r->top);
+    branch_drop(b);
+    return rc;
+}
+
+// the three phases from first on, together: seconds and share of the limit, medians over the rounds
+static void total_of(const Round *r, int first, double *seconds, double *share) {
+    double t[ROUNDS], s[ROUNDS];
+    for (int k = 0; k < ROUNDS; k++) {
+        t[k] = r[k].time[first] + r[k].time[first + 1] + r[k].time[first + 2];
+        s[k] = (r[k].limit[first] + r[k].limit[first + 1]) / t[k];
+    }
+    *seconds = median(t[0], t[1], t[2]);
+    *share = median(s[0], s[1], s[2]);
+}
+
+static void speed_text(FILE *out, const Round *r, const Work *w, const char *name, int ctx, int n_decode) {
+    double prefill_s, prefill_share, step_s, step_share;
+    total_of(r, PREFILL_LINEAR, &prefill_s, &prefill_share);
+    total_of(r, DECODE_LINEAR, &step_s, &step_share);
+    fprintf(out, "%s, %s, %d thread%s, ctx %d, %d steps; medians of %d rounds, decode per step\n", name,
+            cpu_isa(), cpu_threads(), cpu_threads() == 1 ? "" : "s", ctx, n_decode, ROUNDS);
+    fprintf(out, "ceilings in the same rounds: matrix unit %.2f TF/s, own matrix product %.2f TF/s, "
+            "read %.1f GB/s\n\n", MEDIAN(top.tile_tflops), MEDIAN(top.gemm_tflops), MEDIAN(top.read_gbs));
+    int width = fprintf(out, "%-18s %11s %10s %9s %8s %8s %11s %7s %8s\n", "phase", "ms", "GFLOP", "MB", "TF/s",
+                        "GB/s", "limit ms", "bound", "% limit") - 1;
+    for (int i = 0; i < width; i++) fputc('-', out);
+    fputc('\n', out);
+    for (int i = 0; i < N_PHASES; i++) {
+        double t = MEDIAN(time[i]), lim = MEDIAN(limit[i]);
+        fprintf(out, "%-18s %11.3f", phase_name[i], 1e3 * t);
+        if (w[i].flops == 0) {
+            fprintf(out, "%11s%10s%9s%9s%12s%8s%9s\n", "-", "-", "-", "-", "-", "-", "-");
+            continue;
+        }
+        double compute = w[i].flops / (1e12 * MEDIAN(top.tile_tflops));
+        double memory = w[i].bytes / (1e9 * MEDIAN(top.read_gbs));
+        double share = median(r[0].limit[i] / r[0].time[i], r[1].limit[i] / r[1].time[i], r[2].limit[i] / r[2].time[i]);
+        fprintf(out, " %10.2f %9.1f %8.3f %8.2f %11.3f %7s %8.1f\n", 1e-9 * w[i].flops, 1e-6 * w[i].bytes,
+                1e-12 * w[i].flops / t, 1e-9 * w[i].bytes / t, 1e3 * lim, compute > memory ? "compute" : "memory",
+                100 * share);
+    }
+    fprintf(out, "\nprefill %10.1f tok/s %8.3f s       %5.1f %% of limit\n", ctx / prefill_s, prefill_s, 100 * prefill_share);
+    fprintf(out, "decode  %10.1f tok/s %8.3f ms/tok  %5.1f %% of limit\n", 1 / step_s, 1e3 * step_s, 100 * step_share);
+}
+
+static void speed_json(FILE *out, const Round *r, const Work *w, const char *name, int ctx, int n_decode) {
+    StrBuf b = { 0 };
+    double seconds, share;
+    str_puts(&b, "{");
+    put_str(&b, "model", name);
+    put_str(&b, "isa", cpu_isa());
+    put_int(&b, "threads", cpu_threads());
+    put_int(&b, "ctx", ctx);
+    put_int(&b, "n_decode", n_decode);
+    put_real(&b, "tile_tflops", MEDIAN(top.tile_tflops));
+    put_real(&b, "gemm_tflops", MEDIAN(top.gemm_tflops));
+    put_real(&b, "read_gbs", MEDIAN(top.read_gbs));
+    put_raw(&b, "phases", "[");
+    for (int i = 0; i < N_PHASES; i++) {
+        str_puts(&b, i ? ", {" : "{");
+        put_str(&b, "phase", phase_name[i]);
+        put_real(&b, "seconds", MEDIAN(time[i]));
+        put_real(&b, "flops", w[i].flops);
+        put_real(&b, "bytes", w[i].bytes);
+        put_real(&b, "limit_s", MEDIAN(limit[i]));
+        put_real(&b, "share", median(r[0].limit[i] / r[0].time[i], r[1].limit[i] / r[1].time[i],
+                                     r[2].limit[i] / r[2].time[i]));
+        str_puts(&b, "}");
+    }
+    str_puts(&b, "]");
+    total_of(r, PREFILL_LINEAR, &seconds, &share);
+    put_real(&b, "prefill_s", seconds);
+    put_real(&b, "prefill_share", share);
+    total_of(r, DECODE_LINEAR, &seconds, &share);
+    put_real(&b, "step_s", seconds);
+    put_real(&b, "step_share", share);
+    fprintf(out, "%s}\n", b.p);
+    free(b.p);
+}
+
+int speed_run(FILE *out, Model *m, const char *name, int ctx, int n_decode, bool json, Err *err) {
+    const Config *c = model_config(m);
+    Work w[N_PHASES];
+    Round r[ROUNDS];
+    Method full;
+    if (method_find("full", &full, err) || method_resolve(&full, PRESET_SCBENCH, ctx, 0, -1, err)) return -1;
+    work_of(c, ctx, ctx + 0.5 * (n_decode + 1), w);
+    int32_t *ids = (int32_t *)xrealloc(NULL, (size_t)ctx * sizeof *ids);
+    Rng rng = { 1 };
+    for (int i = 0; i < ctx; i++) ids[i] = (int32_t)rng_below(&rng, (uint64_t)c->vocab_size);
+    int rc = 0;
+    for (int k = 0; !rc && k < ROUNDS; k++) rc = speed_round(m, &full, ids, ctx, n_decode, w, &r[k], err);
+    if (!rc) (json ? speed_json : speed_text)(out, r, w, name, ctx, n_decode);
+    free(ids);
+    return rc;
+}
