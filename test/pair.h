@@ -1,0 +1,217 @@
+// pair.h - the runtime and its slow twin side by side: the same call on both, then everything a
+// caller can see is compared. A difference is printed and counted in pair_failures.
+#ifndef PAIR_H
+#define PAIR_H
+#include "oracle.h"
+#include "tinymodel.h"
+
+typedef struct {
+    char path[64];
+    ModelFile file, again;      // one per reader: which records were asked for is part of the file
+    Model *fast;
+    NaiveModel *slow;
+} PairModel;
+
+typedef struct {
+    Branch *fast;
+    NaiveBranch *slow;
+    const char *what;           // names the case in a report
+} Pair;
+
+static int pair_failures;
+static long pair_checks, pair_near;     // near: f32 logits within 1e-5 of the largest, not equal
+
+__attribute__((format(printf, 1, 2)))
+static inline void pair_fail(const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    if (pair_failures++ < 20) {
+        vprintf(fmt, ap);
+        printf("\n");
+        fflush(stdout);
+    }
+    va_end(ap);
+}
+
+static inline void pair_must(int rc, const Err *err, const char *what) {
+    if (rc) die_code(EXIT_USER, "%s: %s", what, err->msg);
+}
+
+static inline void pair_open_fast(PairModel *p, int chunk) {
+    Err err = { 0 };
+    ModelOpts opts = { .chunk = chunk };
+    if (p->fast) model_close(p->fast);
+    p->fast = model_open(&p->file, &opts, &err);
+    pair_must(!p->fast, &err, "model_open");
+}
+
+static inline void pair_open(PairModel *p, const TinySpec *s, int chunk) {
+    Err err = { 0 };
+    memset(p, 0, sizeof *p);
+    strcpy(p->path, P_tmpdir "/scbench-test-XXXXXX");
+    int fd = mkstemp(p->path);
+    CHECK(fd >= 0, "mkstemp: %s", strerror(errno));
+    close(fd);
+    tiny_write(s, p->path);
+    pair_must(file_open(&p->file, p->path, true, &err), &err, "file_open");
+    pair_must(file_open(&p->again, p->path, false, &err), &err, "file_open");
+    unlink(p->path);            // both mappings stay
+    p->slow = naive_open(&p->again);
+    pair_open_fast(p, chunk);
+}
+
+static inline void pair_close(PairModel *p) {
+    model_close(p->fast);
+    naive_close(p->slow);
+    file_close(&p->file);
+    file_close(&p->again);
+}
+
+static inline void pair_set(Method *m, const char *name, int value) {
+    Err err = { 0 };
+    char text[16];
+    snprintf(text, sizeof text, "%d", value);
+    pair_must(method_set(m, name, text, &err), &err, name);
+}
+
+// the runtime's method with the sizes of the slow one
+static inline Method pair_method(const NaiveMethod *n, int ctx) {
+    static const char *const names[] = { "full", "keep-last", "streamingllm", "corm" };
+    Err err = { 0 };
+    Method m;
+    memset(&m, 0, sizeof m);
+    pair_must(method_find(names[n->kind], &m, &err), &err, names[n->kind]);
+    if (n->kind == NAIVE_KEEP_LAST) pair_set(&m, "budget", n->budget);
+    if (n->kind == NAIVE_STREAM) {
+        pair_set(&m, "sinks", n->sinks);
+        pair_set(&m, "recent", n->recent);
+        const char *where = n->cache ? "cache" : "original";
+        pair_must(method_set(&m, "positions", where, &err), &err, "positions");
+    }
+    if (n->kind == NAIVE_CORM) {
+        pair_set(&m, "window", n->window);
+        pair_set(&m, "protect", n->protect);
+    }
+    pair_must(method_resolve(&m, PRESET_SCBENCH, ctx, 0, -1, &err), &err, "method_resolve");
+    return m;
+}
+
+static inline void pair_check_logits(const Pair *p, const char *call) {
+    const NaiveModel *m = p->slow->m;
+    const float *a = branch_logits(p->fast), *b = p->slow->logits;
+    float worst = 0, largest = 0;
+    int differ = 0, first = -1;
+    for (int i = 0; i < m->V; i++) {
+        float d = fabsf(a[i] - b[i]);
+        bool equal = a[i] == b[i];
+        if (!equal && first < 0) first = i;
+        differ += !equal;
+        worst = d > worst || d != d ? d : worst;
+        largest = fabsf(b[i]) > largest ? fabsf(b[i]) : largest;
+    }
+    pair_checks++;
+    if (differ && !m->rounded && worst <= 1e-5f * largest) pair_near++;
+    else if (differ)
+        pair_fail("%s, %s at %d tokens: %d of %d logits differ, first %d: %.9g, oracle %.9g, worst %g",
+                  p->what, call, p->slow->pos, differ, m->V, first, (double)a[first],
+                  (double)b[first], (double)worst);
+    if (!differ && branch_argmax(p->fast) != naive_argmax(p->slow))
+        pair_fail("%s, %s: argmax %d, oracle %d", p->what, call, branch_argmax(p->fast),
+                  naive_argmax(p->slow));
+}
+
+static inline void pair_check_rows(const Pair *p, const char *call) {
+    const NaiveModel *m = p->slow->m;
+    BranchStats s = branch_stats(p->fast);
+    int min = INT_MAX, max = 0;
+    size_t sum = 0;
+    for (int i = 0; i < m->L * m->G; i++) {
+        const NaiveHead *a = &p->slow->head[i];
+        const int32_t *pos;
+        int n = branch_rows(p->fast, i / m->G, i % m->G, &pos), at = 0;
+        while (at < n && at < a->n && pos[at] == a->row[at].pos) at++;
+        if (n != a->n || at < n)
+            pair_fail("%s, %s at %d tokens, layer %d, KV head %d: %d rows, oracle %d; entry %d is "
+                      "%d, oracle %d", p->what, call, p->slow->pos, i / m->G, i % m->G, n, a->n, at,
+                      at < n ? pos[at] : -1, at < a->n ? a->row[at].pos : -1);
+        min = a->n < min ? a->n : min;
+        max = a->n > max ? a->n : max;
+        sum += (size_t)a->n;
+    }
+    double mean = (double)sum / (m->L * m->G);
+    if (s.pos != p->slow->pos || s.rows_min != min || s.rows_max != max || fabs(s.rows_mean - mean) > 1e-6 * mean)
+        pair_fail("%s, %s: stats say pos %d, rows %d to %d, mean %g; oracle %d, %d to %d, %g", p->what,
+                  call, (int)s.pos, s.rows_min, s.rows_max, s.rows_mean, p->slow->pos, min, max, mean);
+    pair_checks++;
+}
+
+// the first feed; base: the slow rows of the first feed, n ids on the context come after those of it.
+// ctx NULL: all base->pos ids are fed to an empty branch.
+static inline Pair pair_first(PairModel *m, const NaiveBranch *base, const NaiveMethod *method,
+                              Context *ctx, const int32_t *ids, int reserve, const char *what) {
+    Err err = { 0 };
+    Method fast = pair_method(method, base->pos);
+    int shared = ctx ? context_len(ctx) : 0, n = base->pos - shared;
+    Pair p = { .what = what };
+    p.fast = branch_open(m->fast, ctx, &fast, reserve, &err);
+    pair_must(!p.fast, &err, "branch_open");
+    pair_must(branch_feed(p.fast, ids + shared, n, FEED_FIRST, &err), &err, "branch_feed");
+    p.slow = naive_copy(base);
+    p.slow->method = *method;
+    naive_feed(p.slow, NULL, 0);
+    if (n) pair_check_logits(&p, "first feed");
+    pair_check_rows(&p, "first feed");
+    return p;
+}
+
+static inline void pair_feed(Pair *p, const int32_t *ids, int n) {
+    Err err = { 0 };
+    pair_must(branch_feed(p->fast, ids, n, 0, &err), &err, "branch_feed");
+    naive_feed(p->slow, ids, n);
+    pair_check_logits(p, "feed");
+    pair_check_rows(p, "feed");
+}
+
+static inline void pair_step(Pair *p, int32_t id) {
+    Err err = { 0 };
+    pair_must(branch_step(p->fast, id, &err), &err, "branch_step");
+    naive_step(p->slow, id);
+    pair_check_logits(p, "step");
+    pair_check_rows(p, "step");
+}
+
+static inline Pair pair_fork(const Pair *p, int reserve) {
+    Err err = { 0 };
+    Pair c = { .what = p->what };
+    c.fast = branch_fork(p->fast, reserve, &err);
+    pair_must(!c.fast, &err, "branch_fork");
+    c.slow = naive_copy(p->slow);
+    pair_check_rows(&c, "fork");
+    return c;
+}
+
+static inline void pair_drop(Pair *p) {
+    branch_drop(p->fast);
+    naive_drop(p->slow);
+    memset(p, 0, sizeof *p);
+}
+
+typedef struct { Mark *fast; NaiveBranch *slow; } PairMark;
+
+static inline PairMark pair_mark(const Pair *p) {
+    PairMark k = { branch_mark(p->fast), naive_copy(p->slow) };
+    return k;
+}
+static inline void pair_rewind(Pair *p, PairMark k) {
+    branch_rewind(p->fast, k.fast);
+    naive_drop(p->slow);
+    p->slow = k.slow;
+    pair_check_rows(p, "rewind");
+}
+static inline void pair_mark_drop(Pair *p, PairMark k) {
+    mark_drop(p->fast, k.fast);
+    naive_drop(k.slow);
+    pair_check_rows(p, "mark drop");
+}
+
+#endif
