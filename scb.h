@@ -271,6 +271,78 @@ typedef struct { double tile_tflops, gemm_tflops, read_gbs; } Ceilings;
 // measured now: matrix unit alone, our own product from cache, reading a buffer of that many bytes
 Ceilings cpu_ceilings(size_t bytes, double seconds);
 
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+// 32 fp32 values -> one act row of a block
+static inline void act_round(MulKind kind, void *dst, const float *src) {
+    if (kind == MUL_TILES) {
+#ifdef __AVX512BF16__
+        __m512bh b = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(src + 16), _mm512_loadu_ps(src));
+        memcpy(dst, &b, 64);
+#else
+        for (int i = 0; i < BLK; i++) ((uint16_t *)dst)[i] = f32_bf16(src[i]);
+#endif
+    } else {
+        for (int i = 0; i < BLK; i++) ((float *)dst)[i] = kind == MUL_F32 ? src[i] : round_bf16(src[i]);
+    }
+}
+
+// ===========================================================================
+// Attention over a key list (sparse_attn.cu), in panels of 512 entries (SEMANTICS 1)
+enum { PANEL = 512, STRIP_ROWS = BLK, ATTN_ROWS = 128 };
+
+typedef struct {                // what does not change over a run
+    MulKind kind;
+    int head_dim, n_heads, n_kv_heads;
+    size_t elem;                // bytes of one K or V element: 2 (bf16) or 4 (fp32 models)
+    float scale;                // log2(e) / sqrt(head_dim)
+    int rope_dim;
+    const float *inv_freq;      // (rope_dim / 2), for keys rotated again when read
+} AttnShape;
+
+typedef struct {                // the keys one KV head may look at, in logical order
+    const void *k[2], *v[2];    // part 0: shared rows, part 1: own rows; (rows, hd)
+    const int32_t *pos[2];      // logical position of each row
+    int split;                  // row numbers below split are in part 0, the others in part 1
+    const int32_t *live;        // (len) row numbers, ascending; NULL: entry j is row j
+    int len;
+    bool by_index;              // POSITIONS_CACHE: keys are read as if their position were j
+} KeyList;
+
+size_t attn_panel_bytes(const AttnShape *s);        // packed K and V of 512 entries
+size_t attn_scratch_bytes(const AttnShape *s);      // per thread
+// packs entries [from, to) of the list into panels (panel p at p * attn_panel_bytes); entries beyond
+// to in a started block of 32 become zero. from may lie inside an already packed block.
+void attn_pack(const AttnShape *s, void *panels, const KeyList *list, int from, int to, void *scratch);
+
+typedef struct {                // rows of one query head, or the query heads of one row
+    const void *panels;         // of the list
+    const float *q;             // row i at q + i * ldq: (hd), rotated
+    size_t ldq;
+    int rows;                   // <= ATTN_ROWS
+    int vis0, vis_step;         // row i sees entries [0, vis0 + i * vis_step)
+    float *out;                 // row i at out + i * ldo: (hd); NULL: scores only
+    size_t ldo;
+    float *lse2;                // (rows) or NULL: log2 of the softmax denominator, base 2
+    float *scores;              // (rows, ld_scores) or NULL: s = (q.k) * scale of visible entries
+    size_t ld_scores;
+} AttnRows;
+void attn_rows(const AttnShape *s, const AttnRows *a, void *scratch);   // one thread
+
+// s = (q . k) * scale of <= 32 rows q (rows, hd) over one packed panel: scores (32, 512), the first
+// vis[i] entries of row i; the rest is undefined. For statistics that walk the keys panel by panel.
+void attn_panel_scores(const AttnShape *s, const void *panel, const float *q, int rows, const int *vis,
+                       float *scores, void *scratch);
+
+typedef struct { float *m, *l, *o; } AttnPart;      // (group), (group), (group, hd) of one panel
+// one token: the group's query heads over panel p of the list; q (group, hd). scores as above,
+// written at entry offset 512 p.
+void attn_step_panel(const AttnShape *s, const KeyList *list, int p, const float *q, AttnPart part,
+                     float *scores, size_t ld_scores, void *scratch);
+// left fold of n parts in ascending order: out (group, hd), lse2 (group) or NULL
+void attn_fold(const AttnShape *s, const AttnPart *parts, int n, float *out, float *lse2);
+
 // ===========================================================================
 // Command line (cli.c): one table parses, checks and prints --help.
 typedef struct { const char **p; int n; } StrList;      // points into argv; free(x.p) ends it

@@ -1,0 +1,476 @@
+// matmul.cu - linear layers: y = x W^T, in one order of additions on every instruction set.
+//
+// The product rule (SEMANTICS 1). k is cut into blocks of 32, zero padded. In a block two FMA chains
+// start from zero, one over the even channels, one over the odd ones; the block is even + odd; blocks
+// are added in ascending order. That is what one TDPBF16PS does to its accumulator, so tiles and
+// plain C give the same bits, and a row gives the same bits alone or among others.
+//
+// Layouts: scb.h. This file knows neither layers nor attention; sparse_attn.cu feeds it packed keys
+// and values as if they were weights.
+#include "scb.h"
+#include <omp.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#include <sys/syscall.h>
+#endif
+
+enum { MAX_THREADS = 256, TILE_BYTES = 1024, Q8_BLOCK = 64 + 1024 };
+
+static bool use_tiles;              // set once by cpu_init
+
+// ---------------------------------------------------------------------------
+// Threads. Every worker flushes denormals and holds the tile configuration for its whole life.
+
+#ifdef __AMX_BF16__
+// tile loads and stores are opaque to the compiler: memory must be settled around them
+#define SETTLE() __asm__ volatile("" ::: "memory")
+
+typedef struct {
+    uint8_t palette, start_row, zero[14];
+    uint16_t colsb[16];
+    uint8_t rows[16];
+} TileConfig;
+
+static int tiles_request(void) {    // Linux hands out the tile state only on request
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    return (int)syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA);
+}
+static void tiles_configure(void) {
+    TileConfig c;
+    memset(&c, 0, sizeof c);
+    c.palette = 1;
+    for (int i = 0; i < 8; i++) { c.colsb[i] = 64; c.rows[i] = 16; }
+    SETTLE();
+    _tile_loadconfig(&c);
+}
+#endif
+
+static void thread_init(void) {
+#if defined(__x86_64__)
+    _mm_setcsr(_mm_getcsr() | 0x8040);              // FTZ, DAZ
+#elif defined(__aarch64__)
+    uint64_t fpcr;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(fpcr));
+    __asm__ volatile("msr fpcr, %0" : : "r"(fpcr | (1ull << 24)));
+#endif
+#ifdef __AMX_BF16__
+    if (use_tiles) tiles_configure();
+#endif
+}
+
+int cpu_init(int threads, Err *err) {
+    const char *isa = getenv("SCBENCH_ISA");
+    if (isa && strcmp(isa, "portable") && strcmp(isa, "amx-bf16"))
+        return FAIL(err, "SCBENCH_ISA is '%s': it can be 'portable' or 'amx-bf16'", isa);
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+#ifdef __AVX512F__
+    if (!__builtin_cpu_supports("avx512f"))
+        return FAIL(err, "this binary was built for a CPU with AVX-512: run make here, or make PORTABLE=1");
+#endif
+    if (!__builtin_cpu_supports("fma") || !__builtin_cpu_supports("avx2"))
+        return FAIL(err, "this CPU has no fused multiply-add, which the fixed order of additions needs");
+#elif !defined(__FP_FAST_FMAF)
+#error "no fused multiply-add on this target: the fixed order of additions needs it"
+#endif
+#ifdef __AMX_BF16__
+    use_tiles = (!isa || strcmp(isa, "portable")) && tiles_request() == 0;
+#endif
+    if (isa && !strcmp(isa, "amx-bf16") && !use_tiles)
+        return FAIL(err, "SCBENCH_ISA is 'amx-bf16' but this CPU, kernel or build has no bf16 tiles");
+    if (threads < 0 || threads > MAX_THREADS)
+        return FAIL(err, "--threads %d: between 1 and %d, or 0 for all cores", threads, MAX_THREADS);
+    omp_set_dynamic(0);
+    omp_set_num_threads(threads ? threads : omp_get_num_procs());
+#pragma omp parallel
+    thread_init();
+    return 0;
+}
+
+const char *cpu_isa(void) { return use_tiles ? "amx-bf16" : "portable"; }
+int cpu_threads(void) { return omp_get_max_threads(); }
+
+// ---------------------------------------------------------------------------
+// Activations: fp32 rows -> act order, rounded to bf16 unless the model is fp32
+
+MulKind mul_kind(DType weights) {
+    return weights == DT_F32 ? MUL_F32 : use_tiles ? MUL_TILES : MUL_BF16;
+}
+size_t act_elem(MulKind kind) { return kind == MUL_TILES ? 2 : 4; }
+
+size_t act_bytes(MulKind kind, int rows, int k) {
+    return (size_t)CEIL_DIV(rows, 16) * 16 * (size_t)CEIL_DIV(k, BLK) * BLK * act_elem(kind);
+}
+
+// one block of <= 32 channels, zero padded; src NULL is a row of zeros
+static void act_block(MulKind kind, void *dst, const float *src, int count) {
+    float pad[BLK] = { 0 };
+    if (src && count == BLK) { act_round(kind, dst, src); return; }
+    if (src) memcpy(pad, src, (size_t)count * sizeof *pad);
+    act_round(kind, dst, pad);
+}
+
+void act_pack(MulKind kind, void *act, const float *x, size_t ldx, int rows, int k) {
+    int kb = CEIL_DIV(k, BLK), tiles = CEIL_DIV(rows, 16);
+    size_t block = BLK * act_elem(kind);
+#pragma omp parallel for if (rows > 16 && !omp_in_parallel())
+    for (int t = 0; t < tiles; t++)
+        for (int r = 0; r < 16; r++)
+            for (int b = 0; b < kb; b++) {
+                int row = t * 16 + r, left = k - b * BLK;
+                char *dst = (char *)act + ((size_t)(t * kb + b) * 16 + (size_t)r) * block;
+                act_block(kind, dst, row < rows ? x + (size_t)row * ldx + b * BLK : NULL,
+                          left < BLK ? left : BLK);
+            }
+}
+
+// ---------------------------------------------------------------------------
+// The product, plain C: ROWS rows by 16 columns, columns innermost so that they vectorise.
+//   e = sum over even channels, o = over odd ones, from zero in every block;  y += e + o
+enum { ROWS = 4 };
+
+__attribute__((always_inline))
+static inline void mul_c(MulKind kind, float *y, size_t ldy, const float *a, int rows,
+                         const void *half, size_t b_step, int n, int kb) {
+    float acc[ROWS][16], even[ROWS][16], odd[ROWS][16], be[16], bo[16];
+    for (int i = 0; i < ROWS; i++)
+        for (int c = 0; c < 16; c++) acc[i][c] = 0.0f;
+    for (int b = 0; b < kb; b++) {
+        const char *tile = (const char *)half + (size_t)b * b_step;
+        const float *ab = a + (size_t)b * 16 * BLK;
+        for (int i = 0; i < ROWS; i++)
+            for (int c = 0; c < 16; c++) even[i][c] = odd[i][c] = 0.0f;
+        for (int r = 0; r < 16; r++) {
+            if (kind == MUL_F32) {
+                const float *w = (const float *)tile + r * 32;
+                for (int c = 0; c < 16; c++) { be[c] = w[2 * c]; bo[c] = w[2 * c + 1]; }
+            } else {
+                const uint32_t *w = (const uint32_t *)tile + r * 16;
+                for (int c = 0; c < 16; c++) {
+                    be[c] = bits_f32(w[c] << 16);
+                    bo[c] = bits_f32(w[c] & 0xffff0000u);
+                }
+            }
+            for (int i = 0; i < ROWS; i++) {
+                float ae = ab[i * BLK + 2 * r], ao = ab[i * BLK + 2 * r + 1];
+                for (int c = 0; c < 16; c++) {
+                    even[i][c] = fmaf(ae, be[c], even[i][c]);
+                    odd[i][c] = fmaf(ao, bo[c], odd[i][c]);
+                }
+            }
+        }
+        for (int i = 0; i < ROWS; i++)
+            for (int c = 0; c < 16; c++) acc[i][c] += even[i][c] + odd[i][c];
+    }
+    for (int i = 0; i < rows; i++)
+        for (int c = 0; c < n; c++) y[(size_t)i * ldy + c] = acc[i][c];
+}
+
+static void mul_block_c(MulKind kind, float *y, size_t ldy, const float *a, int act_kb, int rows,
+                        const char *tiles, size_t b_stride, int n, int kb) {
+    size_t half_bytes = kind == MUL_F32 ? 2 * TILE_BYTES : TILE_BYTES;
+    for (int c = 0; c < n; c += 16)
+        for (int i = 0; i < rows; i += ROWS) {
+            const float *ai = a + (size_t)(i / 16) * (size_t)act_kb * 16 * BLK + (i % 16) * BLK;
+            const char *half = tiles + (size_t)(c / 32) * b_stride + (size_t)(c / 16 % 2) * half_bytes;
+            float *yi = y + (size_t)i * ldy + c;
+            int m = rows - i < ROWS ? rows - i : ROWS, cols = n - c < 16 ? n - c : 16;
+            if (kind == MUL_F32) mul_c(MUL_F32, yi, ldy, ai, m, half, 2 * half_bytes, cols, kb);
+            else mul_c(MUL_BF16, yi, ldy, ai, m, half, 2 * half_bytes, cols, kb);
+        }
+}
+
+// ---------------------------------------------------------------------------
+// The product on tiles: a 32 x 32 output in four accumulators, two A and two B tiles per block, each
+// accumulator touched once per block (latency 52 cycles, four products of 16). M <= 16 uses half.
+#ifdef __AMX_BF16__
+
+static void tile_out(float *y, size_t ldy, const float *tile, int rows, int cols) {
+    for (int i = 0; i < rows; i++) memcpy(y + (size_t)i * ldy, tile + i * 16, (size_t)cols * sizeof *y);
+}
+
+static void mul_tiles_2x2(float *y, size_t ldy, const char *a0, const char *a1, const char *b,
+                          int rows, int cols, int kb) {
+    float c[4][256] __attribute__((aligned(64)));
+    SETTLE();
+    _tile_zero(4); _tile_zero(5); _tile_zero(6); _tile_zero(7);
+    for (int k = 0; k < kb; k++) {
+        _tile_loadd(0, a0 + (size_t)k * TILE_BYTES, 64);
+        _tile_loadd(2, b + (size_t)k * 2 * TILE_BYTES, 64);
+        _tile_loadd(3, b + (size_t)k * 2 * TILE_BYTES + TILE_BYTES, 64);
+        _tile_loadd(1, a1 + (size_t)k * TILE_BYTES, 64);
+        _tile_dpbf16ps(4, 0, 2);
+        _tile_dpbf16ps(5, 0, 3);
+        _tile_dpbf16ps(6, 1, 2);
+        _tile_dpbf16ps(7, 1, 3);
+    }
+    if (rows == 32 && cols == 32) {
+        size_t stride = ldy * sizeof *y;
+        _tile_stored(4, y, stride);
+        _tile_stored(5, y + 16, stride);
+        _tile_stored(6, y + 16 * ldy, stride);
+        _tile_stored(7, y + 16 * ldy + 16, stride);
+        SETTLE();
+        return;
+    }
+    _tile_stored(4, c[0], 64); _tile_stored(5, c[1], 64);
+    _tile_stored(6, c[2], 64); _tile_stored(7, c[3], 64);
+    SETTLE();
+    int lo = cols < 16 ? cols : 16;
+    tile_out(y, ldy, c[0], 16, lo);
+    tile_out(y + 16 * ldy, ldy, c[2], rows - 16, lo);
+    if (cols > 16) {
+        tile_out(y + 16, ldy, c[1], 16, cols - 16);
+        tile_out(y + 16 * ldy + 16, ldy, c[3], rows - 16, cols - 16);
+    }
+}
+
+static void mul_tiles_1x2(float *y, size_t ldy, const char *a, const char *b, int rows, int cols, int kb) {
+    float c[2][256] __attribute__((aligned(64)));
+    SETTLE();
+    _tile_zero(4); _tile_zero(5);
+    for (int k = 0; k < kb; k++) {
+        _tile_loadd(0, a + (size_t)k * TILE_BYTES, 64);
+        _tile_loadd(2, b + (size_t)k * 2 * TILE_BYTES, 64);
+        _tile_loadd(3, b + (size_t)k * 2 * TILE_BYTES + TILE_BYTES, 64);
+        _tile_dpbf16ps(4, 0, 2);
+        _tile_dpbf16ps(5, 0, 3);
+    }
+    _tile_stored(4, c[0], 64); _tile_stored(5, c[1], 64);
+    SETTLE();
+    tile_out(y, ldy, c[0], rows, cols < 16 ? cols : 16);
+    if (cols > 16) tile_out(y + 16, ldy, c[1], rows, cols - 16);
+}
+
+static void mul_block_tiles(float *y, size_t ldy, const char *a, int act_kb, int rows,
+                            const char *tiles, size_t b_stride, int n, int kb) {
+    for (int c = 0; c < n; c += 32, tiles += b_stride) {
+        int cols = n - c < 32 ? n - c : 32, i = 0;
+        for (; rows - i > 16; i += 32) {
+            const char *a0 = a + (size_t)(i / 16) * (size_t)act_kb * TILE_BYTES;
+            mul_tiles_2x2(y + (size_t)i * ldy + c, ldy, a0, a0 + (size_t)act_kb * TILE_BYTES, tiles,
+                          rows - i < 32 ? rows - i : 32, cols, kb);
+        }
+        if (i < rows)
+            mul_tiles_1x2(y + (size_t)i * ldy + c, ldy, a + (size_t)(i / 16) * (size_t)act_kb * TILE_BYTES,
+                          tiles, rows - i, cols, kb);
+    }
+}
+#endif
+
+void mul_block(MulKind kind, float *y, size_t ldy, const void *act, int act_kb, int rows,
+               const void *tiles, size_t b_stride, int n, int kb) {
+#ifdef __AMX_BF16__
+    if (kind == MUL_TILES) {
+        mul_block_tiles(y, ldy, (const char *)act, act_kb, rows, (const char *)tiles, b_stride, n, kb);
+        return;
+    }
+#endif
+    mul_block_c(kind, y, ldy, (const float *)act, act_kb, rows, (const char *)tiles, b_stride, n, kb);
+}
+
+// ---------------------------------------------------------------------------
+// Weights: row-major (n, k) in the file, tiles in memory. A tile row holds, for 16 columns n, the
+// channel pair (2r, 2r+1): one 32-bit word each (bf16) or two floats.
+
+size_t weight_bytes(DType dtype, int n, int k) {
+    size_t blocks = (size_t)CEIL_DIV(n, 32) * (size_t)CEIL_DIV(k, BLK);
+    return blocks * (dtype == DT_F32 ? 4096 : dtype == DT_BF16 ? 2048 : Q8_BLOCK);
+}
+
+// element of channel c (0..31) and column j (0..31) inside one 32 x 32 block
+static inline int tile_at(int j, int c) { return (j / 16) * 512 + (c / 2) * 32 + (j % 16) * 2 + (c & 1); }
+
+void weight_pack(Weight *w, const void *rows) {
+    int nb = CEIL_DIV(w->n, 32), kb = CEIL_DIV(w->k, BLK);
+    size_t block = w->dtype == DT_F32 ? 4096 : w->dtype == DT_BF16 ? 2048 : Q8_BLOCK;
+#pragma omp parallel for
+    for (int p = 0; p < nb; p++)
+        for (int b = 0; b < kb; b++) {
+            char *dst = (char *)w->tiles + ((size_t)p * kb + b) * block;
+            memset(dst, 0, block);
+            for (int j = 0; j < 32 && p * 32 + j < w->n; j++) {
+                size_t row = (size_t)p * 32 + j;
+                int count = w->k - b * BLK < BLK ? w->k - b * BLK : BLK;
+                if (w->dtype == DT_Q8) {
+                    const Q8Block *q = (const Q8Block *)rows + row * kb + b;
+                    memcpy(dst + 2 * j, &q->scale, 2);
+                    for (int c = 0; c < BLK; c++) dst[64 + tile_at(j, c)] = q->q[c];
+                } else if (w->dtype == DT_BF16) {
+                    const uint16_t *s = (const uint16_t *)rows + row * w->k + (size_t)b * BLK;
+                    for (int c = 0; c < count; c++) ((uint16_t *)dst)[tile_at(j, c)] = s[c];
+                } else {
+                    const float *s = (const float *)rows + row * w->k + (size_t)b * BLK;
+                    for (int c = 0; c < count; c++) ((float *)dst)[tile_at(j, c)] = s[c];
+                }
+            }
+        }
+}
+
+// weight = bf16(scale * q), the tile order kept
+static void q8_unpack(uint16_t *dst, const char *src, int kb) {
+    for (int b = 0; b < kb; b++, src += Q8_BLOCK, dst += 1024) {
+        float scale[32];
+        const int8_t *q = (const int8_t *)src + 64;
+        for (int j = 0; j < 32; j++) {
+            uint16_t h;
+            memcpy(&h, src + 2 * j, 2);
+            scale[j] = f16_f32(h);
+        }
+        for (int half = 0; half < 2; half++)
+            for (int r = 0; r < 16; r++) {
+                int at = half * 512 + r * 32;
+                for (int c = 0; c < 32; c++)
+                    dst[at + c] = f32_bf16(scale[half * 16 + c / 2] * (float)q[at + c]);
+            }
+    }
+}
+
+void weight_row(const Weight *w, int row, float *out) {
+    int kb = CEIL_DIV(w->k, BLK), p = row / 32, j = row % 32;
+    for (int c = 0; c < w->k; c++) {
+        size_t block = (size_t)p * kb + c / BLK;
+        int at = tile_at(j, c % BLK);
+        if (w->dtype == DT_F32) out[c] = ((const float *)w->tiles)[block * 1024 + at];
+        else if (w->dtype == DT_BF16) out[c] = bf16_f32(((const uint16_t *)w->tiles)[block * 1024 + at]);
+        else {
+            const char *q = (const char *)w->tiles + block * Q8_BLOCK;
+            uint16_t h;
+            memcpy(&h, q + 2 * j, 2);
+            out[c] = round_bf16(f16_f32(h) * (float)((const int8_t *)q)[64 + at]);
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------
+// Linear layers: all jobs of a call share x and one parallel region; a unit of work is a 32-column
+// panel with all rows, whose tiles stay in cache while the row strips pass over them.
+
+enum { OUT_ROWS = 32 };
+
+static void linear_panel(MulKind kind, const LinearJob *job, int p, const void *act, int rows, uint16_t *q8) {
+    const Weight *w = job->w;
+    int kb = CEIL_DIV(w->k, BLK), cols = w->n - p * 32 < 32 ? w->n - p * 32 : 32;
+    size_t block = w->dtype == DT_F32 ? 4096 : w->dtype == DT_BF16 ? 2048 : Q8_BLOCK;
+    const char *tiles = (const char *)w->tiles + (size_t)p * kb * block;
+    float *y = job->y + (size_t)p * 32, out[OUT_ROWS * 32] __attribute__((aligned(64)));
+    if (w->dtype == DT_Q8) {
+        q8_unpack(q8, tiles, kb);
+        tiles = (const char *)q8;
+    }
+    if (!job->bias && !job->add) {
+        mul_block(kind, y, job->ldy, act, kb, rows, tiles, 0, cols, kb);
+        return;
+    }
+    for (int i = 0; i < rows; i += OUT_ROWS) {
+        int m = rows - i < OUT_ROWS ? rows - i : OUT_ROWS;
+        const char *a = (const char *)act + (size_t)i * kb * BLK * act_elem(kind);
+        mul_block(kind, out, 32, a, kb, m, tiles, 0, cols, kb);
+        for (int r = 0; r < m; r++) {
+            float *yr = y + (size_t)(i + r) * job->ldy;
+            const float *o = out + r * 32;
+            if (job->bias) for (int c = 0; c < cols; c++) yr[c] = o[c] + job->bias[p * 32 + c];
+            else for (int c = 0; c < cols; c++) yr[c] += o[c];
+        }
+    }
+}
+
+void linear(MulKind kind, const LinearJob *jobs, int n_jobs, const void *act, int rows) {
+    int panels = 0, kb_max = 0;
+    bool q8 = false;
+    for (int j = 0; j < n_jobs; j++) {
+        panels += CEIL_DIV(jobs[j].w->n, 32);
+        if (CEIL_DIV(jobs[j].w->k, BLK) > kb_max) kb_max = CEIL_DIV(jobs[j].w->k, BLK);
+        q8 = q8 || jobs[j].w->dtype == DT_Q8;
+    }
+    int per = panels / (cpu_threads() * 8);
+    if (per < 1) per = 1;
+#pragma omp parallel
+    {
+        uint16_t *scratch = q8 ? (uint16_t *)aligned_alloc(64, (size_t)kb_max * 2048) : NULL;
+#pragma omp for schedule(dynamic, per)
+        for (int p = 0; p < panels; p++) {
+            int j = 0, at = p;
+            while (at >= CEIL_DIV(jobs[j].w->n, 32)) at -= CEIL_DIV(jobs[j++].w->n, 32);
+            linear_panel(kind, &jobs[j], at, act, rows, scratch);
+        }
+        free(scratch);
+    }
+}
+
+// ---------------------------------------------------------------------------
+// Ceilings, measured on this machine now (performance.md 6): what the speed report divides by
+
+static double tile_rate(double seconds) {       // one thread, operands in registers
+#ifdef __AMX_BF16__
+    if (use_tiles) {
+        double t0 = now_s(), t;
+        int64_t rounds = 0;
+        _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+        _tile_zero(4); _tile_zero(5); _tile_zero(6); _tile_zero(7);
+        do {
+            for (int i = 0; i < 4096; i++) {
+                _tile_dpbf16ps(4, 0, 2); _tile_dpbf16ps(5, 0, 3);
+                _tile_dpbf16ps(6, 1, 2); _tile_dpbf16ps(7, 1, 3);
+            }
+            rounds += 4096 * 4;
+        } while ((t = now_s() - t0) < seconds);
+        return (double)rounds * 16384.0 / t * 1e-12;
+    }
+#endif
+    (void)seconds;
+    return 0;
+}
+
+static double gemm_rate(double seconds) {       // one thread, 256 x 512 x 512, all in cache
+    enum { M = 256, K = 512, N = 512 };
+    MulKind kind = mul_kind(DT_BF16);
+    void *a = aligned_alloc(64, act_bytes(kind, M, K));
+    void *b = aligned_alloc(64, weight_bytes(DT_BF16, N, K));
+    float *y = (float *)aligned_alloc(64, sizeof *y * M * N);
+    double t0 = now_s(), t;
+    int64_t rounds = 0;
+    CHECK(a && b && y, "no memory for the speed probe");
+    memset(a, 0x3c, act_bytes(kind, M, K));
+    memset(b, 0x3c, weight_bytes(DT_BF16, N, K));
+    do {
+        mul_block(kind, y, N, a, K / BLK, M, b, (size_t)K / BLK * 2048, N, K / BLK);
+        rounds++;
+    } while ((t = now_s() - t0) < seconds);
+    free(a); free(b); free(y);
+    return (double)rounds * 2.0 * M * N * K / t * 1e-12;
+}
+
+static uint64_t read_sum(const uint64_t *p, size_t n) {
+    uint64_t s[8] = { 0 };
+    for (size_t i = 0; i + 8 <= n; i += 8)
+        for (int j = 0; j < 8; j++) s[j] ^= p[i + j];
+    return s[0] ^ s[1] ^ s[2] ^ s[3] ^ s[4] ^ s[5] ^ s[6] ^ s[7];
+}
+
+Ceilings cpu_ceilings(size_t bytes, double seconds) {
+    Ceilings c = { 0, 0, 0 };
+    Mem mem = { 0, 0, 0 };
+    int threads = cpu_threads();
+    size_t words = bytes / 8 / (size_t)threads;
+    uint64_t *p = TAKE(&mem, uint64_t, words * (size_t)threads, "the bandwidth probe"), sink = 0;
+    double tile = 0, gemm = 0, best = 0;
+#pragma omp parallel reduction(+ : tile, gemm)
+    {
+        memset(p + words * (size_t)omp_get_thread_num(), 1, words * 8);
+        tile += tile_rate(seconds / 3);
+        gemm += gemm_rate(seconds / 3);
+    }
+    for (double t0 = now_s(); now_s() - t0 < seconds / 3 || best == 0;) {
+        double t = now_s();
+#pragma omp parallel reduction(^ : sink)
+        sink ^= read_sum(p + words * (size_t)omp_get_thread_num(), words);
+        t = now_s() - t;
+        if ((double)(words * 8 * (size_t)threads) / t > best) best = (double)(words * 8 * (size_t)threads) / t;
+    }
+    c.tile_tflops = tile;
+    c.gemm_tflops = gemm;
+    c.read_gbs = sink == 42 ? 0 : best * 1e-9;  // the comparison keeps the reads alive
+    mem_give(&mem, p, words * (size_t)threads * 8);
+    return c;
+}
