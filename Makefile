@@ -44,6 +44,7 @@ C_SRC  := $(wildcard file.c model.c tokenizer.c cli.c report.c)
 LIB_OBJ := $(CU_SRC:%.cu=$B/%.o) $(C_SRC:%.c=$B/%.o)
 MAINS  := scbench run
 TESTS  := $(patsubst test/%.c,$B/%,$(wildcard test/test_*.c))
+FUZZ   := $(patsubst test/fuzz/%.c,$B/%,$(wildcard test/fuzz/fuzz_*.c))
 
 ALLC := $(CC) -std=gnu11 $(TUNE) $(NUM) $(WARN) $(CFLAGS) $(SANFLAGS) -fopenmp $(CPPFLAGS) -MMD -MP
 
@@ -78,8 +79,10 @@ $B/libscb.a: $(LIB_OBJ)
 $(MAINS:%=$B/%): $B/%: $B/%.o $B/libscb.a
 	$(CC) $(SANFLAGS) -fopenmp $(LDFLAGS) $^ $(LDLIBS) -o $@
 
-tests: $(TESTS)
+tests: $(TESTS) $(FUZZ)
 $(TESTS): $B/%: test/%.c $B/libscb.a
+	$(ALLC) -MF $B/$*.d $(LDFLAGS) $< $B/libscb.a $(LDLIBS) -o $@
+$(FUZZ): $B/%: test/fuzz/%.c $B/libscb.a
 	$(ALLC) -MF $B/$*.d $(LDFLAGS) $< $B/libscb.a $(LDLIBS) -o $@
 
 check:

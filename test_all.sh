@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# test_all.sh - builds and runs every test this machine can; the last line is
+# "N passed, N failed, N skipped". SOAK=1 adds the long ones (make soak).
+#
+# A test exits 0 (passed), 77 (skipped, its last line says why) or anything else (failed).
+set -u
+cd "$(dirname "$0")" || exit 1
+exec </dev/null
+shopt -s nullglob
+
+LIMIT=$([ "${SOAK:-0}" = 1 ] && echo 7200 || echo 420)      # seconds for one test
+BUDGET=$([ "${SOAK:-0}" = 1 ] && echo 999999 || echo 1200)  # seconds after which no test begins
+
+# all cores that this machine, or this container's quota, really gives
+cores=$(nproc)
+if read -r quota period 2>/dev/null </sys/fs/cgroup/cpu.max && [ "$quota" != max ]; then
+    share=$(((quota + period - 1) / period))
+    [ "$share" -lt "$cores" ] && cores=$share
+fi
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cores}
+export UBSAN_OPTIONS=print_stacktrace=1 PYTHONDONTWRITEBYTECODE=1
+export MAKEFLAGS=--no-print-directory
+
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+trap 'echo "interrupted"; exit 130' INT TERM
+passed=0 failed=0 skipped=0 began=$SECONDS
+
+# run NAME COMMAND...: one test, one line
+run() {
+    local name=$1 log start rc word reason='' took
+    shift
+    log=$logs/${name//\//.}.log
+    if [ $((SECONDS - began)) -ge "$BUDGET" ]; then
+        echo "the time budget of $BUDGET s is spent" >"$log"
+        set -- sh -c 'exit 77'
+    fi
+    start=$(date +%s%N)
+    timeout -k 10 "$LIMIT" "$@" >>"$log" 2>&1
+    rc=$?
+    took=$(awk -v ns=$(($(date +%s%N) - start)) 'BEGIN { printf "%.1f", ns / 1e9 }')
+    case $rc in
+    0)  word=ok passed=$((passed + 1)) ;;
+    77) word=skip skipped=$((skipped + 1)) reason="  $(tail -n 1 "$log" | cut -c 1-200)" ;;
+    *)  word=FAIL failed=$((failed + 1)) ;;
+    esac
+    [ $rc = 124 ] && echo "stopped after $LIMIT s" >>"$log"
+    printf '%-4s %7s s  %s%s\n' $word "$took" "$name" "$reason"
+    echo "$took $name" >>"$logs/times"
+    [ $word = FAIL ] || return 0
+    echo "---- the end of its output (exit $rc):"
+    tail -n 40 "$log" | sed 's/^/     | /'
+    return 1
+}
+
+# unit VARIANT FLAGS: builds the unit tests of one variant, then runs each; a test whose build fails
+# fails by itself, whatever an older build left
+unit() {
+    local variant=$1 flags=$2 source name
+    run "build/$variant" make -k -j"$cores" $flags $3 || true
+    for source in test/test_*.c; do
+        name=$(basename "$source" .c)
+        run "$variant/$name" sh -c "make -s $flags build/$variant/$name && build/$variant/$name"
+    done
+}
+
+if ! make deps; then
+    echo "0 passed, 1 failed, 0 skipped"
+    exit 1
+fi
+run check make check
+unit cpu '' 'all tests'
+unit portable 'PORTABLE=1' 'all tests'
+for script in test/run_*.sh; do
+    run "$(basename "$script" .sh)" bash "$script"
+done
+unit asan 'SAN=asan' tests
+for source in test/fuzz/fuzz_*.c; do
+    name=$(basename "$source" .c)
+    run "asan/$name" sh -c "make -s SAN=asan build/asan/$name && build/asan/$name ${FUZZ_SECONDS:-3}"
+done
+if [ "${SOAK:-0}" = 1 ]; then
+    for script in test/soak_*.sh test/mutate.sh; do
+        run "$(basename "$script" .sh)" bash "$script"
+    done
+fi
+
+echo
+echo "slowest:"
+sort -rn "$logs/times" | head -n 10 | awk '{ printf "     %7s s  %s\n", $1, $2 }'
+echo "$((SECONDS - began)) s in all"
+echo "$passed passed, $failed failed, $skipped skipped"
+[ $failed = 0 ]
