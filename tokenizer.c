@@ -567,7 +567,7 @@ static int read_merges(Tok *t, ModelFile *f, Err *err) {
         }
         if (len[0] + len[1] != len[2] || memcmp(p[0], p[2], len[0])
             || memcmp(p[1], p[2] + len[0], len[1]))
-            return FAIL(err, "%s: tok.merges row %zu: token %d is not the tokens %d and %d together",
+            return FAIL(err, "%s: tok.merges row %zu: token %d is not tokens %d and %d together",
                         f->path, i, m[i][2], m[i][0], m[i][1]);
         pair_put(t, m[i][0], m[i][1], (int32_t)i);
         t->result[i] = m[i][2];
