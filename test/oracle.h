@@ -70,9 +70,14 @@ static inline void naive_ftz(void) {
 static inline float naive_dot(const float *a, const float *b, int k) {
     float sum = 0;
     for (int i = 0; i < k; i += NAIVE_BLOCK) {
-        float chain[2] = { 0, 0 };
-        for (int j = i; j < k && j < i + NAIVE_BLOCK; j++) chain[j & 1] = fmaf(a[j], b[j], chain[j & 1]);
-        sum = sum + (chain[0] + chain[1]);
+        int end = k < i + NAIVE_BLOCK ? k : i + NAIVE_BLOCK, j = i;
+        float even = 0, odd = 0;
+        for (; j + 1 < end; j += 2) {
+            even = fmaf(a[j], b[j], even);
+            odd = fmaf(a[j + 1], b[j + 1], odd);
+        }
+        if (j < end) even = fmaf(a[j], b[j], even);
+        sum = sum + (even + odd);
     }
     return sum;
 }
@@ -303,10 +308,25 @@ static inline void naive_key(const NaiveModel *m, const NaiveHead *a, int j, boo
     for (int i = 0; i < m->hd; i++) k[i] = naive_round(m, k[i]);
 }
 
+// o (hd) = sum over n rows of p_j v_j: naive_dot of every column of v (n, hd), all channels at once
+static inline void naive_rows_dot(const float *p, const float *v, int n, int hd, float *o) {
+    float *chain = naive_floats(2 * (size_t)hd);
+    memset(o, 0, (size_t)hd * sizeof *o);
+    for (int first = 0; first < n; first += NAIVE_BLOCK) {
+        memset(chain, 0, 2 * (size_t)hd * sizeof *chain);
+        for (int j = first; j < n && j < first + NAIVE_BLOCK; j++) {
+            float *c = chain + (j & 1 ? hd : 0);
+            for (int i = 0; i < hd; i++) c[i] = fmaf(p[j], v[(size_t)j * (size_t)hd + (size_t)i], c[i]);
+        }
+        for (int i = 0; i < hd; i++) o[i] = o[i] + (chain[i] + chain[hd + i]);
+    }
+    free(chain);
+}
+
 // one panel: s (n) -> m = max, l = sum of P, o (hd) = sum of bf16(P) v; v (n, hd)
 static inline void naive_panel(const NaiveModel *m, const float *s, const float *v, int n,
                                float *max, float *l, float *o) {
-    float lane[LANES] = { 0 }, *p = naive_floats((size_t)n), *column = naive_floats((size_t)n);
+    float lane[LANES] = { 0 }, *p = naive_floats((size_t)n);
     *max = s[0];
     for (int j = 1; j < n; j++) *max = s[j] > *max ? s[j] : *max;
     for (int j = 0; j < n; j++) {
@@ -315,12 +335,8 @@ static inline void naive_panel(const NaiveModel *m, const float *s, const float 
         p[j] = naive_round(m, e);
     }
     *l = lanes_sum(lane);
-    for (int i = 0; i < m->hd; i++) {
-        for (int j = 0; j < n; j++) column[j] = v[(size_t)j * (size_t)m->hd + (size_t)i];
-        o[i] = naive_dot(p, column, n);
-    }
+    naive_rows_dot(p, v, n, m->hd, o);
     free(p);
-    free(column);
 }
 
 // q (hd) against all rows of one KV head, the query's own included -> out (hd), s (rows), lse2

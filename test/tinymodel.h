@@ -10,7 +10,7 @@ typedef struct {
     int dim, hidden_dim, n_layers, n_heads, n_kv_heads, head_dim;
     int vocab_size;             // 0: TINY_VOCAB
     int rope_dim;               // 0: head_dim
-    DType dtype;                // DT_F32, DT_BF16, DT_Q8
+    DType dtype;                // DT_F32, DT_BF16, DT_Q8 (then embed is bf16 unless tied)
     bool tied, qkv_bias;
     RopeScaling rope_scaling;   // ROPE_NONE, ROPE_LINEAR, ROPE_LLAMA3
     double rope_theta;          // 0: 10000
@@ -55,10 +55,11 @@ static inline Q8Block tiny_block(const TinySpec *s, const char *name, size_t blo
 }
 
 static inline void tiny_matrix(BinWriter *w, const TinySpec *s, const char *name, int n, int k) {
+    DType dtype = s->dtype == DT_Q8 && !s->tied && !strcmp(name, "embed") ? DT_BF16 : s->dtype;
     size_t count = (size_t)n * (size_t)k, per_row = (size_t)CEIL_DIV(k, 32);
     float bound = tiny_bound(s, name, k);
     void *p = xrealloc(NULL, ((size_t)n * per_row + count) * sizeof(Q8Block));
-    if (s->dtype == DT_Q8) {
+    if (dtype == DT_Q8) {
         for (size_t i = 0; i < (size_t)n * per_row; i++) {
             int left = k - (int)(i % per_row) * 32;
             ((Q8Block *)p)[i] = tiny_block(s, name, i, bound, left < 32 ? left : 32);
@@ -67,11 +68,11 @@ static inline void tiny_matrix(BinWriter *w, const TinySpec *s, const char *name
         for (size_t i = 0; i < count; i++) {
             float x = s->weight ? s->weight(name, (int)(i / (size_t)k), (int)(i % (size_t)k))
                                 : bound * tiny_uniform(s, name, i);
-            if (s->dtype == DT_F32) ((float *)p)[i] = x;
+            if (dtype == DT_F32) ((float *)p)[i] = x;
             else ((uint16_t *)p)[i] = f32_bf16(x);
         }
     }
-    bin_matrix(w, name, s->dtype, p, (uint64_t)n, (uint64_t)k);
+    bin_matrix(w, name, dtype, p, (uint64_t)n, (uint64_t)k);
     free(p);
 }
 
@@ -104,7 +105,7 @@ static inline void tiny_tokenizer(BinWriter *w, int vocab) {
 }
 
 static inline void tiny_params(BinWriter *w, const TinySpec *s, int vocab) {
-    bin_int(w, "arch", ARCH_LLAMA);
+    bin_str(w, "arch", "llama");
     bin_int(w, "vocab_size", vocab);
     bin_int(w, "dim", s->dim);
     bin_int(w, "hidden_dim", s->hidden_dim);
