@@ -480,7 +480,7 @@ void tok_encode(const Tok *t, const char *s, size_t n, unsigned flags, IntVec *o
 void tok_decode(const Tok *t, const int32_t *ids, size_t n, unsigned flags, StrBuf *out) {
     for (size_t i = 0; i < n; i++) {
         size_t len;
-        if (ids[i] < 0 || ids[i] >= t->n) {
+        if (ids[i] < 0 || ids[i] >= t->n || t->types[ids[i]] == UNUSED) {
             str_puts(out, "\xef\xbf\xbd");          // U+FFFD
         } else if (!(flags & TOK_SKIP_SPECIAL && t->types[ids[i]] == SPECIAL)) {
             const uint8_t *p = token(t, ids[i], &len);

@@ -643,10 +643,10 @@ static void test_refusals(void) {
 static void test_vectors(const char *name) {
     char file[200];
     Err err = { 0 };
-    snprintf(file, sizeof file, "data/tokenizer/%s.bin", name);
+    snprintf(file, sizeof file, "data/tokenizer/%s/vocab.bin", name);
     Tok *t = open_path(file, &err);
     EXPECT(t, "%s", err.msg);
-    snprintf(file, sizeof file, "data/tokenizer/%s.jsonl", name);
+    snprintf(file, sizeof file, "data/tokenizer/%s/vectors.jsonl", name);
     FILE *in = fopen(file, "r");
     EXPECT(in, "%s: %s", file, strerror(errno));
     int n = 0, wrong = 0;
