@@ -1,0 +1,312 @@
+#!/usr/bin/env python3
+"""Makes data/goldens: what the reference implementation (Hugging Face transformers on PyTorch,
+eager attention, CPU) computes on small random models and on SmolLM2-135M-Instruct.
+
+    make_goldens.py llama                 NAME.gold for every data/goldens/NAME.json
+    make_goldens.py smollm2 FILE.gguf     smollm2_greedy.json and smollm2_encode.jsonl
+
+Needs torch, transformers, tokenizers and what export.py needs; never run to build or test. The
+weights go through export.py into a .bin and are read back from there, so the exporter is under test
+too. The formats are described in data/goldens/README.md.
+"""
+import glob
+import json
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import torch
+import transformers
+import xxhash
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+GOLDENS = os.path.join(ROOT, "data", "goldens")
+LENGTHS = (1, 31, 33, 511, 512, 513, 1537)
+ROWS = 2                            # last rows of the residual stream that are kept
+
+
+def mix64(x):
+    mask = (1 << 64) - 1
+    x = (x + 0x9e3779b97f4a7c15) & mask
+    x = ((x ^ (x >> 30)) * 0xbf58476d1ce4e5b9) & mask
+    x = ((x ^ (x >> 27)) * 0x94d049bb133111eb) & mask
+    return x ^ (x >> 31)
+
+
+def golden_ids(seed, n):
+    return [mix64(seed * 1000003 + i) % 256 for i in range(n)]
+
+
+# ---------------------------------------------------------------------------
+# A second reader of the model file (the first is file.c) and the way into transformers
+
+def read_bin(path):
+    """-> params, tensors: name -> f32 or integer array"""
+    data = open(path, "rb").read()
+    magic, version, n_params, n_tensors, start, size, hash = struct.unpack_from("<4sIIIQQQ", data)
+    end = 64 + 64 * n_params + 128 * n_tensors
+    assert (magic, version) == (b"SCBM", 1) and start + size == len(data) and start % 64 == 0
+    assert hash == xxhash.xxh64(data[64:end]).intdigest()
+    params, tensors = {}, {}
+    for i in range(n_params):
+        key, kind = struct.unpack_from("<40sI", data, 64 + 64 * i)
+        at = 64 + 64 * i + 48
+        value = {1: lambda: struct.unpack_from("<q", data, at)[0],
+                 2: lambda: struct.unpack_from("<d", data, at)[0],
+                 3: lambda: data[at:at + 16].rstrip(b"\0").decode()}[kind]()
+        params[key.rstrip(b"\0").decode()] = value
+    for i in range(n_tensors):
+        at = 64 + 64 * n_params + 128 * i
+        name, dtype, ndim, *rest = struct.unpack_from("<56sII4QQQQQ", data, at)
+        shape, (offset, n, check, _) = rest[:ndim], rest[4:]
+        name = name.rstrip(b"\0").decode()
+        assert offset % 64 == 0 and xxhash.xxh64(data[offset:offset + n]).intdigest() == check, name
+        raw = np.frombuffer(data, np.uint8, n, offset)
+        if dtype == 1:
+            x = (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        else:
+            x = raw.view({0: np.float32, 3: np.uint8, 4: np.int32}[dtype])
+        tensors[name] = x.reshape(shape)
+    return params, tensors
+
+
+HF_NAMES = {"attn_norm": "input_layernorm.weight", "ffn_norm": "post_attention_layernorm.weight",
+            "wq": "self_attn.q_proj.weight", "wk": "self_attn.k_proj.weight",
+            "wv": "self_attn.v_proj.weight", "wo": "self_attn.o_proj.weight",
+            "bq": "self_attn.q_proj.bias", "bk": "self_attn.k_proj.bias", "bv": "self_attn.v_proj.bias",
+            "w1": "mlp.gate_proj.weight", "w3": "mlp.up_proj.weight", "w2": "mlp.down_proj.weight"}
+
+
+def hf_config(p):
+    rope = {"rope_theta": p["rope_theta"], "rope_type": "default"}
+    if p["rope_scaling"]:
+        rope["rope_type"] = ("default", "linear", "llama3", "yarn", "dynamic")[p["rope_scaling"]]
+        rope["factor"] = p["rope_factor"]
+        if p["rope_orig_ctx"]:
+            rope["original_max_position_embeddings"] = p["rope_orig_ctx"]
+        if rope["rope_type"] == "llama3":
+            rope["low_freq_factor"] = p["rope_low_freq_factor"]
+            rope["high_freq_factor"] = p["rope_high_freq_factor"]
+    kind = transformers.Qwen2Config if p["qkv_bias"] else transformers.LlamaConfig
+    c = kind(vocab_size=p["vocab_size"], hidden_size=p["dim"], intermediate_size=p["hidden_dim"],
+             num_hidden_layers=p["n_layers"], num_attention_heads=p["n_heads"],
+             num_key_value_heads=p["n_kv_heads"], max_position_embeddings=p["max_ctx"],
+             rms_norm_eps=p["norm_eps"], tie_word_embeddings=bool(p["tied"]), rope_parameters=rope,
+             attn_implementation="eager")
+    c.head_dim = p["head_dim"]
+    return c
+
+
+def hf_model(path, dtype=torch.float32):
+    params, tensors = read_bin(path)
+    config = hf_config(params)
+    if params["qkv_bias"]:
+        from transformers.models.qwen2.modeling_qwen2 import (
+            Qwen2ForCausalLM as Model, Qwen2RotaryEmbedding as Rotary)
+    else:
+        from transformers.models.llama.modeling_llama import (
+            LlamaForCausalLM as Model, LlamaRotaryEmbedding as Rotary)
+    state = {"model.embed_tokens.weight": tensors["embed"], "model.norm.weight": tensors["final_norm"],
+             "lm_head.weight": tensors["embed" if params["tied"] else "lm_head"]}
+    for name, x in tensors.items():
+        if name.startswith("layers."):
+            _, i, kind = name.split(".")
+            state[f"model.layers.{i}.{HF_NAMES[kind]}"] = x
+    m = Model(config)
+    m.load_state_dict({k: torch.tensor(v) for k, v in state.items()}, strict=True)
+    m = m.eval().to(dtype)
+    m.model.rotary_emb = Rotary(config=config)      # .to() would have rounded its frequencies
+    return m
+
+
+# ---------------------------------------------------------------------------
+# Small random models
+
+def run_model(m, ids):
+    """-> [(rms over all elements, last rows (<= 2, E))] per layer, logits of the last row (V)"""
+    seen = []
+
+    def hook(_module, _args, out):
+        x = (out[0] if isinstance(out, tuple) else out)[0].float()
+        seen.append((float(x.double().square().mean().sqrt()), x[-ROWS:].numpy().copy()))
+    hooks = [layer.register_forward_hook(hook) for layer in m.model.layers]
+    with torch.no_grad():
+        logits = m(torch.tensor([ids]), use_cache=False, logits_to_keep=1).logits[0, -1].float().numpy()
+    for h in hooks:
+        h.remove()
+    return seen, logits
+
+
+def error(a, b, rms):
+    return float(np.abs(a - b).max() / rms)
+
+
+def rms_of(x):
+    return float(np.sqrt(np.mean(x.astype(np.float64) ** 2)))
+
+
+def make_llama():
+    total = 0
+    for file in sorted(glob.glob(os.path.join(GOLDENS, "*.json"))):
+        config = json.load(open(file))
+        if "golden_seed" not in config:
+            continue
+        seed, models = config["golden_seed"], {}
+        with tempfile.TemporaryDirectory() as tmp:
+            for kind in ("f32", "bf16"):
+                out = os.path.join(tmp, kind + ".bin")
+                subprocess.run([sys.executable, os.path.join(ROOT, "export.py"), "--random", str(seed),
+                                "--shape", file, "--dtype", kind, out], check=True)
+                models[kind] = hf_model(out)
+            rounded = hf_model(os.path.join(tmp, "bf16.bin"), torch.bfloat16)
+        c = models["f32"].config
+        words = [struct.pack("<4sIIIII", b"GOLD", 1, c.num_hidden_layers, c.hidden_size, c.vocab_size,
+                             len(LENGTHS))]
+        for n in LENGTHS:
+            ids = golden_ids(seed, n)
+            words.append(struct.pack("<I", n))
+            for kind in ("f32", "bf16"):
+                layers, logits = run_model(models[kind], ids)
+                for rms, rows in layers:
+                    words += [struct.pack("<f", rms), rows.astype("<f4").tobytes()]
+                words.append(logits.astype("<f4").tobytes())
+            again, again_logits = run_model(rounded, ids)
+            errors = [error(x, y, rms) for (_, x), (rms, y) in zip(again, layers)]
+            errors.append(error(again_logits, logits, rms_of(logits)))
+            words.append(struct.pack(f"<{len(errors)}f", *errors))
+            print(os.path.basename(file), n, "rms", [round(r, 3) for r, _ in layers],
+                  "bf16 error", [round(e, 4) for e in errors])
+        with open(file[:-5] + ".gold", "wb") as f:
+            total += f.write(b"".join(words))
+    print(f"{total} bytes")
+
+
+# ---------------------------------------------------------------------------
+# SmolLM2
+
+N_GREEDY = 200
+PROMPTS = (     # (is it a user message, text)
+    (True, "What is the capital of France, and what is it known for?"),
+    (True, "Write a short story about a lighthouse keeper who finds a map."),
+    (True, "Explain in a few sentences how a bicycle stays upright."),
+    (False, "The history of the printing press begins in the fifteenth century, when"),
+    (False, "def fibonacci(n):\n    \"\"\"Return the n-th Fibonacci number.\"\"\"\n"),
+    (False, "Water boils at a lower temperature on a mountain because"),
+    (True, "List five things to pack for a week of hiking in the mountains."),
+)
+
+
+def greedy(m, ids, n):
+    """-> n ids, the smallest distance between the best and the second logit"""
+    out, past, margin, feed = [], None, 1e9, ids
+    with torch.no_grad():
+        for _ in range(n):
+            r = m(torch.tensor([feed]), past_key_values=past, use_cache=True, logits_to_keep=1)
+            past = r.past_key_values
+            top = torch.topk(r.logits[0, -1], 2)
+            margin = min(margin, float(top.values[0] - top.values[1]))
+            out.append(int(top.indices[0]))
+            feed = [out[-1]]
+    return out, margin
+
+
+def gguf_tokenizer(path):
+    """the tokenizers library's own object from the GGUF's vocabulary: isolated digits, then the GPT-2
+    pattern, byte-level BPE; control tokens are special added tokens"""
+    import gguf
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    fields = gguf.GGUFReader(path).fields
+    assert fields["tokenizer.ggml.pre"].contents() == "smollm"
+    names = fields["tokenizer.ggml.tokens"].contents()
+    merges = [tuple(m.split(" ")) for m in fields["tokenizer.ggml.merges"].contents()]
+    t = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, merges))
+    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
+                                               pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    t.decoder = decoders.ByteLevel()
+    kinds = fields["tokenizer.ggml.token_type"].contents()
+    t.add_special_tokens([AddedToken(name, special=True, normalized=False)
+                          for name, kind in zip(names, kinds) if kind == 3])
+    return t
+
+
+def encode_texts():
+    """written by hand, then drawn from pools of characters that meet every branch of the pattern"""
+    texts = [
+        "", " ", "  ", "   ", "\n", "\n\n", "\r\n", "\t", "a", "Hello world", "Hello, world!", " Hello",
+        "  two  spaces\n\n\tTab don't DON'T 12345 3.14", "\n\n\nx", "x\n\n\n", "x   ", "   x", "x   y",
+        "you're we've I'll he'd she's I'm can't", "YOU'RE WE'VE I'LL HE'D SHE'S I'M CAN'T", "'s't're've'm'll'd",
+        "'", "''", "' s", "a'b", "l'été", "0", "00", "0123456789", "1 2  3   4", "a1b2c3", "3.14159e-10",
+        "   42", "42   ", "x 42 y", "１２３", "٣٤٥", "½ ¼ ²³", "Ⅷ", "१२३", "$1,234.56", "50%", "#hash @at",
+        "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+        "a<|im_end|>b", " <|im_end|> ", "<|im_end|><|im_end|>", "<|im_end", "<|im_end|", "<|IM_END|>",
+        "<repo_name>x<file_sep>y", "<gh_stars>5", "<empty_output>", "<reponame>", "<unknown>", "<<|im_end|>>",
+        "int main(void) {\n    return 0;\n}\n", "for (i = 0; i < n; i++) x[i] += y[i] * 2;",
+        "def f(x):\n\treturn x**2  # square\n", "if a != b and c >= d:\n        pass\n", "{\"k\": [1, 2, null]}",
+        "https://example.org/a/b?c=d&e=f#g", "user@example.org", "C:\\path\\file.txt", "/usr/lib/x86_64",
+        "snake_case CamelCase kebab-case SCREAMING_CASE", "e.g. i.e. etc.", "...", "!!!", "?!?!", "--", "—", "–",
+        "\"quoted\" 'single' `code` ``` fence", "(a) [b] {c} <d>", "a,b;c:d", "1st 2nd 3rd 4th",
+        "caf\u00e9", "cafe\u0301", "\u212b A\u030a \u00c5", "\u1100\u1161 \uac00", "\ufb01 \ufb02", "na\u00efve fa\u00e7ade",
+        "\u00a0", "a\u00a0b", "\u2003em\u2003space", "\u3000", "\u200b", "a\u200bb", "\ufeff", "\u2028", "a\u2028b\r\nc",
+        "\u0085", "\u00ad", "\x00", "a\x00b", "\x01\x02\x1f", "\x7f", "\u0080", "\u1680",
+        "你好，世界", "こんにちは世界", "안녕하세요 세계", "Привет, мир!", "Γειά σου Κόσμε", "שלום עולם", "مرحبا بالعالم",
+        "नमस्ते दुनिया", "สวัสดีชาวโลก", "Xin chào thế giới", "İstanbul ıI", "Straße ẞ", "Ǆǅǆ", "ſ ſt",
+        "😀", "😀😀", " 😀 ", "👨‍👩‍👧‍👦", "🇫🇷🇩🇪", "👍🏽", "a😀b", "\U0001f600\ufe0f", "𝒳𝓎", "𠀀", "\U0010ffff", "\ufffd",
+        "∑∏∫√∞ ≤≥≠≈", "αβγ → δ ⇒ ε", "°C ±5 µm", "© ® ™ € £ ¥", "☃☂★", "½cup", "x²+y²=z²", "H₂O", "¿Qué? ¡Sí!",
+        "The quick brown fox jumps over the lazy dog.", "antidisestablishmentarianism", "a" * 50, "ab" * 40,
+        "=" * 80, "-" * 33, "\n" * 20, " " * 65, "\t" * 9, " \t \n \t ", "\r", "\r\r\n\n", "a\rb", " \r\n  x",
+        "word " * 30, "The year 2024, the month 12, the day 31, at 23:59:59.", "key1=value1&key2=value2",
+        "8f14e45f-ceea-467f-ab0e-5d1c2f4c3b2a", "deadbeef0xCAFE", "0x1F600", "1e10", "-1", "+1", "1,000,000",
+        "What is the value of key \"9c1f\"? The value is 42.", "Passage 1:\nText.\n\nPassage 2:\nText.\n",
+    ]
+    pools = (
+        "abcdefghijklmnopqrstuvwxyz ", "abc ABC'sdtmlrve  ", "  \t\n\r x", "0123456789 .,a", "!?.,;:-_()[]{}<>/\\|@#$%^&*~`\"' a1\n",
+        "äöüßéèêñçøåœ ÀÉÎÕÜ", "абвгдежз АБВ ", "αβγδ ΑΒΓ", "你好世界中文字。， ", "あいうえおカキク ー", "가나다라 한글",
+        "ابتثج ", "कखगघ ािी", "\u0300\u0301\u0308abc", "\u00a0\u2003\u3000\u200b\ufeff ab", "😀😁👍🏽\u200d\ufe0f a", "٠١٢²³½Ⅷ 12a",
+        "\x00\x01\x1f\x7f\u0080\u0085 a", "the of and to in is that it was for ", "\U0001d4b3\U00020000\U0010fffd z",
+    )
+    for i in range(180):
+        pool = pools[i % len(pools)] if i < 120 else "".join(pools)
+        n = 1 + mix64(7000000 + i) % 60
+        texts.append("".join(pool[mix64((i + 1) * 1000 + j) % len(pool)] for j in range(n)))
+    return texts
+
+
+def make_smollm2(path):
+    tokenizer = gguf_tokenizer(path)
+    with open(os.path.join(GOLDENS, "smollm2_encode.jsonl"), "w", encoding="utf-8") as f:
+        for text in encode_texts():
+            row = {"text": text, "ids": tokenizer.encode(text, add_special_tokens=False).ids}
+            f.write(json.dumps(row, separators=(",", ":")) + "\n")
+    with tempfile.TemporaryDirectory() as tmp:
+        out = os.path.join(tmp, "f32.bin")
+        subprocess.run([sys.executable, os.path.join(ROOT, "export.py"), path, out, "--dtype", "f32"], check=True)
+        m = hf_model(out)
+        _, tensors = read_bin(out)
+    piece = {k: tensors[f"chat.{k}"].tobytes().decode() for k in
+             ("prefix", "user_open", "user_close", "assistant_open")}
+    rows = []
+    for chat, text in PROMPTS:
+        if chat:
+            text = (piece["prefix"] + piece["user_open"] + text + piece["user_close"] +
+                    piece["assistant_open"])
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        new, margin = greedy(m, ids, N_GREEDY)
+        print(f"{len(ids)} + {len(new)} ids, smallest margin {margin:.5f}: {tokenizer.decode(new)[:90]!r}")
+        rows.append((margin, {"prompt": text, "prompt_ids": ids, "new_ids": new}))
+    # the five prompts whose choices are the least close: fp32 noise must not decide
+    rows = [row for _, row in sorted(rows, key=lambda r: -r[0])[:5]]
+    with open(os.path.join(GOLDENS, "smollm2_greedy.json"), "w", encoding="utf-8") as f:
+        f.write("[\n" + ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows) + "\n]\n")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    if sys.argv[1:] == ["llama"]:
+        make_llama()
+    elif len(sys.argv) == 3 and sys.argv[1] == "smollm2":
+        make_smollm2(sys.argv[2])
+    else:
+        sys.exit(__doc__)
