@@ -65,7 +65,8 @@ int parse_real(const char *what, const char *text, double lo, double hi, double 
     if (end == text || *end || isspace((unsigned char)*text) || !isfinite(v))
         return FAIL_CODE(err, EXIT_USAGE, "%s wants a number, got '%s'", what, text);
     if (v < lo || v > hi)
-        return FAIL_CODE(err, EXIT_USAGE, "%s wants a number from %g to %g, got '%s'", what, lo, hi, text);
+        return FAIL_CODE(err, EXIT_USAGE, "%s wants a number from %g to %g, got '%s'", what, lo, hi,
+                         text);
     *out = v;
     return 0;
 }
@@ -113,7 +114,8 @@ static int opt_set(const OptSpec *s, void *fields, const char *text, Err *err) {
 
 static void opt_clear(const OptSpec *s, void *fields) {
     static const size_t size[] = {
-        sizeof(const char *), sizeof(int), sizeof(int64_t), sizeof(double), sizeof(bool), sizeof(StrList),
+        sizeof(const char *), sizeof(int),  sizeof(int64_t),
+        sizeof(double),       sizeof(bool), sizeof(StrList),
     };
     memset((char *)fields + s->at, 0, size[s->kind]);
 }
@@ -124,11 +126,13 @@ static int unknown_option(const OptSpec *spec, int n, const char *name, Err *err
     int near = did_you_mean(name, names, n);
     free(names);
     if (near >= 0)
-        return FAIL_CODE(err, EXIT_USAGE, "unknown option '%s'; did you mean %s?", name, spec[near].name);
+        return FAIL_CODE(err, EXIT_USAGE, "unknown option '%s'; did you mean %s?", name,
+                         spec[near].name);
     return FAIL_CODE(err, EXIT_USAGE, "unknown option '%s'; see --help", name);
 }
 
-int opts_parse(const OptSpec *spec, int n, int argc, char **argv, void *fields, StrList *pos, Err *err) {
+int opts_parse(const OptSpec *spec, int n, int argc, char **argv, void *fields, StrList *pos,
+               Err *err) {
     enum { MAX_OPTS = 64 };
     bool seen[MAX_OPTS] = { false };
     CHECK(n <= MAX_OPTS, "%d options in one table", n);
@@ -154,18 +158,22 @@ int opts_parse(const OptSpec *spec, int n, int argc, char **argv, void *fields, 
         snprintf(name, sizeof name, "%.*s", (int)(len < 63 ? len : 63), arg);
         if (arg[len]) value = arg + len + 1;
         int i = 0;
-        while (i < n && strcmp(name, spec[i].name) && (!spec[i].alias || strcmp(name, spec[i].alias))) i++;
+        while (i < n && strcmp(name, spec[i].name) &&
+               (!spec[i].alias || strcmp(name, spec[i].alias)))
+            i++;
         if (i == n) return unknown_option(spec, n, name, err);
         const OptSpec *s = &spec[i];
         if (seen[i] && s->kind != OPT_LIST)
             return FAIL_CODE(err, EXIT_USAGE, "%s is given twice", s->name);
         seen[i] = true;
         if (s->kind == OPT_FLAG) {
-            if (value) return FAIL_CODE(err, EXIT_USAGE, "%s takes no value, got '%s'", s->name, value);
+            if (value)
+                return FAIL_CODE(err, EXIT_USAGE, "%s takes no value, got '%s'", s->name, value);
             value = "1";
         } else if (!value) {
             if (a + 1 == argc || !strncmp(argv[a + 1], "--", 2))
-                return FAIL_CODE(err, EXIT_USAGE, "%s needs a value: %s %s", s->name, s->name, s->arg);
+                return FAIL_CODE(err, EXIT_USAGE, "%s needs a value: %s %s", s->name, s->name,
+                                 s->arg);
             value = argv[++a];
         }
         if (opt_set(s, fields, value, err)) return -1;
@@ -184,8 +192,8 @@ void opts_help(FILE *out, const OptSpec *spec, int n) {
     }
     for (int i = 0; i < n; i++) {
         const OptSpec *s = &spec[i];
-        snprintf(left, sizeof left, "%s%s%s%s%s", s->alias ? s->alias : "", s->alias ? ", " : "", s->name,
-                 s->arg ? " " : "", s->arg ? s->arg : "");
+        snprintf(left, sizeof left, "%s%s%s%s%s", s->alias ? s->alias : "", s->alias ? ", " : "",
+                 s->name, s->arg ? " " : "", s->arg ? s->arg : "");
         int x = fprintf(out, "  %-*s ", col, left);
         StrBuf text = { 0 };
         str_puts(&text, s->help);
@@ -244,8 +252,8 @@ void progress_update(Progress *p, double done) {
     share = share < 0 ? 0 : share > 1 ? 1 : share;
     int left = share > 0 ? (int)(elapsed * (1 - share) / share + 0.5) : 0;
     char tail[96];
-    snprintf(tail, sizeof tail, "%3d %%  %.0f tok/s  %d:%02d left", (int)(100 * share), done / elapsed,
-             left / 60, left % 60);
+    snprintf(tail, sizeof tail, "%3d %%  %.0f tok/s  %d:%02d left", (int)(100 * share),
+             done / elapsed, left / 60, left % 60);
     if (!p->tty) {
         fprintf(stderr, "%s: %s\n", p->label, tail);
         return;

@@ -46,7 +46,9 @@ static void put_text(StrBuf *b, const char *key, const char *s, size_t n) {
     if (s) json_text(b, s, n);
     else str_puts(b, "null");
 }
-static void put_str(StrBuf *b, const char *key, const char *s) { put_text(b, key, s, s ? strlen(s) : 0); }
+static void put_str(StrBuf *b, const char *key, const char *s) {
+    put_text(b, key, s, s ? strlen(s) : 0);
+}
 
 static void put_raw(StrBuf *b, const char *key, const char *s) {
     str_fmt(b, "%s\"%s\": %s", b->p[b->n - 1] == '{' ? "" : ", ", key, s);
@@ -143,7 +145,11 @@ int write_whole(const char *path, const char *text, size_t n, Err *err) {
 // ---------------------------------------------------------------------------
 // Reading rows
 
-typedef struct { json_t **p; size_t *at; int n; } Lines;    // at: where each line begins in the file
+typedef struct {
+    json_t **p;
+    size_t *at;                 // where each line begins in the file
+    int n;
+} Lines;
 
 static void lines_free(Lines *l) {
     for (int i = 0; i < l->n; i++) json_decref(l->p[i]);
@@ -173,12 +179,14 @@ static int lines_read(const char *path, const StrBuf *text, Lines *l, Err *err) 
         json_t *row = json_loadb(text->p + i, (size_t)(end - text->p) - i, JSON_ALLOW_NUL, &je);
         bool ok = json_is_object(row) && json_integer_value(json_object_get(row, "session")) > 0 &&
                   json_integer_value(json_object_get(row, "turn")) > 0;
-        for (size_t k = 0; k < COUNTOF(need); k++) ok = ok && json_is_string(json_object_get(row, need[k]));
+        for (size_t k = 0; k < COUNTOF(need); k++)
+            ok = ok && json_is_string(json_object_get(row, need[k]));
         if (!ok) {
             int at = l->n + 1;
             json_decref(row);
             lines_free(l);
-            return FAIL(err, "%s: line %d is no result row%s%s", path, at, row ? "" : ": ", row ? "" : je.text);
+            return FAIL(err, "%s: line %d is no result row%s%s", path, at, row ? "" : ": ",
+                        row ? "" : je.text);
         }
         l->p = (json_t **)xrealloc(l->p, (size_t)(l->n + 1) * sizeof *l->p);
         l->at = (size_t *)xrealloc(l->at, (size_t)(l->n + 1) * sizeof *l->at);
@@ -315,8 +323,8 @@ static void table_line(FILE *out, const Group *g, int turns, int sessions, int n
     cell(out, 8, 1, mean_of(&g->decode));
     fputc('\n', out);
     if (g->errors)
-        fprintf(out, "%-*s %d turn%s failed and count in no mean: see the rows' error field\n", name_w, "",
-                g->errors, g->errors == 1 ? "" : "s");
+        fprintf(out, "%-*s %d turn%s failed and count in no mean: see the rows' error field\n",
+                name_w, "", g->errors, g->errors == 1 ? "" : "s");
     free(v);
 }
 
@@ -333,9 +341,10 @@ static void table_block(FILE *out, const Group *groups, int n, int from, int tur
             if (groups[i].turn[t].n && t >= block_turns) block_turns = t + 1;
     }
     const char *history = get_str(row, "history"), *aware = get_str(row, "query_aware");
-    fprintf(out, "%s, %s: %d session%s, ctx %d, preset %s%s%s%s%s, accuracy in %%\n", get_str(row, "task"),
-            get_str(row, "mode"), head->n_sessions, head->n_sessions == 1 ? "" : "s", get_int(row, "ctx"),
-            get_str(row, "preset"), *history ? ", history " : "", history, *aware ? ", query-aware " : "", aware);
+    fprintf(out, "%s, %s: %d session%s, ctx %d, preset %s%s%s%s%s, accuracy in %%\n",
+            get_str(row, "task"), get_str(row, "mode"), head->n_sessions,
+            head->n_sessions == 1 ? "" : "s", get_int(row, "ctx"), get_str(row, "preset"),
+            *history ? ", history " : "", history, *aware ? ", query-aware " : "", aware);
     fprintf(out, "%s%-*s%7s", bold ? "\033[1m" : "", name_w, "method", "budget");
     for (int t = 0; t < block_turns; t++) {
         char name[16];
@@ -343,13 +352,14 @@ static void table_block(FILE *out, const Group *groups, int n, int from, int tur
         fprintf(out, "%7s", name);
     }
     int width = name_w + 7 + 7 * block_turns;
-    width += fprintf(out, "%7s  %13s%10s%10s /%9s%11s%8s", "mean", "95 % interval", "rows", "KV MB live",
-                     "alloc", "prefill s", "tok/s");
+    width += fprintf(out, "%7s  %13s%10s%10s /%9s%11s%8s", "mean", "95 % interval", "rows",
+                     "KV MB live", "alloc", "prefill s", "tok/s");
     fprintf(out, "%s\n", bold ? "\033[0m" : "");
     for (int i = 0; i < width; i++) fputc('-', out);
     fputc('\n', out);
     for (int i = from; i < n; i++)
-        if (same_block(groups[i].first, row)) table_line(out, &groups[i], block_turns, sessions, name_w);
+        if (same_block(groups[i].first, row))
+            table_line(out, &groups[i], block_turns, sessions, name_w);
 }
 
 static void table_print(FILE *out, const Lines *l) {
@@ -364,12 +374,14 @@ static void table_print(FILE *out, const Lines *l) {
         group_add(group_of(&groups, &n, l->p[i], turns, sessions), l->p[i]);
     for (int i = 0; i < n; i++) {
         bool printed = false;
-        for (int k = 0; k < i; k++) printed = printed || same_block(groups[k].first, groups[i].first);
+        for (int k = 0; k < i; k++)
+            printed = printed || same_block(groups[k].first, groups[i].first);
         if (printed) continue;
         if (i) fputc('\n', out);
         table_block(out, groups, n, i, turns, sessions);
     }
-    fputs("rows: live per layer and KV head at the end of the question; KV MB then; prefill s: per session\n", out);
+    fputs("rows: live per layer and KV head at the end of the question, and their KV MB; "
+          "prefill s: per session\n", out);
     for (int i = 0; i < n; i++) {
         free(groups[i].params);
         free(groups[i].turn);
@@ -387,7 +399,8 @@ int report_dir(FILE *out, const char *dir, Err *err) {
     if (!rc && l.n == 0) rc = FAIL(err, "%s: holds no whole row yet", path.p);
     if (!rc) {
         table_print(out, &l);
-        if (text.n && text.p[text.n - 1] != '\n') fputs("(the last line is torn and was left out)\n", out);
+        if (text.n && text.p[text.n - 1] != '\n')
+            fputs("(the last line is torn and was left out)\n", out);
     }
     lines_free(&l);
     free(path.p);
@@ -409,8 +422,8 @@ int report_resume(const char *dir, const char *const *tasks, int n_tasks, int se
         int t = 0, s = get_int(l.p[i], "session");
         while (t < n_tasks && strcmp(tasks[t], get_str(l.p[i], "task"))) t++;
         if (t == n_tasks || s > sessions)
-            rc = FAIL(err, "%s: line %d belongs to another run (task %s, session %d)", path.p, i + 1,
-                      get_str(l.p[i], "task"), s);
+            rc = FAIL(err, "%s: line %d belongs to another run (task %s, session %d)", path.p,
+                      i + 1, get_str(l.p[i], "task"), s);
         else {
             slot[i] = t * sessions + s - 1;
             count[slot[i]] += is_error(l.p[i]) ? 0 : 1;
@@ -431,6 +444,97 @@ int report_resume(const char *dir, const char *const *tasks, int n_tasks, int se
     free(path.p);
     free(text.p);
     free(kept.p);
+    return rc;
+}
+
+// ---------------------------------------------------------------------------
+// A run's directory and its manifest
+
+static void set_now(json_t *m, const char *key) {
+    char date[24];
+    time_t t = time(NULL);
+    struct tm tm;
+    gmtime_r(&t, &tm);
+    strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", &tm);
+    json_object_set_new(m, key, json_string(date));
+}
+
+static int manifest_write(const char *path, const json_t *m, Err *err) {
+    char *text = json_dumps(m, JSON_INDENT(2));
+    int rc = write_whole(path, text, strlen(text), err);
+    free(text);
+    return rc;
+}
+
+static int differs(const char *path, const char *what, const json_t *had, const json_t *now,
+                   Err *err) {
+    char *a = json_dumps(had, JSON_ENCODE_ANY | JSON_COMPACT);
+    char *b = json_dumps(now, JSON_ENCODE_ANY | JSON_COMPACT);
+    int rc = FAIL(err, "%s: the run there has another %s: %s, not %s; give that run's options, "
+                  "or another --out", path, what, a ? a : "none", b ? b : "none");
+    free(a);
+    free(b);
+    return rc;
+}
+
+// the same model and options; now takes over the start date
+static int manifest_same(const char *path, json_t *now, Err *err) {
+    json_error_t je;
+    json_t *had = json_load_file(path, 0, &je), *value;
+    if (!had) return FAIL(err, "%s: there is no run to go on with: %s", path, je.text);
+    const json_t *a = json_object_get(json_object_get(had, "model"), "hash");
+    const json_t *b = json_object_get(json_object_get(now, "model"), "hash");
+    const char *key;
+    int rc = json_equal(a, b) ? 0 : differs(path, "model hash", a, b, err);
+    json_object_foreach(json_object_get(now, "options"), key, value) {
+        a = json_object_get(json_object_get(had, "options"), key);
+        if (!rc && !json_equal(a, value)) rc = differs(path, key, a, value, err);
+    }
+    if (!rc) json_object_set(now, "started", json_object_get(had, "started"));
+    json_decref(had);
+    return rc;
+}
+
+static int make_dirs(const char *dir, Err *err) {
+    StrBuf path = { 0 };
+    int rc = 0;
+    for (const char *p = dir; !rc && (p = strchr(p + 1, '/')) != NULL;) {
+        path.n = 0;
+        str_add(&path, dir, (size_t)(p - dir));
+        if (mkdir(path.p, 0777) && errno != EEXIST)
+            rc = FAIL(err, "%s: cannot be made: %s", path.p, strerror(errno));
+    }
+    if (!rc && mkdir(dir, 0777)) rc = FAIL(err, "%s: cannot be made: %s", dir, strerror(errno));
+    free(path.p);
+    return rc;
+}
+
+int report_begin(const char *dir, const char *manifest, bool resume, Err *err) {
+    StrBuf path = { 0 };
+    json_t *now = json_loads(manifest, 0, NULL);
+    CHECK(now, "the manifest is no JSON");
+    str_fmt(&path, "%s/manifest.json", dir);
+    set_now(now, "started");
+    json_object_set_new(now, "ended", json_null());
+    int rc = resume ? manifest_same(path.p, now, err) : make_dirs(dir, err);
+    if (!rc) rc = manifest_write(path.p, now, err);
+    json_decref(now);
+    free(path.p);
+    return rc;
+}
+
+int report_end(const char *dir, Err *err) {
+    StrBuf path = { 0 };
+    json_error_t je;
+    str_fmt(&path, "%s/manifest.json", dir);
+    json_t *m = json_load_file(path.p, 0, &je);
+    int rc = m ? 0 : FAIL(err, "%s: cannot be read: %s", path.p, je.text);
+    if (!rc) {
+        set_now(m, "ended");
+        rc = manifest_write(path.p, m, err);
+    }
+    json_decref(m);
+    free(path.p);
     return rc;
 }
 
@@ -456,31 +560,37 @@ void plan_print(FILE *out, const Config *c, const PlanLine *lines, int n, int n_
             "%d tokens kept whole: %.1f MB\n", row, c->n_layers, c->n_kv_heads,
             row * (size_t)c->n_layers * (size_t)c->n_kv_heads, n_tokens,
             1e-6 * (double)row * c->n_layers * c->n_kv_heads * n_tokens);
-    fprintf(out, "%-*s %12s %10s %12s %11s %10s\n", name_w, "MB", "weights +", "KV +", "scratch +", "policy =", "total");
+    fprintf(out, "%-*s %12s %10s %12s %11s %10s\n", name_w, "MB", "weights +", "KV +", "scratch +",
+            "policy =", "total");
     for (int i = 0; i < n; i++) {
         const Plan *p = &lines[i].plan;
         fprintf(out, "%-*s %10.1f   %8.1f   %10.1f   %9.1f   %8.1f%s\n", name_w, lines[i].label,
                 1e-6 * (double)p->weights, 1e-6 * (double)p->kv, 1e-6 * (double)p->scratch,
-                1e-6 * (double)p->policy, 1e-6 * (double)p->total, p->upper_bound ? "  at most" : "");
+                1e-6 * (double)p->policy, 1e-6 * (double)p->total,
+                p->upper_bound ? "  at most" : "");
     }
     if (free_bytes) fprintf(out, "available now: %.1f MB\n", 1e-6 * (double)free_bytes);
 }
 
 // ---------------------------------------------------------------------------
-// Work and limits. P = L (E (H + 2G) hd + H hd E + 3 E F) weights of the layers, Ph = V E of the head.
+// Work and limits. P = L (E (H + 2G) hd + H hd E + 3 E F) weights of the layers, Ph = V E of the
+// head.
 //   prefill of T:  2 P T + 2 Ph flops in linear layers, 4 H hd L T (T + 1) / 2 in attention
 //   step at c:     2 (P + Ph) and 4 H hd L c flops; reads every weight and every live row once
 // limit = max(flops / peak of the matrix unit, bytes / read bandwidth)
 
 typedef struct { double flops, bytes; } Work;
-enum { PREFILL_LINEAR, PREFILL_ATTN, PREFILL_REST, DECODE_LINEAR, DECODE_ATTN, DECODE_REST, N_PHASES };
+enum { PREFILL_LINEAR, PREFILL_ATTN, PREFILL_REST,
+       DECODE_LINEAR, DECODE_ATTN, DECODE_REST, N_PHASES };
 static const char *const phase_name[N_PHASES] = {
-    "prefill linear", "prefill attention", "prefill rest", "decode linear", "decode attention", "decode rest",
+    "prefill linear", "prefill attention", "prefill rest",
+    "decode linear",  "decode attention",  "decode rest",
 };
 
 static void work_of(const Config *c, double T, double at, Work w[N_PHASES]) {
     double E = c->dim, H = c->n_heads, G = c->n_kv_heads, hd = c->head_dim, L = c->n_layers;
-    double P = L * (E * (H + 2 * G) * hd + H * hd * E + 3 * E * c->hidden_dim), Ph = (double)c->vocab_size * E;
+    double P = L * (E * (H + 2 * G) * hd + H * hd * E + 3 * E * c->hidden_dim);
+    double Ph = (double)c->vocab_size * E;
     double weight = c->dtype == DT_F32 ? 4 : c->dtype == DT_BF16 ? 2 : sizeof(Q8Block) / 32.0;
     double token = (double)config_row_bytes(c) * L * G;
     memset(w, 0, N_PHASES * sizeof *w);
@@ -491,7 +601,8 @@ static void work_of(const Config *c, double T, double at, Work w[N_PHASES]) {
 }
 
 static double limit_s(const Work *w, const Ceilings *top) {
-    double compute = w->flops / (1e12 * top->tile_tflops), memory = w->bytes / (1e9 * top->read_gbs);
+    double compute = w->flops / (1e12 * top->tile_tflops);
+    double memory = w->bytes / (1e9 * top->read_gbs);
     return compute > memory ? compute : memory;
 }
 
@@ -499,8 +610,9 @@ void plan_seconds(FILE *out, const Config *c, int ctx) {
     Work w[N_PHASES];
     work_of(c, ctx, ctx, w);
     Ceilings top = cpu_ceilings((size_t)(w[DECODE_LINEAR].bytes + w[DECODE_ATTN].bytes), 1.0);
-    fprintf(out, "at the ceilings measured now (%.2f TF/s, %.1f GB/s): prefill of %d tokens at least %.2f s, "
-            "a dense step there at least %.1f ms\n", top.tile_tflops, top.read_gbs, ctx,
+    fprintf(out, "at the ceilings measured now (%.2f TF/s, %.1f GB/s): prefill of %d tokens at "
+            "least %.2f s, a dense step there at least %.1f ms\n", top.tile_tflops, top.read_gbs,
+            ctx,
             limit_s(&w[PREFILL_LINEAR], &top) + limit_s(&w[PREFILL_ATTN], &top),
             1e3 * (limit_s(&w[DECODE_LINEAR], &top) + limit_s(&w[DECODE_ATTN], &top)));
 }
@@ -552,17 +664,19 @@ static void total_of(const Round *r, int first, double *seconds, double *share) 
     *share = median(s[0], s[1], s[2]);
 }
 
-static void speed_text(FILE *out, const Round *r, const Work *w, const char *name, int ctx, int n_decode) {
+static void speed_text(FILE *out, const Round *r, const Work *w, const char *name, int ctx,
+                       int n_decode) {
     double prefill_s, prefill_share, step_s, step_share;
     total_of(r, PREFILL_LINEAR, &prefill_s, &prefill_share);
     total_of(r, DECODE_LINEAR, &step_s, &step_share);
-    fprintf(out, "%s, %s, %d thread%s, ctx %d, %d steps; medians of %d rounds, decode per step\n", name,
-            cpu_isa(), cpu_threads(), cpu_threads() == 1 ? "" : "s", ctx, n_decode, ROUNDS);
-    fprintf(out, "ceilings in the same rounds: matrix unit %.2f TF/s, own matrix product %.2f TF/s, "
-            "read %.1f GB/s\n\n", MEDIAN(top.tile_tflops), MEDIAN(top.gemm_tflops), MEDIAN(top.read_gbs));
-    int width = fprintf(out, "%-18s %11s %10s %9s %8s %8s %11s %7s %8s\n", "phase", "ms", "GFLOP", "MB", "TF/s",
-                        "GB/s", "limit ms", "bound", "% limit") - 1;
-    for (int i = 0; i < width; i++) fputc('-', out);
+    fprintf(out, "%s, %s, %d thread%s, ctx %d, %d steps; medians of %d rounds, decode per step\n",
+            name, cpu_isa(), cpu_threads(), cpu_threads() == 1 ? "" : "s", ctx, n_decode, ROUNDS);
+    fprintf(out, "ceilings in the same rounds: matrix unit %.2f TF/s, own matrix product %.2f "
+            "TF/s, read %.1f GB/s\n\n", MEDIAN(top.tile_tflops), MEDIAN(top.gemm_tflops),
+            MEDIAN(top.read_gbs));
+    int width = fprintf(out, "%-18s %11s %10s %9s %8s %8s %11s %7s %8s\n", "phase", "ms", "GFLOP",
+                        "MB", "TF/s", "GB/s", "limit ms", "bound", "% limit");
+    for (int i = 0; i < width - 1; i++) fputc('-', out);
     fputc('\n', out);
     for (int i = 0; i < N_PHASES; i++) {
         double t = MEDIAN(time[i]), lim = MEDIAN(limit[i]);
@@ -573,16 +687,20 @@ static void speed_text(FILE *out, const Round *r, const Work *w, const char *nam
         }
         double compute = w[i].flops / (1e12 * MEDIAN(top.tile_tflops));
         double memory = w[i].bytes / (1e9 * MEDIAN(top.read_gbs));
-        double share = median(r[0].limit[i] / r[0].time[i], r[1].limit[i] / r[1].time[i], r[2].limit[i] / r[2].time[i]);
-        fprintf(out, " %10.2f %9.1f %8.3f %8.2f %11.3f %7s %8.1f\n", 1e-9 * w[i].flops, 1e-6 * w[i].bytes,
-                1e-12 * w[i].flops / t, 1e-9 * w[i].bytes / t, 1e3 * lim, compute > memory ? "compute" : "memory",
-                100 * share);
+        double share = median(r[0].limit[i] / r[0].time[i], r[1].limit[i] / r[1].time[i],
+                              r[2].limit[i] / r[2].time[i]);
+        fprintf(out, " %10.2f %9.1f %8.3f %8.2f %11.3f %7s %8.1f\n", 1e-9 * w[i].flops,
+                1e-6 * w[i].bytes, 1e-12 * w[i].flops / t, 1e-9 * w[i].bytes / t, 1e3 * lim,
+                compute > memory ? "compute" : "memory", 100 * share);
     }
-    fprintf(out, "\nprefill %10.1f tok/s %8.3f s       %5.1f %% of limit\n", ctx / prefill_s, prefill_s, 100 * prefill_share);
-    fprintf(out, "decode  %10.1f tok/s %8.3f ms/tok  %5.1f %% of limit\n", 1 / step_s, 1e3 * step_s, 100 * step_share);
+    fprintf(out, "\nprefill %10.1f tok/s %8.3f s       %5.1f %% of limit\n", ctx / prefill_s,
+            prefill_s, 100 * prefill_share);
+    fprintf(out, "decode  %10.1f tok/s %8.3f ms/tok  %5.1f %% of limit\n", 1 / step_s, 1e3 * step_s,
+            100 * step_share);
 }
 
-static void speed_json(FILE *out, const Round *r, const Work *w, const char *name, int ctx, int n_decode) {
+static void speed_json(FILE *out, const Round *r, const Work *w, const char *name, int ctx,
+                       int n_decode) {
     StrBuf b = { 0 };
     double seconds, share;
     str_puts(&b, "{");
@@ -622,13 +740,15 @@ int speed_run(FILE *out, Model *m, const char *name, int ctx, int n_decode, bool
     Work w[N_PHASES];
     Round r[ROUNDS];
     Method full;
-    if (method_find("full", &full, err) || method_resolve(&full, PRESET_SCBENCH, ctx, 0, -1, err)) return -1;
+    if (method_find("full", &full, err) || method_resolve(&full, PRESET_SCBENCH, ctx, 0, -1, err))
+        return -1;
     work_of(c, ctx, ctx + 0.5 * (n_decode + 1), w);
     int32_t *ids = (int32_t *)xrealloc(NULL, (size_t)ctx * sizeof *ids);
     Rng rng = { 1 };
     for (int i = 0; i < ctx; i++) ids[i] = (int32_t)rng_below(&rng, (uint64_t)c->vocab_size);
     int rc = 0;
-    for (int k = 0; !rc && k < ROUNDS; k++) rc = speed_round(m, &full, ids, ctx, n_decode, w, &r[k], err);
+    for (int k = 0; !rc && k < ROUNDS; k++)
+        rc = speed_round(m, &full, ids, ctx, n_decode, w, &r[k], err);
     if (!rc) (json ? speed_json : speed_text)(out, r, w, name, ctx, n_decode);
     free(ids);
     return rc;

@@ -413,6 +413,11 @@ typedef struct {
 void row_clear(Row *r);                         // everything missing
 void row_json(const Row *r, StrBuf *out);       // one line, keys in a fixed order, no newline
 void json_text(StrBuf *out, const char *s, size_t n);   // quoted; invalid UTF-8 becomes U+FFFD
+// A run's directory. begin makes it (it must not exist) and writes DIR/manifest.json: the JSON text
+// given, "started" and "ended". resume: the manifest there must have an equal model hash and equal
+// options; the error names the first difference. end sets "ended".
+int  report_begin(const char *dir, const char *manifest, bool resume, Err *err);
+int  report_end(const char *dir, Err *err);
 // Writes text to path.tmp, flushes it to the disk, renames it to path.
 int  write_whole(const char *path, const char *text, size_t n, Err *err);
 
