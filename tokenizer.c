@@ -404,7 +404,8 @@ static int32_t trie_longest(const Trie *r, const uint8_t *s, size_t n, size_t *l
 typedef struct { size_t scan, done, start, stop; } Cut;     // a walk over added tokens in a text
 
 // The next added token in text s at or after c->scan, -1 when there is none; it covers c->start ..
-// c->stop, white space that it strips included. A rejected match still hides what it covers.
+// c->stop, white space that it strips included. As in the reference, a rejected match still hides
+// what it covers, and an added token of white space is found even where the one before stripped it.
 static int32_t next_added(const Enc *e, const Trie *r, const uint8_t *s, size_t n, Cut *c) {
     const Tok *t = e->t;
     for (size_t i = r->n ? c->scan : n, len; i < n; i++) {
@@ -414,7 +415,6 @@ static int32_t next_added(const Enc *e, const Trie *r, const uint8_t *s, size_t 
         c->stop = c->scan = i + len;
         i += len - 1;
         if (t->types[id] == SPECIAL && !(e->flags & TOK_SPECIAL)) continue;
-        if (c->start < c->done) continue;           // spaces that the token before stripped
         if (t->flags[id] & SINGLE_WORD
             && ((char_before(s, c->start, &ch) && is_word(ch))
                 || (char_at(s + c->stop, n - c->stop, &ch) && is_word(ch)))) continue;

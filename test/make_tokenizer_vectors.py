@@ -73,6 +73,7 @@ ODD = [
     "\u0e01\u0e33 \u0e40\u0e02\u0e49\u0e32", "_a__b _", "snake_case camelCase PascalCase SCREAMING_CASE", "a.b,c;d:e!f?g",
     "...", "!!!\n\n", "?!\r\n x", "a!\n\n\nb", "(a)[b]{c}<d>", "\"quoted\" 'single' `tick`", "\u201cq\u201d \u2018s\u2019s", "$5 \u20ac6 \u00a37",
     "x = y\n\n    z = 1\n\treturn\n  \n   \nend", "a \n\n b  \n  c", "  \n\n  x", "1\n2\n", "a\n1", "a \n 1 ",
+    "<right>" + " " * 9 + "x", "<|both|> \u3000 <|im_start|>", "<|pad|> \n <|pad|>",
 ]
 SPECIALS = {
     "llama3": ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|reserved_special_token_1|>",
