@@ -17,7 +17,7 @@ have() {
 have && exit 0
 
 packages='build-essential pkg-config libpcre2-dev libutf8proc-dev libjansson-dev libxxhash-dev python3 python3-venv'
-line="apt-get update && apt-get install -y $packages"
+line="apt-get update -qq; apt-get install -y $packages"
 
 if ! command -v apt-get >/dev/null; then
     echo "deps: no apt-get here; install a C compiler, make, pkg-config, Python 3 with venv, and the" \
