@@ -57,7 +57,7 @@ run() {
 # fails by itself, whatever an older build left
 unit() {
     local variant=$1 flags=$2 source name
-    run "build/$variant" make -k -j"$cores" $flags $3 || true
+    run "build/$variant" make -s -k -j"$cores" $flags $3 || true
     for source in test/test_*.c; do
         name=$(basename "$source" .c)
         run "$variant/$name" sh -c "make -s $flags build/$variant/$name && build/$variant/$name"
