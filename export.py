@@ -410,7 +410,7 @@ class HfDir:
         self.where = os.path.join(path, "config.json")
         self.json = read_json(self.where)
         self.family = family_of(self.json.get("model_type"), self.where)
-        self.tensors, self.files = {}, {}       # name -> (file, dtype, shape, offset)
+        self.tensors = {}       # name -> (file, dtype, shape, offset)
         if not vocab_only:
             self.open_weights()
 
@@ -433,13 +433,14 @@ class HfDir:
         self.open_shard(single)
 
     def open_shard(self, path):
-        f = self.files[path] = open(path, "rb")
-        size = os.fstat(f.fileno()).st_size
-        n = int.from_bytes(f.read(8), "little")
-        if size < 10 or not 2 <= n <= min(100_000_000, size - 8):
-            raise UserError(f"{path}: not a safetensors file (header of {n} bytes in a file of {size})")
+        size = os.path.getsize(path)
+        with open(path, "rb") as f:
+            n = int.from_bytes(f.read(8), "little")
+            if size < 10 or not 2 <= n <= min(100_000_000, size - 8):
+                raise UserError(f"{path}: not a safetensors file (header of {n} bytes in a file of {size})")
+            header = f.read(n)
         try:
-            header = json.loads(f.read(n))
+            header = json.loads(header)
             entries = [(*e["data_offsets"], name, e["dtype"], tuple(e["shape"]))
                        for name, e in header.items() if name != "__metadata__"]
         except (ValueError, KeyError, TypeError, AttributeError) as e:
@@ -488,9 +489,9 @@ class HfDir:
     def rows(self, t, r0, r1):
         path, dtype, shape, offset = self.tensors[t.hf]
         k, size = shape[-1], self.DTYPES[dtype]
-        f = self.files[path]
-        f.seek(offset + r0 * k * size)
-        raw = np.frombuffer(f.read((r1 - r0) * k * size), np.uint8)
+        with open(path, "rb") as f:
+            f.seek(offset + r0 * k * size)
+            raw = np.frombuffer(f.read((r1 - r0) * k * size), np.uint8)
         if raw.size != (r1 - r0) * k * size:
             raise UserError(f"{path}: the file ends inside tensor {t.hf}")
         if dtype == "BF16":

@@ -20,7 +20,8 @@ import tempfile
 import numpy as np
 import torch
 import transformers
-import xxhash
+
+from binreader import read_bin
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 GOLDENS = os.path.join(ROOT, "data", "goldens")
@@ -41,37 +42,7 @@ def golden_ids(seed, n):
 
 
 # ---------------------------------------------------------------------------
-# A second reader of the model file (the first is file.c) and the way into transformers
-
-def read_bin(path):
-    """-> params, tensors: name -> f32 or integer array"""
-    data = open(path, "rb").read()
-    magic, version, n_params, n_tensors, start, size, hash = struct.unpack_from("<4sIIIQQQ", data)
-    end = 64 + 64 * n_params + 128 * n_tensors
-    assert (magic, version) == (b"SCBM", 1) and start + size == len(data) and start % 64 == 0
-    assert hash == xxhash.xxh64(data[64:end]).intdigest()
-    params, tensors = {}, {}
-    for i in range(n_params):
-        key, kind = struct.unpack_from("<40sI", data, 64 + 64 * i)
-        at = 64 + 64 * i + 48
-        value = {1: lambda: struct.unpack_from("<q", data, at)[0],
-                 2: lambda: struct.unpack_from("<d", data, at)[0],
-                 3: lambda: data[at:at + 16].rstrip(b"\0").decode()}[kind]()
-        params[key.rstrip(b"\0").decode()] = value
-    for i in range(n_tensors):
-        at = 64 + 64 * n_params + 128 * i
-        name, dtype, ndim, *rest = struct.unpack_from("<56sII4QQQQQ", data, at)
-        shape, (offset, n, check, _) = rest[:ndim], rest[4:]
-        name = name.rstrip(b"\0").decode()
-        assert offset % 64 == 0 and xxhash.xxh64(data[offset:offset + n]).intdigest() == check, name
-        raw = np.frombuffer(data, np.uint8, n, offset)
-        if dtype == 1:
-            x = (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-        else:
-            x = raw.view({0: np.float32, 3: np.uint8, 4: np.int32}[dtype])
-        tensors[name] = x.reshape(shape)
-    return params, tensors
-
+# From the model file into transformers
 
 HF_NAMES = {"attn_norm": "input_layernorm.weight", "ffn_norm": "post_attention_layernorm.weight",
             "wq": "self_attn.q_proj.weight", "wk": "self_attn.k_proj.weight",
@@ -101,7 +72,7 @@ def hf_config(p):
 
 
 def hf_model(path, dtype=torch.float32):
-    params, tensors = read_bin(path)
+    params, tensors, _ = read_bin(path)
     config = hf_config(params)
     if params["qkv_bias"]:
         from transformers.models.qwen2.modeling_qwen2 import (
@@ -284,7 +255,7 @@ def make_smollm2(path):
         out = os.path.join(tmp, "f32.bin")
         subprocess.run([sys.executable, os.path.join(ROOT, "export.py"), path, out, "--dtype", "f32"], check=True)
         m = hf_model(out)
-        _, tensors = read_bin(out)
+        _, tensors, _ = read_bin(out)
     piece = {k: tensors[f"chat.{k}"].tobytes().decode() for k in
              ("prefix", "user_open", "user_close", "assistant_open")}
     rows = []
