@@ -50,8 +50,18 @@ typedef struct {
     int code;           // exit code it asks for; 0 means EXIT_USER
 } Err;
 
-#define FAIL(err, ...) (snprintf((err)->msg, sizeof (err)->msg, __VA_ARGS__), -1)
-#define FAIL_CODE(err, c, ...) ((err)->code = (c), FAIL(err, __VA_ARGS__))
+// fills *err and returns -1, for: return FAIL(err, "...");
+__attribute__((format(printf, 3, 4)))
+static inline int err_set(Err *err, int code, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(err->msg, sizeof err->msg, fmt, ap);
+    va_end(ap);
+    err->code = code;
+    return -1;
+}
+#define FAIL(err, ...) err_set(err, 0, __VA_ARGS__)
+#define FAIL_CODE(err, c, ...) err_set(err, c, __VA_ARGS__)
 
 __attribute__((noreturn, format(printf, 2, 3)))
 static inline void die_code(int code, const char *fmt, ...) {

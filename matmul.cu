@@ -124,6 +124,14 @@ void act_pack(MulKind kind, void *act, const float *x, size_t ldx, int rows, int
             }
 }
 
+void act_row(MulKind kind, void *act, int row, const float *x, int k) {
+    int kb = CEIL_DIV(k, BLK);
+    size_t block = BLK * act_elem(kind);
+    char *dst = (char *)act + ((size_t)(row / 16) * kb * 16 + (size_t)(row % 16)) * block;
+    for (int b = 0; b < kb; b++, dst += 16 * block)
+        act_block(kind, dst, x + b * BLK, k - b * BLK < BLK ? k - b * BLK : BLK);
+}
+
 // ---------------------------------------------------------------------------
 // The product, plain C: ROWS rows by 16 columns, columns innermost so that they vectorise.
 //   e = sum over even channels, o = over odd ones, from zero in every block;  y += e + o
@@ -328,6 +336,12 @@ static void q8_unpack(uint16_t *dst, const char *src, int kb) {
 
 void weight_row(const Weight *w, int row, float *out) {
     int kb = CEIL_DIV(w->k, BLK), p = row / 32, j = row % 32;
+    if (w->rows) {
+        size_t at = (size_t)row * w->k;
+        for (int c = 0; c < w->k; c++)
+            out[c] = w->dtype == DT_F32 ? ((const float *)w->rows)[at + c] : bf16_f32(((const uint16_t *)w->rows)[at + c]);
+        return;
+    }
     for (int c = 0; c < w->k; c++) {
         size_t block = (size_t)p * kb + c / BLK;
         int at = tile_at(j, c % BLK);

@@ -541,16 +541,6 @@ int report_end(const char *dir, Err *err) {
 // ---------------------------------------------------------------------------
 // Plans
 
-size_t memory_available(void) {
-    FILE *f = fopen("/proc/meminfo", "r");
-    char line[256];
-    size_t kb = 0;
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %zu kB", &kb) == 1) break;
-    if (f) fclose(f);
-    return kb * 1024;
-}
-
 void plan_print(FILE *out, const Config *c, const PlanLine *lines, int n, int n_tokens) {
     size_t row = config_row_bytes(c), free_bytes = memory_available();
     int name_w = 6;

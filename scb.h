@@ -122,6 +122,8 @@ typedef struct {                // seen by the tests: the residual stream after 
     void *user;
 } Tap;
 
+int  config_read(ModelFile *f, Config *c, Err *err);     // the hyperparameters alone
+size_t memory_available(void);                  // bytes of the machine; 0 when the system does not say
 Model *model_open(ModelFile *f, const ModelOpts *opts, Err *err);  // f stays open while the model is
 Model *model_random(const Config *c, const ModelOpts *opts, uint64_t seed, Err *err);  // no tokenizer
 void model_close(Model *m);
@@ -218,6 +220,7 @@ typedef struct {
 BranchStats branch_stats(const Branch *b);
 int branch_rows(const Branch *b, int layer, int kv_head, const int32_t **pos);  // live positions,
                                         // ascending; *pos is valid until the next call on the branch
+void branch_poison(Branch *b);                  // tests: fills dead rows nobody else holds with NaN
 size_t config_row_bytes(const Config *c);       // K, V and position of one row of one KV head
 
 // the bytes a run will have allocated at its peak, by the formulas of the allocations themselves
@@ -240,6 +243,7 @@ enum { BLK = 32 };                              // rows of a strip, channels of 
 typedef struct {
     DType dtype;                                // DT_F32, DT_BF16, DT_Q8
     int n, k;                                   // rows (outputs) and columns (inputs) of the matrix
+    const void *rows;                           // row-major file data instead of tiles, or NULL
     void *tiles;                                // q8: [n/32][k/32]{fp16 scale[32], int8 q[1024]}
 } Weight;
 
@@ -259,6 +263,7 @@ size_t act_elem(MulKind kind);                  // bytes of one act element
 size_t act_bytes(MulKind kind, int rows, int k);
 // rounds (rows, k) fp32, row stride ldx, into act order; rows are padded with zeros to 16
 void act_pack(MulKind kind, void *act, const float *x, size_t ldx, int rows, int k);
+void act_row(MulKind kind, void *act, int row, const float *x, int k);  // one row of it, no padding rows
 // y (rows, n) with row stride ldy from kb blocks; b_stride: bytes from one 32-column panel to the next
 void mul_block(MulKind kind, float *y, size_t ldy, const void *act, int act_kb, int rows,
                const void *tiles, size_t b_stride, int n, int kb);
@@ -335,13 +340,119 @@ void attn_rows(const AttnShape *s, const AttnRows *a, void *scratch);   // one t
 void attn_panel_scores(const AttnShape *s, const void *panel, const float *q, int rows, const int *vis,
                        float *scores, void *scratch);
 
-typedef struct { float *m, *l, *o; } AttnPart;      // (group), (group), (group, hd) of one panel
-// one token: the group's query heads over panel p of the list; q (group, hd). scores as above,
-// written at entry offset 512 p.
-void attn_step_panel(const AttnShape *s, const KeyList *list, int p, const float *q, AttnPart part,
+// One token: the group's query heads q (group, hd) over panel p of the list. part: m (group), l (group),
+// o (group, hd); scores as above, written from entry 512 p on.
+void attn_step_panel(const AttnShape *s, const KeyList *list, int p, const float *q, float *part,
                      float *scores, size_t ld_scores, void *scratch);
-// left fold of n parts in ascending order: out (group, hd), lse2 (group) or NULL
-void attn_fold(const AttnShape *s, const AttnPart *parts, int n, float *out, float *lse2);
+// left fold of n consecutive parts in ascending order: out (group, hd), lse2 (group) or NULL
+void attn_fold(const AttnShape *s, const float *parts, int n, float *out, float *lse2);
+
+// ===========================================================================
+// The KV cache (evict.cu): rows, live lists, policies, release. One KVCache per branch; a KVBase
+// holds rows that several branches share, a KVWork the scratch of all branches of a model.
+typedef struct KVBase KVBase;
+typedef struct KVCache KVCache;
+typedef struct KVMark KVMark;
+typedef struct KVWork KVWork;
+
+size_t kv_row_bytes(const AttnShape *s);        // K, V and position of one row of one KV head
+
+KVWork *kv_work_open(Mem *mem, const AttnShape *s);
+void kv_work_close(KVWork *w);
+// grows the scratch for lists of up to len entries, feeds of n tokens (0: only steps) and window rows
+void kv_work_reserve(KVWork *w, int len, int n, int window);
+size_t kv_work_bytes(const AttnShape *s, int len, int n, int window);   // what that allocates
+
+// An empty cache on base (a reference is taken; NULL: none). reserve: own rows allocated at once.
+KVCache *kv_open(Mem *mem, const AttnShape *s, int n_layers, KVBase *base, const Method *m, int reserve);
+void kv_close(KVCache *c);
+KVCache *kv_fork(KVCache *c, int reserve);      // shares the base, copies own rows, lists and state
+KVMark *kv_mark(KVCache *c);
+void kv_rewind(KVCache *c, KVMark *k);          // both end the mark
+void kv_mark_drop(KVCache *c, KVMark *k);
+KVBase *kv_base(KVCache *c);                    // the shared rows, no reference taken
+KVBase *kv_base_ref(KVBase *b);
+void kv_base_drop(KVBase *b);
+// the feed to come is the first of an empty cache: rows are settled into a base layer by layer
+void kv_first_begin(KVCache *c);
+
+int  kv_len(const KVCache *c, int layer, int g);        // live rows
+int  kv_max_len(const KVCache *c);
+bool kv_by_index(const KVCache *c);                     // keys and queries rotated by list index now
+// one layer of a feed, in this order: begin, chunks of rows ascending, end.
+// q (n, H, hd), k and v (n, G, hd) fp32, rotated; pos of the first row; out (n, H, hd)
+void kv_feed_begin(KVCache *c, KVWork *w, int layer, int n);
+void kv_feed_chunk(KVCache *c, KVWork *w, int layer, int first, int n, int64_t pos,
+                   const float *q, const float *k, const float *v, float *out);
+// policies act. t: logical tokens after the feed; window: (rows, H, hd) rotated query rows in K/V
+// elements, the last ones of the first feed's shared context (NULL: none); first: end of first feed
+void kv_feed_end(KVCache *c, KVWork *w, int layer, int64_t t, const void *window, int rows, bool first);
+// the last rows of the feed's queries as stored in a context: dst (rows, H, hd) K/V elements
+void kv_window_copy(const KVWork *w, int rows, void *dst);
+// one layer of one token: append, attend, then the policy's step
+void kv_step(KVCache *c, KVWork *w, int layer, int64_t pos, const float *q, const float *k,
+             const float *v, float *out);
+// gathers what is live into right-sized blocks where nobody else holds the rows (SEMANTICS 3)
+void kv_release(KVCache *c);
+void kv_poison(KVCache *c);                     // for tests: dead rows nobody else holds become NaN
+// rows named by the policy but not dropped, or the like: false with a sentence
+bool kv_check(const KVCache *c, Err *err);
+
+typedef struct { int min, max; double mean; size_t live_bytes, alloc_bytes, policy_bytes, named; bool shared; } KVStats;
+KVStats kv_stats(const KVCache *c);
+int kv_positions(KVCache *c, int layer, int g, const int32_t **pos);
+
+// ===========================================================================
+// The dense family (llama.cu)
+typedef struct {
+    float *attn_norm, *ffn_norm;        // (E)
+    float *bq, *bk, *bv;                // NULL without qkv_bias
+    Weight wq, wk, wv, wo;              // (H hd, E) (G hd, E) (G hd, E) (E, H hd)
+    Weight w1, w3, w2;                  // gate (F, E), up (F, E), down (E, F)
+} LlamaLayer;
+
+typedef struct {
+    Weight embed;                       // (V, E): tiles when tied, rows otherwise
+    Weight head;                        // (V, E)
+    float *final_norm;                  // (E)
+    LlamaLayer *layer;                  // (L)
+} Llama;
+
+typedef struct Loader Loader;           // where weights come from: a file, a seed, or nowhere (counting)
+struct Loader {
+    int (*matrix)(Loader *l, Weight *w, const char *name, int n, int k, bool rows, Err *err);
+    int (*vector)(Loader *l, float **v, const char *name, int n, Err *err);
+};
+
+typedef struct {                        // one feed or step
+    const Config *c;
+    const Llama *w;
+    const AttnShape *shape;
+    KVCache *kv;
+    KVWork *work;
+    const int32_t *ids;                 // (n)
+    int n, chunk;
+    int64_t pos;                        // logical position of ids[0]
+    bool first;                         // end of the branch's first feed
+    const char *window;                 // (L, window_rows, H, hd) of the shared context, or NULL
+    int window_rows;
+    char *window_out;                   // (L, window_out_rows, H, hd): a context keeps its window rows
+    int window_out_rows;
+    float *logits;                      // (V) of the last token, or NULL
+    void *scratch;                      // llama_scratch bytes
+    Tap tap;
+    bool (*progress)(void *user, double share);
+    void *progress_user;
+    Phases *phases;
+} Forward;
+
+int llama_bind(Llama *w, const Config *c, Loader *from, Err *err);
+void llama_free(Llama *w);              // the tables, not the weights' memory
+size_t llama_scratch(const Config *c, int n, int chunk);
+int llama_feed(Forward *f, Err *err);   // n >= 0 tokens at once
+void llama_step(Forward *f);            // one token
+// inverse frequencies (rope_dim / 2) with the file's scaling; false: a scaling not built
+bool rope_frequencies(const Config *c, float *inv);
 
 // ===========================================================================
 // Command line (cli.c): one table parses, checks and prints --help.
@@ -430,7 +541,6 @@ int  report_resume(const char *dir, const char *const *tasks, int n_tasks, int s
                    int rows_per_session, bool *done, Err *err);
 
 typedef struct { char label[64]; Plan plan; } PlanLine;
-size_t memory_available(void);                  // bytes; 0 when the system does not say
 // one line per way of running, the arithmetic of the KV rows, what is available
 void plan_print(FILE *out, const Config *c, const PlanLine *lines, int n, int n_tokens);
 // seconds at ceilings measured now: a lower bound for one dense prefill of ctx tokens and a step there

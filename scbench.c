@@ -1251,12 +1251,10 @@ static int cmd_run(Run *r, const char *model, Err *err) {
     else if (!r->o.resume && access(dir.p, F_OK) == 0)
         rc =
             FAIL(err, "%s exists; choose another --out, or go on with that run by --resume", dir.p);
-    size_t have = memory_available();
     ModelOpts opts = { r->o.chunk };
     if (!rc && !(r->model = model_open(&r->file, &opts, err))) rc = -1;
     if (!rc) rc = file_all_used(&r->file, err);
     if (!rc) {
-        model_mem(r->model)->limit = have;
         interrupt_install();
         rc = run_in_dir(r, dir.p, err);
     }

@@ -337,7 +337,7 @@ void attn_panel_scores(const AttnShape *s, const void *panel, const float *q, in
 // ---------------------------------------------------------------------------
 // One token: panels are independent until the fold, so threads split the keys
 
-void attn_step_panel(const AttnShape *s, const KeyList *list, int p, const float *q, AttnPart part,
+void attn_step_panel(const AttnShape *s, const KeyList *list, int p, const float *q, float *part,
                      float *scores, size_t ld_scores, void *scratch) {
     int group = s->n_heads / s->n_kv_heads, count = list->len - p * PANEL, vis[STRIP_ROWS] = { 0 };
     size_t dp = (size_t)channel_blocks(s) * BLK;
@@ -348,21 +348,24 @@ void attn_step_panel(const AttnShape *s, const KeyList *list, int p, const float
         pack_entries(s, w.panel, list, e, list->len, &w.turn);
     act_pack(s->kind, w.q, q, (size_t)s->head_dim, group, s->head_dim);
     for (int i = 0; i < group; i++) vis[i] = count;
-    strip_panel(s, &w, w.panel, w.q, group, vis, true, part.m, part.l);
+    strip_panel(s, &w, w.panel, w.q, group, vis, true, part, part + group);
     for (int i = 0; i < group; i++) {
-        memcpy(part.o + (size_t)i * s->head_dim, w.op + (size_t)i * dp, (size_t)s->head_dim * sizeof(float));
+        memcpy(part + 2 * group + (size_t)i * s->head_dim, w.op + (size_t)i * dp, (size_t)s->head_dim * sizeof(float));
         if (scores) memcpy(scores + (size_t)i * ld_scores + (size_t)p * PANEL, w.s + (size_t)i * PANEL,
                            (size_t)count * sizeof(float));
     }
 }
 
-void attn_fold(const AttnShape *s, const AttnPart *parts, int n, float *out, float *lse2) {
+void attn_fold(const AttnShape *s, const float *parts, int n, float *out, float *lse2) {
     int group = s->n_heads / s->n_kv_heads, hd = s->head_dim;
+    size_t part = (size_t)group * ((size_t)hd + 2);
     for (int i = 0; i < group; i++) {
-        float m = parts[0].m[i], l = parts[0].l[i], *o = out + (size_t)i * hd;
-        memcpy(o, parts[0].o + (size_t)i * hd, (size_t)hd * sizeof *o);
-        for (int p = 1; p < n; p++)
-            fold(&m, &l, o, parts[p].m[i], parts[p].l[i], parts[p].o + (size_t)i * hd, hd);
+        float m = parts[i], l = parts[group + i], *o = out + (size_t)i * hd;
+        memcpy(o, parts + 2 * group + (size_t)i * hd, (size_t)hd * sizeof *o);
+        for (int p = 1; p < n; p++) {
+            const float *x = parts + p * part;
+            fold(&m, &l, o, x[i], x[group + i], x + 2 * group + (size_t)i * hd, hd);
+        }
         for (int c = 0; c < hd; c++) o[c] /= l;
         if (lse2) lse2[i] = m + flog2(l);
     }

@@ -1,0 +1,301 @@
+// llama.cu - the transformer's pieces and the forward pass of the dense family: Llama 2, 3, 3.1,
+// SmolLM2 (arXiv 2302.13971, 2407.21783). Per layer, for the residual stream x (n, E):
+//   q, k, v = W_{q,k,v} norm(x)     rotated by position (arXiv 2104.09864)
+//   x += W_o attention(q, k, v)     sparse_attn.cu, evict.cu
+//   x += W_2 (silu(W_1 norm(x)) * W_3 norm(x))
+// A feed runs layer by layer over the whole feed and, inside a layer, chunk by chunk: only x is as
+// long as the feed, and a layer's keys are complete before its policy acts.
+#include "scb.h"
+#include <omp.h>
+
+// ---------------------------------------------------------------------------
+// RMSNorm (arXiv 1910.07467): y_i = x_i / sqrt(mean(x^2) + eps) * w_i
+
+static void rmsnorm(float *y, const float *x, const float *w, int dim, float eps) {
+    float lane[LANES] = { 0 };
+    int i = 0;
+    for (; i + LANES <= dim; i += LANES)
+        for (int j = 0; j < LANES; j++) lane[j] = fmaf(x[i + j], x[i + j], lane[j]);
+    for (int j = 0; i + j < dim; j++) lane[j] = fmaf(x[i + j], x[i + j], lane[j]);
+    float r = 1.0f / sqrtf(lanes_sum(lane) / (float)dim + eps);
+    for (i = 0; i < dim; i++) y[i] = (x[i] * r) * w[i];
+}
+
+// ---------------------------------------------------------------------------
+// RoPE, half-split: pair (x_i, x_{i + R/2}) turns by angle pos * inv_i,  inv_i = theta^(-2i/R).
+
+// llama3 (Llama 3.1): wavelengths above orig/low are stretched by the factor, those below orig/high
+// stay, between them the two are blended by s = (orig/wavelength - low) / (high - low)
+static double llama3_scale(const Config *c, double inv) {
+    double wave = 6.28318530717958647692 / inv, orig = c->rope_orig_ctx;
+    if (wave > orig / c->rope_low_freq_factor) return inv / c->rope_factor;
+    if (wave < orig / c->rope_high_freq_factor) return inv;
+    double s = (orig / wave - c->rope_low_freq_factor) / (c->rope_high_freq_factor - c->rope_low_freq_factor);
+    return (1.0 - s) * inv / c->rope_factor + s * inv;
+}
+
+bool rope_frequencies(const Config *c, float *inv) {
+    for (int i = 0; i < c->rope_dim / 2; i++) {
+        double f = dexp2(-(2.0 * i / c->rope_dim) * dlog2(c->rope_theta));
+        if (c->rope_scaling == ROPE_LINEAR) f /= c->rope_factor;
+        else if (c->rope_scaling == ROPE_LLAMA3) f = llama3_scale(c, f);
+        else if (c->rope_scaling != ROPE_NONE) return false;
+        inv[i] = (float)f;
+    }
+    return true;
+}
+
+static void rope_angles(float *cs, float *sn, const float *inv, int half, int64_t pos) {
+    for (int i = 0; i < half; i++) fsincos((float)pos * inv[i], &sn[i], &cs[i]);
+}
+
+static void rope_head(float *x, const float *cs, const float *sn, int half) {
+    for (int i = 0; i < half; i++) {
+        float a = x[i], b = x[i + half];
+        x[i] = fmaf(a, cs[i], -(b * sn[i]));
+        x[i + half] = fmaf(b, cs[i], a * sn[i]);
+    }
+}
+
+// ---------------------------------------------------------------------------
+// SwiGLU (arXiv 2002.05202): silu(g) u = g / (1 + e^-g) u
+
+static void swiglu(float *y, const float *g, const float *u, int n) {
+    for (int i = 0; i < n; i++) y[i] = g[i] / (1.0f + fexp2(g[i] * -1.44269504f)) * u[i];
+}
+
+// ---------------------------------------------------------------------------
+// Weights: the one list of names and shapes (a file, a seed and a byte count all walk it)
+
+int llama_bind(Llama *w, const Config *c, Loader *from, Err *err) {
+    int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
+    char name[64];
+#define MATRIX(field, key, n, k, rows) if (from->matrix(from, &(field), key, n, k, rows, err)) return -1
+#define VECTOR(field, key, n) if (from->vector(from, &(field), key, n, err)) return -1
+#define NAME(key) (snprintf(name, sizeof name, "layers.%d." key, l), name)
+    w->layer = (LlamaLayer *)xrealloc(NULL, sizeof *w->layer * (size_t)c->n_layers);
+    memset(w->layer, 0, sizeof *w->layer * (size_t)c->n_layers);
+    MATRIX(w->embed, "embed", c->vocab_size, c->dim, !c->tied);
+    for (int l = 0; l < c->n_layers; l++) {
+        LlamaLayer *y = &w->layer[l];
+        VECTOR(y->attn_norm, NAME("attn_norm"), c->dim);
+        MATRIX(y->wq, NAME("wq"), q, c->dim, false);
+        MATRIX(y->wk, NAME("wk"), kv, c->dim, false);
+        MATRIX(y->wv, NAME("wv"), kv, c->dim, false);
+        if (c->qkv_bias) {
+            VECTOR(y->bq, NAME("bq"), q);
+            VECTOR(y->bk, NAME("bk"), kv);
+            VECTOR(y->bv, NAME("bv"), kv);
+        }
+        MATRIX(y->wo, NAME("wo"), c->dim, q, false);
+        VECTOR(y->ffn_norm, NAME("ffn_norm"), c->dim);
+        MATRIX(y->w1, NAME("w1"), c->hidden_dim, c->dim, false);
+        MATRIX(y->w3, NAME("w3"), c->hidden_dim, c->dim, false);
+        MATRIX(y->w2, NAME("w2"), c->dim, c->hidden_dim, false);
+    }
+    VECTOR(w->final_norm, "final_norm", c->dim);
+    if (c->tied) w->head = w->embed;
+    else MATRIX(w->head, "lm_head", c->vocab_size, c->dim, false);
+#undef MATRIX
+#undef VECTOR
+#undef NAME
+    return 0;
+}
+
+void llama_free(Llama *w) { free(w->layer); }
+
+// ---------------------------------------------------------------------------
+// Scratch of one feed of n tokens in chunks of C
+
+typedef struct {
+    float *x;               // (n, E) residual stream
+    float *q, *k, *v, *att; // (C, H hd) (C, G hd) (C, G hd) (C, H hd)
+    float *gate, *up;       // (C, F)
+    char *act;              // packed input of a product, the widest of E, H hd, F
+    float *cos, *sin;       // (n, R/2) of the feed's positions
+    float *row;             // (threads, widest) one normalised or gated row
+} Buffers;
+
+static size_t carve(const Config *c, int n, int chunk, char *base, Buffers *b) {
+    size_t C = (size_t)(n < chunk ? n : chunk), at = 0, half = (size_t)c->rope_dim / 2;
+    size_t q = (size_t)c->n_heads * c->head_dim, kv = (size_t)c->n_kv_heads * c->head_dim, wide = q;
+    if ((size_t)c->dim > wide) wide = (size_t)c->dim;
+    if ((size_t)c->hidden_dim > wide) wide = (size_t)c->hidden_dim;
+#define CARVE(field, type, count) (b->field = (type *)(base + at), at += ((size_t)(count) * sizeof(type) + 63) & ~(size_t)63)
+    CARVE(x, float, (size_t)n * c->dim);
+    CARVE(q, float, C * q);
+    CARVE(k, float, C * kv);
+    CARVE(v, float, C * kv);
+    CARVE(att, float, C * q);
+    CARVE(gate, float, C * c->hidden_dim);
+    CARVE(up, float, C * c->hidden_dim);
+    CARVE(act, char, act_bytes(mul_kind(c->dtype), (int)C, (int)wide));
+    CARVE(cos, float, (size_t)n * half);
+    CARVE(sin, float, (size_t)n * half);
+    CARVE(row, float, (size_t)cpu_threads() * ((wide + 31) & ~(size_t)31));
+#undef CARVE
+    return at;
+}
+
+size_t llama_scratch(const Config *c, int n, int chunk) {
+    static char base[1];                // only offsets are wanted
+    Buffers b;
+    return carve(c, n < 1 ? 1 : n, chunk, base, &b);
+}
+
+// ---------------------------------------------------------------------------
+// Forward
+
+static float *thread_row(const Forward *f, const Buffers *b) {
+    size_t wide = (size_t)(f->c->n_heads * f->c->head_dim);
+    if ((size_t)f->c->dim > wide) wide = (size_t)f->c->dim;
+    if ((size_t)f->c->hidden_dim > wide) wide = (size_t)f->c->hidden_dim;
+    return b->row + (size_t)omp_get_thread_num() * ((wide + 31) & ~(size_t)31);
+}
+
+// act <- norm(x), n rows
+static void norm_act(const Forward *f, const Buffers *b, const float *x, const float *w, int n) {
+    const Config *c = f->c;
+#pragma omp parallel for if (n > 16)
+    for (int i = 0; i < n; i++) {
+        float *y = thread_row(f, b);
+        rmsnorm(y, x + (size_t)i * c->dim, w, c->dim, c->norm_eps);
+        act_row(f->shape->kind, b->act, i, y, c->dim);
+    }
+}
+
+static void swiglu_act(const Forward *f, const Buffers *b, int n) {
+    const Config *c = f->c;
+#pragma omp parallel for if (n > 16)
+    for (int i = 0; i < n; i++) {
+        float *y = thread_row(f, b);
+        swiglu(y, b->gate + (size_t)i * c->hidden_dim, b->up + (size_t)i * c->hidden_dim, c->hidden_dim);
+        act_row(f->shape->kind, b->act, i, y, c->hidden_dim);
+    }
+}
+
+// rotates n rows of q and k; first: index of the rows in the feed. Queries of a cache that reads keys
+// by list index turn by their own index in each KV head's list.
+static void rope_rows(const Forward *f, const Buffers *b, int layer, int first, int n) {
+    const Config *c = f->c;
+    int half = c->rope_dim / 2, group = c->n_heads / c->n_kv_heads;
+    bool by_index = kv_by_index(f->kv);
+#pragma omp parallel for if (n > 16)
+    for (int i = 0; i < n; i++) {
+        const float *cs = b->cos + (size_t)(first + i) * half, *sn = b->sin + (size_t)(first + i) * half;
+        float own_cs[512], own_sn[512];
+        int64_t at = -1;
+        for (int g = 0; g < c->n_kv_heads; g++) {
+            rope_head(b->k + ((size_t)i * c->n_kv_heads + g) * c->head_dim, cs, sn, half);
+            if (by_index && kv_len(f->kv, layer, g) + i != at) {
+                at = kv_len(f->kv, layer, g) + i;
+                rope_angles(own_cs, own_sn, f->shape->inv_freq, half, at);
+            }
+            for (int h = g * group; h < (g + 1) * group; h++)
+                rope_head(b->q + ((size_t)i * c->n_heads + h) * c->head_dim,
+                          by_index ? own_cs : cs, by_index ? own_sn : sn, half);
+        }
+    }
+}
+
+static void embed_rows(const Forward *f, const Buffers *b) {
+#pragma omp parallel for if (f->n > 16)
+    for (int i = 0; i < f->n; i++) {
+        weight_row(&f->w->embed, f->ids[i], b->x + (size_t)i * f->c->dim);
+        rope_angles(b->cos + (size_t)i * (f->c->rope_dim / 2), b->sin + (size_t)i * (f->c->rope_dim / 2),
+                    f->shape->inv_freq, f->c->rope_dim / 2, f->pos + i);
+    }
+}
+
+static void qkv(Forward *f, const Buffers *b, int layer, int first, int n) {
+    const Config *c = f->c;
+    const LlamaLayer *w = &f->w->layer[layer];
+    size_t q = (size_t)c->n_heads * c->head_dim, kv = (size_t)c->n_kv_heads * c->head_dim;
+    LinearJob jobs[3] = { { &w->wq, w->bq, b->q, q, false }, { &w->wk, w->bk, b->k, kv, false },
+                          { &w->wv, w->bv, b->v, kv, false } };
+    double t = now_s();
+    norm_act(f, b, b->x + (size_t)first * c->dim, w->attn_norm, n);
+    linear(f->shape->kind, jobs, 3, b->act, n);
+    f->phases->linear_s += now_s() - t;
+    rope_rows(f, b, layer, first, n);
+}
+
+static void out_and_ffn(Forward *f, const Buffers *b, int layer, int first, int n) {
+    const Config *c = f->c;
+    const LlamaLayer *w = &f->w->layer[layer];
+    float *x = b->x + (size_t)first * c->dim;
+    MulKind kind = f->shape->kind;
+    LinearJob wo = { &w->wo, NULL, x, (size_t)c->dim, true }, w2 = { &w->w2, NULL, x, (size_t)c->dim, true };
+    LinearJob up[2] = { { &w->w1, NULL, b->gate, (size_t)c->hidden_dim, false },
+                        { &w->w3, NULL, b->up, (size_t)c->hidden_dim, false } };
+    double t = now_s();
+    act_pack(kind, b->act, b->att, (size_t)c->n_heads * c->head_dim, n, c->n_heads * c->head_dim);
+    linear(kind, &wo, 1, b->act, n);
+    norm_act(f, b, x, w->ffn_norm, n);
+    linear(kind, up, 2, b->act, n);
+    swiglu_act(f, b, n);
+    linear(kind, &w2, 1, b->act, n);
+    f->phases->linear_s += now_s() - t;
+}
+
+static void logits_of(Forward *f, const Buffers *b, const float *x) {
+    LinearJob head = { &f->w->head, NULL, f->logits, (size_t)f->c->vocab_size, false };
+    double t = now_s();
+    norm_act(f, b, x, f->w->final_norm, 1);
+    linear(f->shape->kind, &head, 1, b->act, 1);
+    f->phases->linear_s += now_s() - t;
+}
+
+static const void *layer_rows(const Forward *f, const char *all, int rows, int layer) {
+    size_t row = (size_t)f->c->n_heads * f->c->head_dim * f->shape->elem;
+    return all ? all + (size_t)layer * rows * row : NULL;
+}
+
+static bool report(Forward *f, int layer, int done) {
+    double share = f->n ? (layer + (double)done / f->n) / f->c->n_layers : (layer + 1.0) / f->c->n_layers;
+    return f->progress && f->progress(f->progress_user, share);
+}
+
+int llama_feed(Forward *f, Err *err) {
+    Buffers b;
+    double t0 = now_s(), t;
+    carve(f->c, f->n < 1 ? 1 : f->n, f->chunk, (char *)f->scratch, &b);
+    embed_rows(f, &b);
+    for (int l = 0; l < f->c->n_layers; l++) {
+        kv_feed_begin(f->kv, f->work, l, f->n);
+        for (int i = 0; i < f->n; i += f->chunk) {
+            int n = f->n - i < f->chunk ? f->n - i : f->chunk;
+            qkv(f, &b, l, i, n);
+            t = now_s();
+            kv_feed_chunk(f->kv, f->work, l, i, n, f->pos + i, b.q, b.k, b.v, b.att);
+            f->phases->attn_s += now_s() - t;
+            out_and_ffn(f, &b, l, i, n);
+            if (report(f, l, i + n)) return FAIL_CODE(err, EXIT_INTERRUPTED, "interrupted");
+        }
+        t = now_s();
+        if (f->window_out) kv_window_copy(f->work, f->window_out_rows, (void *)layer_rows(f, f->window_out, f->window_out_rows, l));
+        kv_feed_end(f->kv, f->work, l, f->pos + f->n, layer_rows(f, f->window, f->window_rows, l), f->window_rows, f->first);
+        f->phases->evict_s += now_s() - t;
+        if (f->tap.fn && f->n) f->tap.fn(f->tap.user, l, 0, f->n, b.x);
+    }
+    if (f->logits && f->n) logits_of(f, &b, b.x + (size_t)(f->n - 1) * f->c->dim);
+    f->phases->total_s += now_s() - t0;
+    return 0;
+}
+
+void llama_step(Forward *f) {
+    Buffers b;
+    double t0 = now_s(), t;
+    carve(f->c, 1, f->chunk, (char *)f->scratch, &b);
+    embed_rows(f, &b);
+    for (int l = 0; l < f->c->n_layers; l++) {
+        qkv(f, &b, l, 0, 1);
+        t = now_s();
+        kv_step(f->kv, f->work, l, f->pos, b.q, b.k, b.v, b.att);
+        f->phases->attn_s += now_s() - t;
+        out_and_ffn(f, &b, l, 0, 1);
+        if (f->tap.fn) f->tap.fn(f->tap.user, l, 0, 1, b.x);
+    }
+    logits_of(f, &b, b.x);
+    f->phases->total_s += now_s() - t0;
+}

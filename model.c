@@ -1,0 +1,580 @@
+// model.c - the heart: a model's hyperparameters and weights, contexts, and branches on them.
+//
+// A Context is the dense prefill of shared tokens: rows, positions and the last query rows, immutable,
+// held by reference. A Branch is one continuation: a KVCache over those rows plus its own tail. A root
+// without a context owns everything it feeds, so what its policy evicts in the first feed is released
+// layer by layer. Rules: SEMANTICS 3.
+#include "scb.h"
+
+struct Model {
+    Config c;
+    AttnShape shape;
+    Llama w;
+    Mem mem;
+    KVWork *work;
+    char *arena;                // all packed weights and vectors
+    size_t arena_bytes;
+    float *inv_freq;            // (rope_dim / 2)
+    char *scratch;              // of feeds and steps, grown to the longest
+    size_t scratch_bytes;
+    int chunk;
+    uint64_t hash;
+    Tap tap;
+    bool (*progress)(void *user, double share);
+    void *progress_user;
+    Phases phases;
+};
+
+// ---------------------------------------------------------------------------
+// Hyperparameters
+
+enum { MAX_ROPE = 1024 };
+
+typedef struct { const char *key; size_t at; int64_t lo, hi; } IntKey;
+#define INT_KEY(field, lo, hi) { #field, offsetof(Config, field), lo, hi }
+static const IntKey int_keys[] = {
+    INT_KEY(vocab_size, 1, 1 << 24), INT_KEY(dim, 1, 1 << 20), INT_KEY(hidden_dim, 1, 1 << 22),
+    INT_KEY(n_layers, 1, 1 << 12), INT_KEY(n_heads, 1, 1 << 12), INT_KEY(n_kv_heads, 1, 1 << 12),
+    INT_KEY(head_dim, 2, 1 << 12), INT_KEY(max_ctx, 1, 1 << 30), INT_KEY(rope_dim, 2, MAX_ROPE),
+    INT_KEY(rope_orig_ctx, 0, 1 << 30),
+};
+
+static int config_check(const Config *c, const char *path, Err *err) {
+    if (c->n_heads % c->n_kv_heads) return FAIL(err, "%s: n_heads %d is not a multiple of n_kv_heads %d", path, c->n_heads, c->n_kv_heads);
+    if (c->n_heads / c->n_kv_heads > STRIP_ROWS) return FAIL(err, "%s: more than %d query heads share a KV head", path, STRIP_ROWS);
+    if (c->head_dim % 2 || c->rope_dim % 2 || c->rope_dim > c->head_dim)
+        return FAIL(err, "%s: head_dim %d and rope_dim %d do not fit together", path, c->head_dim, c->rope_dim);
+    if (!(c->norm_eps > 0) || !(c->rope_theta > 1)) return FAIL(err, "%s: norm_eps and rope_theta must be positive", path);
+    if (c->rope_scaling == ROPE_LLAMA3 && !(c->rope_factor > 0 && c->rope_low_freq_factor > 0 &&
+        c->rope_high_freq_factor > c->rope_low_freq_factor && c->rope_orig_ctx > 0))
+        return FAIL(err, "%s: rope_scaling llama3 needs rope_factor, rope_orig_ctx and rope_low_freq_factor < rope_high_freq_factor", path);
+    if (c->rope_scaling == ROPE_LINEAR && !(c->rope_factor > 0)) return FAIL(err, "%s: rope_factor must be positive", path);
+    float inv[MAX_ROPE / 2];
+    if (!rope_frequencies(c, inv)) return FAIL(err, "%s: rope_scaling %d is not built into this program", path, (int)c->rope_scaling);
+    return 0;
+}
+
+int config_read(ModelFile *f, Config *c, Err *err) {
+    char arch[17];
+    int64_t v;
+    double eps;
+    memset(c, 0, sizeof *c);
+    if (file_str(f, "arch", arch, err)) return -1;
+    if (strcmp(arch, "llama"))
+        return FAIL(err, "%s: architecture '%s' is not built into this program (it runs llama)", f->path, arch);
+    c->arch = ARCH_LLAMA;
+    for (size_t i = 0; i < COUNTOF(int_keys); i++) {
+        if (file_int(f, int_keys[i].key, int_keys[i].lo, int_keys[i].hi, &v, err)) return -1;
+        *(int *)(void *)((char *)c + int_keys[i].at) = (int)v;
+    }
+    if (file_int(f, "rope_scaling", ROPE_NONE, ROPE_DYNAMIC, &v, err)) return -1;
+    c->rope_scaling = (RopeScaling)v;
+    if (file_int(f, "qkv_bias", 0, 1, &v, err)) return -1;
+    c->qkv_bias = v != 0;
+    if (file_int(f, "tied", 0, 1, &v, err)) return -1;
+    c->tied = v != 0;
+    if (file_int(f, "dtype", DT_F32, DT_Q8, &v, err)) return -1;
+    c->dtype = (DType)v;
+    if (file_real(f, "norm_eps", &eps, err) || file_real(f, "rope_theta", &c->rope_theta, err) ||
+        file_real(f, "rope_factor", &c->rope_factor, err) ||
+        file_real(f, "rope_low_freq_factor", &c->rope_low_freq_factor, err) ||
+        file_real(f, "rope_high_freq_factor", &c->rope_high_freq_factor, err)) return -1;
+    c->norm_eps = (float)eps;
+    return config_check(c, f->path, err);
+}
+
+typedef struct { const char *name; Config c; } Shape;
+#define LLAMA(v, e, f, l, h, g, d, ctx, theta, scaling, tied) \
+    { ARCH_LLAMA, v, e, f, l, h, g, d, ctx, 1e-5f, theta, d, scaling, 8, 1, 4, 8192, false, tied, DT_BF16 }
+static const Shape shapes[] = {     // models.md 1.1
+    { "smollm2-135m", LLAMA(49152, 576, 1536, 30, 9, 3, 64, 8192, 1e5, ROPE_NONE, true) },
+    { "llama2-7b", LLAMA(32000, 4096, 11008, 32, 32, 32, 128, 4096, 1e4, ROPE_NONE, false) },
+    { "llama3-8b-262k", LLAMA(128256, 4096, 14336, 32, 32, 8, 128, 262144, 283461213.0, ROPE_NONE, false) },
+    { "llama3.1-8b", LLAMA(128256, 4096, 14336, 32, 32, 8, 128, 131072, 5e5, ROPE_LLAMA3, false) },
+    { "llama3.1-70b", LLAMA(128256, 8192, 28672, 80, 64, 8, 128, 131072, 5e5, ROPE_LLAMA3, false) },
+};
+
+int config_shape(const char *name, Config *c, Err *err) {
+    const char *names[COUNTOF(shapes)];
+    for (size_t i = 0; i < COUNTOF(shapes); i++) {
+        names[i] = shapes[i].name;
+        if (strcmp(name, shapes[i].name)) continue;
+        *c = shapes[i].c;
+        return 0;
+    }
+    int near = did_you_mean(name, names, (int)COUNTOF(shapes));
+    if (near >= 0) return FAIL_CODE(err, EXIT_USAGE, "unknown shape '%s', did you mean '%s'?", name, names[near]);
+    return FAIL_CODE(err, EXIT_USAGE, "unknown shape '%s': see scbench list shapes", name);
+}
+
+void config_shapes(FILE *out) {
+    fprintf(out, "%-16s %6s %7s %7s %9s %6s %8s %9s\n", "shape", "layers", "dim", "hidden", "heads", "head", "vocab", "max ctx");
+    for (size_t i = 0; i < COUNTOF(shapes); i++) {
+        const Config *c = &shapes[i].c;
+        char heads[24];
+        snprintf(heads, sizeof heads, "%d/%d", c->n_heads, c->n_kv_heads);
+        fprintf(out, "%-16s %6d %7d %7d %9s %6d %8d %9d\n", shapes[i].name, c->n_layers, c->dim, c->hidden_dim, heads,
+                c->head_dim, c->vocab_size, c->max_ctx);
+    }
+}
+
+// ---------------------------------------------------------------------------
+// Weights: the list of llama_bind walked by three loaders
+
+static size_t aligned64(size_t b) { return (b + 63) & ~(size_t)63; }
+
+typedef struct {
+    Loader l;
+    DType dtype;
+    ModelFile *file;
+    uint64_t seed;
+    char *arena;                // NULL: only count
+    size_t at;
+} Source;
+
+static int count_matrix(Loader *l, Weight *w, const char *name, int n, int k, bool rows, Err *err) {
+    Source *s = (Source *)l;
+    (void)w; (void)name; (void)err;
+    if (!rows) s->at += aligned64(weight_bytes(s->dtype, n, k));
+    return 0;
+}
+static int count_vector(Loader *l, float **v, const char *name, int n, Err *err) {
+    (void)v; (void)name; (void)err;
+    ((Source *)l)->at += aligned64((size_t)n * sizeof(float));
+    return 0;
+}
+
+size_t config_weight_bytes(const Config *c) {
+    Source s = { { count_matrix, count_vector }, c->dtype, NULL, 0, NULL, 0 };
+    Llama w;
+    Err err;
+    llama_bind(&w, c, &s.l, &err);
+    llama_free(&w);
+    return s.at;
+}
+
+static void drop_pages(const ModelFile *f, const FileTensor *t) {   // the packed copy replaces them
+    uintptr_t page = 4095, a = (uintptr_t)(f->p + t->offset), b = (a + t->bytes) & ~page;
+    a = (a + page) & ~page;
+    if (b > a) madvise((void *)a, b - a, MADV_DONTNEED);
+}
+
+static int file_matrix(Loader *l, Weight *w, const char *name, int n, int k, bool rows, Err *err) {
+    Source *s = (Source *)l;
+    DType dtype = rows && s->dtype == DT_Q8 ? DT_BF16 : s->dtype;
+    const FileTensor *t = file_want(s->file, name, dtype, n, k, err);
+    if (!t) return -1;
+    w->dtype = dtype;
+    w->n = n;
+    w->k = k;
+    w->rows = rows ? file_data(s->file, t) : NULL;
+    w->tiles = NULL;
+    if (rows) return 0;
+    w->tiles = s->arena + s->at;
+    s->at += aligned64(weight_bytes(dtype, n, k));
+    weight_pack(w, file_data(s->file, t));
+    drop_pages(s->file, t);
+    return 0;
+}
+static int file_vector(Loader *l, float **v, const char *name, int n, Err *err) {
+    Source *s = (Source *)l;
+    const FileTensor *t = file_want(s->file, name, DT_F32, n, 0, err);
+    if (!t) return -1;
+    *v = (float *)(void *)(s->arena + s->at);
+    s->at += aligned64((size_t)n * sizeof(float));
+    memcpy(*v, file_data(s->file, t), (size_t)n * sizeof(float));
+    return 0;
+}
+
+// uniform with standard deviation 1/sqrt(k): activations neither vanish nor blow up
+static int random_matrix(Loader *l, Weight *w, const char *name, int n, int k, bool rows, Err *err) {
+    Source *s = (Source *)l;
+    (void)err;
+    w->dtype = DT_BF16;
+    w->n = n;
+    w->k = k;
+    w->rows = NULL;
+    w->tiles = s->arena + s->at;
+    size_t count = weight_bytes(DT_BF16, n, k) / 2;
+    uint64_t key = s->seed;
+    for (const char *c = name; *c; c++) key = mix64(key ^ (uint64_t)(unsigned char)*c);
+    float span = 2.0f * sqrtf(3.0f / (float)k);
+    uint16_t *d = (uint16_t *)w->tiles;
+#pragma omp parallel for
+    for (size_t i = 0; i < count; i++)
+        d[i] = f32_bf16(((float)(mix64(key + i) >> 40) * 5.9604645e-8f - 0.5f) * span);
+    s->at += aligned64(count * 2);
+    (void)rows;
+    return 0;
+}
+static int random_vector(Loader *l, float **v, const char *name, int n, Err *err) {
+    Source *s = (Source *)l;
+    bool bias = strstr(name, ".b") != NULL;
+    (void)err;
+    *v = (float *)(void *)(s->arena + s->at);
+    s->at += aligned64((size_t)n * sizeof(float));
+    for (int i = 0; i < n; i++) (*v)[i] = bias ? 0.0f : 1.0f;
+    return 0;
+}
+
+size_t memory_available(void) {
+    char line[128];
+    size_t kb = 0;
+    FILE *f = fopen("/proc/meminfo", "r");
+    if (!f) return 0;
+    while (fgets(line, sizeof line, f)) if (sscanf(line, "MemAvailable: %zu", &kb) == 1) break;
+    fclose(f);
+    return kb * 1024;
+}
+
+static Model *model_new(const Config *c, const ModelOpts *opts) {
+    Model *m = (Model *)xrealloc(NULL, sizeof *m);
+    memset(m, 0, sizeof *m);
+    m->c = *c;
+    m->mem.limit = memory_available();
+    m->chunk = opts && opts->chunk > 0 ? opts->chunk : 512;
+    m->inv_freq = (float *)xrealloc(NULL, sizeof(float) * (size_t)c->rope_dim / 2);
+    rope_frequencies(c, m->inv_freq);
+    m->shape.kind = mul_kind(c->dtype);
+    m->shape.head_dim = c->head_dim;
+    m->shape.n_heads = c->n_heads;
+    m->shape.n_kv_heads = c->n_kv_heads;
+    m->shape.elem = c->dtype == DT_F32 ? 4 : 2;
+    m->shape.scale = (float)(1.4426950408889634 / sqrt((double)c->head_dim));
+    m->shape.rope_dim = c->rope_dim;
+    m->shape.inv_freq = m->inv_freq;
+    return m;
+}
+
+static int model_bind(Model *m, Source *s, Err *err) {
+    m->arena_bytes = config_weight_bytes(&m->c);
+    if (s->seed && !m->c.tied) m->arena_bytes += aligned64(weight_bytes(DT_BF16, m->c.vocab_size, m->c.dim));
+    m->arena = TAKE(&m->mem, char, m->arena_bytes, "the weights");
+    s->arena = m->arena;
+    if (llama_bind(&m->w, &m->c, &s->l, err)) return -1;
+    m->work = kv_work_open(&m->mem, &m->shape);
+    return 0;
+}
+
+Model *model_open(ModelFile *f, const ModelOpts *opts, Err *err) {
+    Config c;
+    if (config_read(f, &c, err)) return NULL;
+    Model *m = model_new(&c, opts);
+    Source s = { { file_matrix, file_vector }, c.dtype, f, 0, NULL, 0 };
+    if (m->mem.limit && config_weight_bytes(&c) > m->mem.limit) {
+        FAIL_CODE(err, EXIT_MEMORY, "%s: the weights need %zu MB and %zu MB are free; see --plan", f->path,
+                  config_weight_bytes(&c) >> 20, m->mem.limit >> 20);
+        model_close(m);
+        return NULL;
+    }
+    m->hash = f->head->hash;
+    if (model_bind(m, &s, err)) { model_close(m); return NULL; }
+    return m;
+}
+
+Model *model_random(const Config *c, const ModelOpts *opts, uint64_t seed, Err *err) {
+    Config bf16 = *c;
+    bf16.dtype = DT_BF16;
+    if (config_check(&bf16, "shape", err)) return NULL;
+    Model *m = model_new(&bf16, opts);
+    Source s = { { random_matrix, random_vector }, DT_BF16, NULL, seed ? seed : 1, NULL, 0 };
+    m->hash = mix64(s.seed);
+    if (model_bind(m, &s, err)) { model_close(m); return NULL; }
+    return m;
+}
+
+void model_close(Model *m) {
+    if (!m) return;
+    kv_work_close(m->work);
+    llama_free(&m->w);
+    mem_give(&m->mem, m->arena, m->arena_bytes);
+    mem_give(&m->mem, m->scratch, m->scratch_bytes);
+    free(m->inv_freq);
+    free(m);
+}
+
+const Config *model_config(const Model *m) { return &m->c; }
+Mem *model_mem(Model *m) { return &m->mem; }
+size_t model_weight_bytes(const Model *m) { return m->arena_bytes; }
+uint64_t model_hash(const Model *m) { return m->hash; }
+void model_set_tap(Model *m, Tap tap) { m->tap = tap; }
+void model_set_progress(Model *m, bool (*fn)(void *user, double share), void *user) {
+    m->progress = fn;
+    m->progress_user = user;
+}
+Phases model_phases(Model *m) {
+    Phases p = m->phases;
+    memset(&m->phases, 0, sizeof m->phases);
+    return p;
+}
+
+// ---------------------------------------------------------------------------
+// Context and branch
+
+struct Context {
+    Model *m;
+    int refs, n;
+    KVBase *base;
+    char *window;               // (L, window_rows, H, hd) K/V elements: the last query rows
+    int window_rows;
+    size_t window_bytes;
+};
+
+struct Branch {
+    Model *m;
+    Context *ctx;               // NULL: a root that owns its rows
+    Method method;
+    KVCache *kv;
+    int64_t pos;                // logical tokens so far
+    float *logits;              // (V)
+    bool fed, stopped;          // stopped: a feed was interrupted, the branch can only be dropped
+};
+
+struct Mark { KVMark *kv; int64_t pos; };
+
+static size_t window_row_bytes(const Model *m) {
+    return (size_t)m->c.n_heads * m->c.head_dim * m->shape.elem;
+}
+
+static Forward forward_of(Model *m, KVCache *kv, const int32_t *ids, int n, int64_t pos) {
+    Forward f;
+    memset(&f, 0, sizeof f);
+    f.c = &m->c;
+    f.w = &m->w;
+    f.shape = &m->shape;
+    f.kv = kv;
+    f.work = m->work;
+    f.ids = ids;
+    f.n = n;
+    f.chunk = m->chunk;
+    f.pos = pos;
+    f.tap = m->tap;
+    f.progress = m->progress;
+    f.progress_user = m->progress_user;
+    f.phases = &m->phases;
+    size_t want = llama_scratch(&m->c, n, m->chunk);
+    if (want > m->scratch_bytes) {
+        mem_give(&m->mem, m->scratch, m->scratch_bytes);
+        m->scratch = TAKE(&m->mem, char, want, "activations of a feed");
+        m->scratch_bytes = want;
+    }
+    f.scratch = m->scratch;
+    return f;
+}
+
+static int check_ids(const Model *m, const int32_t *ids, int n, int64_t pos, Err *err) {
+    if (pos + n > m->c.max_ctx)
+        return FAIL(err, "%lld tokens are more than the model's maximum of %d: choose a smaller --ctx or fewer new tokens",
+                    (long long)(pos + n), m->c.max_ctx);
+    for (int i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= m->c.vocab_size)
+            return FAIL(err, "token id %d at position %lld is outside the vocabulary of %d", ids[i], (long long)(pos + i), m->c.vocab_size);
+    return 0;
+}
+
+Context *context_open(Model *m, const int32_t *ids, int n, int window, Err *err) {
+    Method full;
+    if (n < 1) { FAIL(err, "a context needs at least one token"); return NULL; }
+    if (check_ids(m, ids, n, 0, err) || method_find("full", &full, err)) return NULL;
+    Context *c = (Context *)xrealloc(NULL, sizeof *c);
+    memset(c, 0, sizeof *c);
+    c->m = m;
+    c->refs = 1;
+    c->n = n;
+    c->window_rows = window < n ? window : n;
+    c->window_bytes = (size_t)m->c.n_layers * c->window_rows * window_row_bytes(m);
+    c->window = TAKE(&m->mem, char, c->window_bytes, "window rows of the context");
+    kv_work_reserve(m->work, n, n, window);
+    KVCache *kv = kv_open(&m->mem, &m->shape, m->c.n_layers, NULL, &full, 0);
+    kv_first_begin(kv);
+    Forward f = forward_of(m, kv, ids, n, 0);
+    f.first = true;
+    f.window_out = c->window;
+    f.window_out_rows = c->window_rows;
+    int bad = llama_feed(&f, err);
+    if (!bad) c->base = kv_base_ref(kv_base(kv));
+    kv_close(kv);
+    if (!bad) return c;
+    context_drop(c);
+    return NULL;
+}
+
+int context_len(const Context *c) { return c->n; }
+
+void context_drop(Context *c) {
+    if (!c || --c->refs) return;
+    kv_base_drop(c->base);
+    mem_give(&c->m->mem, c->window, c->window_bytes);
+    free(c);
+}
+
+static Branch *branch_new(Model *m, Context *ctx, const Method *method) {
+    Branch *b = (Branch *)xrealloc(NULL, sizeof *b);
+    memset(b, 0, sizeof *b);
+    b->m = m;
+    b->ctx = ctx;
+    b->method = *method;
+    if (ctx) ctx->refs++;
+    b->logits = TAKE(&m->mem, float, m->c.vocab_size, "logits");
+    return b;
+}
+
+Branch *branch_open(Model *m, Context *ctx, const Method *method, int reserve, Err *err) {
+    if (ctx && method_window(method) > ctx->window_rows && ctx->window_rows < ctx->n) {
+        FAIL(err, "internal error: the context kept %d window rows, method %s reads %d", ctx->window_rows,
+             method->name, method_window(method));
+        return NULL;
+    }
+    Branch *b = branch_new(m, ctx, method);
+    b->kv = kv_open(&m->mem, &m->shape, m->c.n_layers, ctx ? ctx->base : NULL, &b->method, reserve);
+    b->pos = ctx ? ctx->n : 0;
+    return b;
+}
+
+int branch_feed(Branch *b, const int32_t *ids, int n, unsigned flags, Err *err) {
+    Model *m = b->m;
+    bool first = (flags & FEED_FIRST) != 0;
+    CHECK(!b->stopped, "a feed on an interrupted branch");
+    if (n < 1 && !(first && b->ctx && n == 0)) return FAIL(err, "internal error: a feed of %d tokens", n);
+    if (check_ids(m, ids, n, b->pos, err)) return -1;
+    kv_work_reserve(m->work, kv_max_len(b->kv) + n, n ? n : 1, method_window(&b->method));
+    if (!b->ctx && !b->fed) kv_first_begin(b->kv);
+    Forward f = forward_of(m, b->kv, ids, n, b->pos);
+    f.first = first;
+    f.logits = flags & FEED_NO_LOGITS ? NULL : b->logits;
+    if (first && b->ctx) {
+        f.window = b->ctx->window;
+        f.window_rows = b->ctx->window_rows;
+    }
+    b->fed = true;
+    if (llama_feed(&f, err)) { b->stopped = true; return -1; }
+    b->pos += n;
+    kv_release(b->kv);
+    return kv_check(b->kv, err) ? 0 : -1;
+}
+
+int branch_step(Branch *b, int32_t id, Err *err) {
+    Model *m = b->m;
+    CHECK(!b->stopped, "a step on an interrupted branch");
+    if (!b->ctx && !b->fed) return branch_feed(b, &id, 1, FEED_FIRST, err);
+    if (check_ids(m, &id, 1, b->pos, err)) return -1;
+    kv_work_reserve(m->work, kv_max_len(b->kv) + 1, 0, method_window(&b->method));
+    Forward f = forward_of(m, b->kv, &id, 1, b->pos);
+    f.logits = b->logits;
+    llama_step(&f);
+    b->pos++;
+    return kv_check(b->kv, err) ? 0 : -1;
+}
+
+const float *branch_logits(const Branch *b) { return b->logits; }
+
+int branch_argmax(const Branch *b) {
+    int best = 0;
+    for (int i = 1; i < b->m->c.vocab_size; i++) if (b->logits[i] > b->logits[best]) best = i;
+    return best;
+}
+
+Branch *branch_fork(Branch *b, int reserve, Err *err) {
+    if (b->stopped || (!b->ctx && !b->fed)) { FAIL(err, "internal error: a fork of an empty branch"); return NULL; }
+    Branch *f = branch_new(b->m, b->ctx, &b->method);
+    f->kv = kv_fork(b->kv, reserve);
+    f->pos = b->pos;
+    f->fed = true;
+    memcpy(f->logits, b->logits, (size_t)b->m->c.vocab_size * sizeof(float));
+    return f;
+}
+
+void branch_drop(Branch *b) {
+    if (!b) return;
+    Model *m = b->m;
+    kv_close(b->kv);
+    context_drop(b->ctx);
+    mem_give(&m->mem, b->logits, (size_t)m->c.vocab_size * sizeof(float));
+    free(b);
+}
+
+Mark *branch_mark(Branch *b) {
+    Mark *k = (Mark *)xrealloc(NULL, sizeof *k);
+    k->kv = kv_mark(b->kv);
+    k->pos = b->pos;
+    return k;
+}
+
+void branch_rewind(Branch *b, Mark *k) {
+    kv_rewind(b->kv, k->kv);
+    b->pos = k->pos;
+    free(k);
+}
+
+void mark_drop(Branch *b, Mark *k) {
+    kv_mark_drop(b->kv, k->kv);
+    free(k);
+}
+
+BranchStats branch_stats(const Branch *b) {
+    KVStats k = kv_stats(b->kv);
+    BranchStats s = { b->pos, k.min, k.max, k.mean, k.live_bytes, k.alloc_bytes, k.policy_bytes, k.named, k.shared };
+    return s;
+}
+
+int branch_rows(const Branch *b, int layer, int kv_head, const int32_t **pos) {
+    return kv_positions(b->kv, layer, kv_head, pos);
+}
+
+void branch_poison(Branch *b) { kv_poison(b->kv); }
+
+// ---------------------------------------------------------------------------
+// Plan: the formulas of the allocations above, summed at the moment of the peak
+
+size_t config_row_bytes(const Config *c) {
+    AttnShape s;
+    memset(&s, 0, sizeof s);
+    s.head_dim = c->head_dim;
+    s.elem = c->dtype == DT_F32 ? 4 : 2;
+    return kv_row_bytes(&s);
+}
+
+static AttnShape shape_of(const Config *c) {
+    AttnShape s;
+    memset(&s, 0, sizeof s);
+    s.kind = mul_kind(c->dtype);
+    s.head_dim = c->head_dim;
+    s.n_heads = c->n_heads;
+    s.n_kv_heads = c->n_kv_heads;
+    s.elem = c->dtype == DT_F32 ? 4 : 2;
+    s.rope_dim = c->rope_dim;
+    return s;
+}
+
+size_t config_scratch_bytes(const Config *c, int n, int rows, int chunk, int window) {
+    AttnShape s = shape_of(c);
+    return llama_scratch(c, n, chunk ? chunk : 512) + kv_work_bytes(&s, rows, n, window) +
+           (size_t)c->vocab_size * sizeof(float);
+}
+
+Plan plan_run(const Config *c, const Method *m, int n_ctx, int n_first, int n_later, bool shared,
+              int64_t rows_kept, int chunk) {
+    Plan p;
+    size_t row = config_row_bytes(c), heads = (size_t)c->n_layers * c->n_kv_heads, first = (size_t)n_first;
+    int window = method_window(m);
+    size_t kept = rows_kept >= 0 ? (size_t)rows_kept : m->size.budget > 0 && m->size.budget < n_first ? (size_t)m->size.budget : first;
+    memset(&p, 0, sizeof p);
+    p.upper_bound = rows_kept < 0 && window > 0;
+    p.weights = config_weight_bytes(c);
+    p.scratch = config_scratch_bytes(c, n_first, n_first + n_later, chunk, window);
+    if (shared) {
+        // the context, its window rows, and a tail for question 1 and all that follows
+        p.kv = ((size_t)n_ctx + (first - (size_t)n_ctx) + (size_t)n_later) * row * heads;
+        p.kv += (size_t)c->n_layers * (window < n_ctx ? window : n_ctx) * c->n_heads * c->head_dim * (c->dtype == DT_F32 ? 4 : 2);
+    } else {
+        // all layers settled but the last one, whose rows are all there; or everything settled
+        size_t settled = (kept + (size_t)n_later) * row, last = first * row;
+        size_t during = (heads - (size_t)c->n_kv_heads) * settled + (size_t)c->n_kv_heads * last;
+        size_t after = (heads - 1) * settled + last + (kept < first ? kept * row : 0);
+        p.kv = during > after ? during : after;
+        if (heads * settled > p.kv) p.kv = heads * settled;
+    }
+    if (method_evicts(m)) p.policy = (window ? 2 : 1) * heads * (kept + (size_t)n_later) * sizeof(int32_t);
+    p.total = p.weights + p.kv + p.scratch + p.policy;
+    return p;
+}
