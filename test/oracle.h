@@ -37,7 +37,7 @@ typedef struct {
     bool cache;                 // positions cache
 } NaiveMethod;
 
-typedef struct { int pos, last; } NaiveRow;             // last: newest query it mattered to, 0 never
+typedef struct { int pos, last; } NaiveRow;     // last: newest query it mattered to, 0 never
 typedef struct {                // the rows of one (layer, KV head), ascending by position
     int n, cap;
     NaiveRow *row;              // (n)
@@ -82,7 +82,9 @@ static inline float naive_dot(const float *a, const float *b, int k) {
     return sum;
 }
 
-static inline float naive_round(const NaiveModel *m, float x) { return m->rounded ? round_bf16(x) : x; }
+static inline float naive_round(const NaiveModel *m, float x) {
+    return m->rounded ? round_bf16(x) : x;
+}
 
 static inline float *naive_floats(size_t n) {
     float *p = (float *)xrealloc(NULL, (n + 1) * sizeof *p);
@@ -141,8 +143,8 @@ static inline int naive_int(ModelFile *f, const char *key) {
 static inline NaiveMat naive_mat(ModelFile *f, const char *name, int n, int k) {
     const FileTensor *t = file_find(f, name);
     CHECK(t, "oracle: no tensor %s", name);
-    CHECK(t->shape[0] == (uint64_t)n && (k == 1 || t->shape[1] == (uint64_t)k), "oracle: %s is %d x %d",
-          name, (int)t->shape[0], (int)t->shape[1]);
+    CHECK(t->shape[0] == (uint64_t)n && (k == 1 || t->shape[1] == (uint64_t)k),
+          "oracle: %s is %d x %d", name, (int)t->shape[0], (int)t->shape[1]);
     const void *p = file_data(f, t);
     NaiveMat a = { n, k, naive_floats((size_t)n * (size_t)k) };
     int per_row = CEIL_DIV(k, 32);
@@ -315,8 +317,9 @@ static inline void naive_rows_dot(const float *p, const float *v, int n, int hd,
     for (int first = 0; first < n; first += NAIVE_BLOCK) {
         memset(chain, 0, 2 * (size_t)hd * sizeof *chain);
         for (int j = first; j < n && j < first + NAIVE_BLOCK; j++) {
+            const float *row = v + (size_t)j * (size_t)hd;
             float *c = chain + (j & 1 ? hd : 0);
-            for (int i = 0; i < hd; i++) c[i] = fmaf(p[j], v[(size_t)j * (size_t)hd + (size_t)i], c[i]);
+            for (int i = 0; i < hd; i++) c[i] = fmaf(p[j], row[i], c[i]);
         }
         for (int i = 0; i < hd; i++) o[i] = o[i] + (chain[i] + chain[hd + i]);
     }
@@ -340,8 +343,8 @@ static inline void naive_panel(const NaiveModel *m, const float *s, const float 
 }
 
 // q (hd) against all rows of one KV head, the query's own included -> out (hd), s (rows), lse2
-static inline float naive_attend(const NaiveModel *m, const NaiveHead *a, const float *q, bool cache,
-                                 float *out, float *s) {
+static inline float naive_attend(const NaiveModel *m, const NaiveHead *a, const float *q,
+                                 bool cache, float *out, float *s) {
     float c = (float)(1.4426950408889634 / sqrt((double)m->hd)), max = 0, l = 0;
     float *key = naive_floats((size_t)m->hd), *o = naive_floats((size_t)m->hd);
     for (int j = 0; j < a->n; j++) {
@@ -370,7 +373,9 @@ static inline float naive_attend(const NaiveModel *m, const NaiveHead *a, const 
 }
 
 // corm: s_j is important to the query of 1-based step t when p_j >= 1/t
-static inline bool naive_important(float s, float lse2, int t) { return s >= lse2 - flog2((float)t); }
+static inline bool naive_important(float s, float lse2, int t) {
+    return s >= lse2 - flog2((float)t);
+}
 
 // ---------------------------------------------------------------------------
 // One token through the model; statistics of every query are kept, those beyond a window are
@@ -439,12 +444,14 @@ static inline void naive_token(NaiveBranch *b, int32_t id) {
 // ---------------------------------------------------------------------------
 // Policies and the calls of a branch
 
+// row j of n stays; t_now: tokens so far, so many queries gave statistics
 static inline bool naive_keeps(const NaiveMethod *p, int j, int n, int last, int t_now) {
+    bool seen = last > t_now - p->window || t_now < p->window;
     switch (p->kind) {
     case NAIVE_FULL:      return true;
     case NAIVE_KEEP_LAST: return j >= n - p->budget;
     case NAIVE_STREAM:    return j < p->sinks || j >= n - p->recent;
-    case NAIVE_CORM:      return t_now < p->window || last > t_now - p->window || j >= n - p->protect;
+    case NAIVE_CORM:      return seen || j >= n - p->protect;
     }
     return true;
 }

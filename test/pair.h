@@ -112,8 +112,8 @@ static inline void pair_check_logits(const Pair *p, const char *call) {
     pair_checks++;
     if (differ && !m->rounded && worst <= 1e-5f * largest) pair_near++;
     else if (differ)
-        pair_fail("%s, %s at %d tokens: %d of %d logits differ, first %d: %.9g, oracle %.9g, worst %g",
-                  p->what, call, p->slow->pos, differ, m->V, first, (double)a[first],
+        pair_fail("%s, %s at %d tokens: %d of %d logits differ, first %d: %.9g, oracle %.9g, "
+                  "worst %g", p->what, call, p->slow->pos, differ, m->V, first, (double)a[first],
                   (double)b[first], (double)worst);
     if (!differ && branch_argmax(p->fast) != naive_argmax(p->slow))
         pair_fail("%s, %s: argmax %d, oracle %d", p->what, call, branch_argmax(p->fast),
@@ -139,14 +139,16 @@ static inline void pair_check_rows(const Pair *p, const char *call) {
         sum += (size_t)a->n;
     }
     double mean = (double)sum / (m->L * m->G);
-    if (s.pos != p->slow->pos || s.rows_min != min || s.rows_max != max || fabs(s.rows_mean - mean) > 1e-6 * mean)
-        pair_fail("%s, %s: stats say pos %d, rows %d to %d, mean %g; oracle %d, %d to %d, %g", p->what,
-                  call, (int)s.pos, s.rows_min, s.rows_max, s.rows_mean, p->slow->pos, min, max, mean);
+    if (s.pos != p->slow->pos || s.rows_min != min || s.rows_max != max ||
+        fabs(s.rows_mean - mean) > 1e-6 * mean)
+        pair_fail("%s, %s: stats say pos %d, rows %d to %d, mean %g; oracle %d, %d to %d, %g",
+                  p->what, call, (int)s.pos, s.rows_min, s.rows_max, s.rows_mean, p->slow->pos,
+                  min, max, mean);
     pair_checks++;
 }
 
-// the first feed; base: the slow rows of the first feed, n ids on the context come after those of it.
-// ctx NULL: all base->pos ids are fed to an empty branch.
+// The first feed: ids as many as base holds rows of, those beyond ctx are fed. base: the slow rows
+// of the first feed before its end, copied. ctx NULL: all ids go to an empty branch.
 static inline Pair pair_first(PairModel *m, const NaiveBranch *base, const NaiveMethod *method,
                               Context *ctx, const int32_t *ids, int reserve, const char *what) {
     Err err = { 0 };

@@ -1,7 +1,7 @@
-// test_corm.c - two forms of CORM (arXiv 2404.15949) keep the same rows at every moment: the message
-// matrix of the paper's Algorithm 1, its columns compacted with the rows, and the one integer per
-// row that the program keeps, the last step at which the row was important to some query.
-// Scores are given, so nothing here depends on a model.
+// test_corm.c - two forms of CORM (arXiv 2404.15949) keep the same rows at every moment: the
+// message matrix of the paper's Algorithm 1, its columns compacted with the rows, and the one
+// integer per row that the program keeps, the last step at which the row was important to some
+// query. Scores are given, so nothing here depends on a model.
 #include "oracle.h"
 
 enum { T_MAX = 512, HEADS_MAX = 4 };
@@ -141,7 +141,8 @@ static void fail(bool bad, const char *what) {
 }
 
 int main(void) {
-    static const int vector[][3] = { { 300, 16, 16 }, { 300, 16, 4 }, { 300, 4, 16 }, { 400, 32, 8 } };
+    static const int vector[][3] = {        // T, w, r
+        { 300, 16, 16 }, { 300, 16, 4 }, { 300, 4, 16 }, { 400, 32, 8 } };
     naive_ftz();
     for (size_t v = 0; v < COUNTOF(vector); v++)
         for (uint64_t seed = 1; seed <= 12; seed++) {

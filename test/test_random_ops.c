@@ -1,6 +1,6 @@
-// test_random_ops.c - random sequences of feed, step, mark, rewind, fork and drop, on branches of every
-// method, alone and on shared contexts that come and go, against the naive model of oracle.h where a
-// mark and a fork are whole copies. Logits and live rows are compared after every operation.
+// test_random_ops.c - random sequences of feed, step, mark, rewind, fork and drop, on branches of
+// every method, alone and on shared contexts that come and go, against the naive model of oracle.h
+// where a mark and a fork are whole copies. Logits and live rows are compared after every one.
 //   test_random_ops [OPERATIONS [SEED]]     SOAK=1 in the environment: 20 times as many
 #include "pair.h"
 
@@ -71,7 +71,8 @@ static NaiveMethod random_method(World *w, char text[60]) {
 static void say(World *w, Slot *s) {
     char text[sizeof s->what];
     snprintf(text, sizeof text, "seed %llu model %d operation %d slot %d (%s, %d marks)",
-             (unsigned long long)w->seed, w->model, w->op, (int)(s - w->slot), s->method, s->n_marks);
+             (unsigned long long)w->seed, w->model, w->op, (int)(s - w->slot), s->method,
+             s->n_marks);
     memcpy(s->what, text, sizeof text);
     s->pair.what = s->what;
 }
@@ -188,8 +189,8 @@ static void run(int model, int count, uint64_t seed) {
         used[i] = model_mem(w->m.fast)->used;
     }
     if (used[0] != used[1])
-        pair_fail("seed %llu model %d: %zu bytes in use with no branch open, %zu after the same again",
-                  (unsigned long long)seed, model, used[0], used[1]);
+        pair_fail("seed %llu model %d: %zu bytes in use with no branch open, %zu after the same "
+                  "again", (unsigned long long)seed, model, used[0], used[1]);
     play(w, count);
     pair_close(&w->m);
 }

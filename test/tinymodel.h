@@ -34,7 +34,8 @@ static inline float tiny_bound(const TinySpec *s, const char *name, int k) {
     return sqrtf(3.0f / (float)k) * (qk ? s->sharp ? s->sharp : 2.0f : 1.0f);
 }
 
-static inline void tiny_vector(BinWriter *w, const TinySpec *s, const char *name, int n, float mean) {
+static inline void tiny_vector(BinWriter *w, const TinySpec *s, const char *name, int n,
+                               float mean) {
     float *x = (float *)xrealloc(NULL, (size_t)n * sizeof *x);
     for (int i = 0; i < n; i++)
         x[i] = s->weight ? s->weight(name, i, 0) : mean + 0.2f * tiny_uniform(s, name, (size_t)i);
@@ -43,7 +44,8 @@ static inline void tiny_vector(BinWriter *w, const TinySpec *s, const char *name
 }
 
 // scale with a random mantissa in [1, 2) / 128 * 2^e, random quants: about the bound of the others
-static inline Q8Block tiny_block(const TinySpec *s, const char *name, size_t block, float bound, int n) {
+static inline Q8Block tiny_block(const TinySpec *s, const char *name, size_t block, float bound,
+                                 int n) {
     Q8Block b = { 0 };
     int e;
     frexpf(bound, &e);
@@ -130,10 +132,12 @@ static inline void tiny_params(BinWriter *w, const TinySpec *s, int vocab) {
 static inline void tiny_write(const TinySpec *s, const char *path) {
     BinWriter w = { 0 };
     int vocab = s->vocab_size ? s->vocab_size : TINY_VOCAB;
-    int E = s->dim, F = s->hidden_dim, q = s->n_heads * s->head_dim, kv = s->n_kv_heads * s->head_dim;
+    int E = s->dim, F = s->hidden_dim;
+    int q = s->n_heads * s->head_dim, kv = s->n_kv_heads * s->head_dim;
     struct { const char *part; int n, k; float mean; } t[] = {
-        { "attn_norm", E, 0, 1 }, { "ffn_norm", E, 0, 1 }, { "wq", q, E, 0 }, { "wk", kv, E, 0 },
-        { "wv", kv, E, 0 }, { "wo", E, q, 0 }, { "w1", F, E, 0 }, { "w3", F, E, 0 }, { "w2", E, F, 0 },
+        { "attn_norm", E, 0, 1 }, { "ffn_norm", E, 0, 1 },
+        { "wq", q, E, 0 }, { "wk", kv, E, 0 }, { "wv", kv, E, 0 }, { "wo", E, q, 0 },
+        { "w1", F, E, 0 }, { "w3", F, E, 0 }, { "w2", E, F, 0 },
         { "bq", q, 0, 0 }, { "bk", kv, 0, 0 }, { "bv", kv, 0, 0 },      // last: only with qkv_bias
     };
     tiny_params(&w, s, vocab);
