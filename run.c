@@ -196,8 +196,8 @@ static bool on_progress(void *user, double share) {
 static int feed(Run *r, const IntVec *ids, Err *err) {
     int max = model_config(r->model)->max_ctx;
     if (ids->n > (size_t)(max - r->pos))
-        return FAIL(err, "%d tokens and %zu more do not fit the model's longest context of %d",
-                    r->pos, ids->n, max);
+        return FAIL(err, "the %s has %zu tokens, the model's longest context is %d",
+                    r->pos ? "conversation" : "prompt", (size_t)r->pos + ids->n, max);
     double t = now_s();
     progress_begin(&r->progress, "prompt", (double)ids->n, !isatty(STDERR_FILENO));
     int bad = branch_feed(r->branch, ids->p, (int)ids->n, r->pos ? 0 : FEED_FIRST, err);
