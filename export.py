@@ -29,7 +29,6 @@ import collections
 import json
 import math
 import os
-import re
 import signal
 import struct
 import sys
