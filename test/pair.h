@@ -37,6 +37,14 @@ static inline void pair_must(int rc, const Err *err, const char *what) {
     if (rc) die_code(EXIT_USER, "%s: %s", what, err->msg);
 }
 
+// The models are so small that more threads only wait for each other; THREADS=N in the environment
+// tries them all the same: the results do not depend on it.
+static inline void pair_init(void) {
+    Err err = { 0 };
+    const char *threads = getenv("THREADS");
+    pair_must(cpu_init(threads ? atoi(threads) : 1, &err), &err, "cpu_init");
+}
+
 static inline void pair_open_fast(PairModel *p, int chunk) {
     Err err = { 0 };
     ModelOpts opts = { .chunk = chunk };

@@ -160,8 +160,7 @@ static void run_case(int i) {
 }
 
 int main(int argc, char **argv) {
-    Err err = { 0 };
-    pair_must(cpu_init(0, &err), &err, "cpu_init");
+    pair_init();
     for (int i = 0; i < (int)COUNTOF(cases); i++)
         if (argc < 2 || i == atoi(argv[1])) run_case(i);
     printf("%ld comparisons, %ld within 1e-5 but not equal (f32), %d differ\n", pair_checks,

@@ -156,8 +156,7 @@ static void lengths(PairModel *m, bool cache) {
 }
 
 int main(void) {
-    Err err = { 0 };
-    pair_must(cpu_init(0, &err), &err, "cpu_init");
+    pair_init();
     TinySpec s = { .dim = 32, .hidden_dim = 32, .n_layers = 2, .n_heads = 4, .n_kv_heads = 2,
                    .head_dim = WIDTH, .dtype = DT_BF16, .tied = true, .rope_theta = 1e30,
                    .weight = weight };

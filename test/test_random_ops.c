@@ -196,11 +196,10 @@ static void run(int model, int count, uint64_t seed) {
 }
 
 int main(int argc, char **argv) {
-    Err err = { 0 };
     int count = argc > 1 ? atoi(argv[1]) : 3000;
     uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
     if (getenv("SOAK")) count *= 20;
-    pair_must(cpu_init(0, &err), &err, "cpu_init");
+    pair_init();
     for (int i = 0; i < (int)COUNTOF(specs); i++) run(i, count / (int)COUNTOF(specs), seed);
     printf("%d operations, %ld comparisons, %d differ\n", count, pair_checks, pair_failures);
     return pair_failures ? 1 : 0;
