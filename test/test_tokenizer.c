@@ -245,6 +245,10 @@ static void test_added(void) {
     add_special(&v, "<w>", SPECIAL, SINGLE_WORD);
     add_special(&v, "cafe\xcc\x81", ADDED, NORMALIZED);
     add_special(&v, "<s", ADDED, 0);
+    add_special(&v, "[<tool>]", SPECIAL, 0);
+    add_special(&v, "e\xcc\x81>", ADDED, 0);            // 265
+    add_special(&v, "<s>", SPECIAL, 0);                 // a second one of that name is never found
+    add_token(&v, "hole", 4, UNUSED);
     ints_add(&v.eos, (int32_t[]){ 256, 260 }, 2);
     v.bos = 256;
     v.add_bos = 1;
@@ -261,6 +265,8 @@ static void test_added(void) {
     IDS(t, "<s>", 0, '<', 's', '>');                    // off: and <s inside it stays hidden
     IDS(t, "<sb", TOK_SPECIAL, 263, 'b');
     IDS(t, "<tool>", 0, 258);                           // added, not special: always
+    IDS(t, "[<tool>]", TOK_SPECIAL, 264);
+    IDS(t, "[<tool>]", 0, '[', '<', 't', 'o', 'o', 'l', '>', ']');      // hidden again
     IDS(t, "a <l> b", TOK_SPECIAL, 'a', 259, ' ', 'b');
     IDS(t, "a <r> \n b", TOK_SPECIAL, 'a', ' ', 260, 'b');
     IDS(t, "<r> \xe3\x80\x80<l>", TOK_SPECIAL, 260, 259);       // the first takes the spaces
@@ -275,12 +281,20 @@ static void test_added(void) {
     t = open_vocab(&v);
     IDS(t, "caf\xc3\xa9!", 0, 262, '!');
     IDS(t, "cafe\xcc\x81!", 0, 262, '!');
+    IDS(t, "e\xcc\x81>", 0, 265);                       // this one as it stands
+    IDS(t, "\xc3\xa9>", 0, 0xc3, 0xa9, '>');
+    IDS(t, "<s>\xcc\xb8", TOK_SPECIAL, 256, 0xcc, 0xb8);        // before > and its slash compose
+    tok_close(t);
+    v.add_bos = 0;
+    t = open_vocab(&v);
+    IDS(t, "a", TOK_BOS, 'a');
+    EXPECT(tok_bos(t) == 256, "BOS that is not added");
     tok_close(t);
 
     IntVec ids = { 0 };
     StrBuf text = { 0 };
     t = open_vocab(&v);
-    ints_add(&ids, (int32_t[]){ 256, 'h', 258, -1, 'i', 264, 260, INT32_MAX, INT32_MIN }, 9);
+    ints_add(&ids, (int32_t[]){ 256, 'h', 258, -1, 'i', 267, 260, INT32_MAX, 268 }, 9);
     tok_decode(t, ids.p, ids.n, 0, &text);
     EXPECT(!strcmp(text.p, "<s>h<tool>\xef\xbf\xbdi\xef\xbf\xbd<r>\xef\xbf\xbd\xef\xbf\xbd"), "%s",
            text.p);
@@ -290,6 +304,53 @@ static void test_added(void) {
     tok_close(t);
     free(ids.p);
     free(text.p);
+    free_vocab(&v);
+}
+
+static void test_white_space(void) {
+    static const char *const spaces[] = { "\t", "\n", "\v", "\f", "\r", " ", "\xc2\x85", "\xc2\xa0",
+        "\xe1\x9a\x80", "\xe2\x80\x80", "\xe2\x80\x8a", "\xe2\x80\xa8", "\xe2\x80\xa9",
+        "\xe2\x80\xaf", "\xe2\x81\x9f", "\xe3\x80\x80" };
+    static const char *const others[] = { "\b", "\x0e", "\x1c", "\x1f", "\xe1\xa0\x8e",
+        "\xe2\x80\x8b", "\xe2\x80\xae", "\xe2\x80\xb0", "\xe2\x81\xa0", "\xef\xbb\xbf", "\xff", "\x80\x80" };
+    Vocab v = new_vocab(NULL);
+    int id = add_special(&v, "<m>", SPECIAL, LSTRIP | RSTRIP);
+    Tok *t = open_vocab(&v);
+    for (size_t i = 0; i < COUNTOF(spaces) + COUNTOF(others); i++) {
+        bool is_space = i < COUNTOF(spaces);
+        const char *c = is_space ? spaces[i] : others[i - COUNTOF(spaces)];
+        IntVec want = { 0 };
+        StrBuf s = { 0 };
+        str_fmt(&s, "%s <m> %s", c, c);
+        for (size_t k = 0; !is_space && c[k]; k++) ints_push(&want, (uint8_t)c[k]);
+        ints_push(&want, id);
+        for (size_t k = 0; !is_space && c[k]; k++) ints_push(&want, (uint8_t)c[k]);
+        expect_ids(__LINE__, t, s.p, s.n, TOK_SPECIAL, want.p, want.n);
+        free(want.p);
+        free(s.p);
+    }
+    tok_close(t);
+    free_vocab(&v);
+}
+
+// several tokens of one string: single bytes are the normal token, merges say themselves which
+static void test_twins(void) {
+    Vocab v = { .kind = 1, .bos = -1 };
+    add_special(&v, "a", SPECIAL, 0);
+    add_token(&v, "a", 1, NORMAL);
+    add_token(&v, "b", 1, NORMAL);
+    add_token(&v, "ab", 2, NORMAL);                     // 3, which no merge makes
+    add_token(&v, "ab", 2, NORMAL);
+    ints_add(&v.merges, (int32_t[]){ 1, 2, 4 }, 3);
+    Tok *t = open_vocab(&v);
+    IDS(t, "ab", 0, 4);
+    IDS(t, "aba", 0, 4, 1);
+    IDS(t, "ba", TOK_SPECIAL, 2, 0);
+    tok_close(t);
+    v.ignore_merges = 1;
+    t = open_vocab(&v);
+    IDS(t, "ab", 0, 3);                                 // the first that is looked up
+    tok_close(t);
     free_vocab(&v);
 }
 
@@ -688,6 +749,8 @@ int main(void) {
     close(fd);
     test_merges();
     test_added();
+    test_white_space();
+    test_twins();
     test_chat();
     test_nfc();
     test_splits();
