@@ -316,11 +316,11 @@ static void table_line(FILE *out, const Group *g, int turns, int sessions, int n
         fprintf(out, "  %5.1f - %5.1f", 100 * lo, 100 * hi);
     } else fprintf(out, "  %13s", "-");
     cell(out, 10, 1, mean_of(&g->rows));
-    cell(out, 10, 2, mean_of(&g->live) / 1e6);
+    cell(out, 12, 2, mean_of(&g->live) / 1e6);
     fputs(" /", out);
-    cell(out, 9, 2, mean_of(&g->alloc) / 1e6);
+    cell(out, 8, 2, mean_of(&g->alloc) / 1e6);
     cell(out, 11, 2, n ? g->prefill.sum / n : NAN);
-    cell(out, 8, 1, mean_of(&g->decode));
+    cell(out, 9, 1, mean_of(&g->decode));
     fputc('\n', out);
     if (g->errors)
         fprintf(out, "%-*s %d turn%s failed and count in no mean: see the rows' error field\n",
@@ -352,7 +352,7 @@ static void table_block(FILE *out, const Group *groups, int n, int from, int tur
         fprintf(out, "%7s", name);
     }
     int width = name_w + 7 + 7 * block_turns;
-    width += fprintf(out, "%7s  %13s%10s%10s /%9s%11s%8s", "mean", "95 % interval", "rows",
+    width += fprintf(out, "%7s  %13s%10s%12s /%8s%11s%9s", "mean", "95 % interval", "rows",
                      "KV MB live", "alloc", "prefill s", "tok/s");
     fprintf(out, "%s\n", bold ? "\033[0m" : "");
     for (int i = 0; i < width; i++) fputc('-', out);

@@ -1,0 +1,376 @@
+// test_turns.c - the turn loops against sequences written by hand: which ids are fed, where the
+// branch is marked, rewound, forked and dropped. The runtime is a recorder; the ids are
+//   context 1 2 3, question t: 10t 10t+1, as a follow-up: 10t+5 10t+6, golden answer t: 10t+9
+// and the recorder answers 500, 501, ... until a stop id or the limit.
+#include "scb.h"
+#include <jansson.h>
+#include <math.h>
+
+enum { VOCAB = 600, STOP = 599 };
+static StrBuf calls;
+static int stop_after, n_asked, bad_logits_at, no_compression, interrupt_at, n_calls;
+static float out_logits[VOCAB];
+
+struct Context { int n; };
+struct Branch { int64_t pos; int budget; bool first; };
+struct Mark { int64_t pos; };
+
+static bool fake_interrupted(void) { return interrupt_at && n_calls >= interrupt_at; }
+static void call(const char *what) { str_fmt(&calls, "%s", what); n_calls++; }
+static void call_ids(const int32_t *ids, int n) {
+    for (int i = 0; i < n; i++) str_fmt(&calls, " %d", ids[i]);
+    str_puts(&calls, "\n");
+}
+
+static Context *fake_context_open(Model *m, const int32_t *ids, int n, int window, Err *err) {
+    static Context c;
+    (void)m; (void)window; (void)err;
+    call("context");
+    call_ids(ids, n);
+    c.n = n;
+    return &c;
+}
+static void fake_context_drop(Context *c) { (void)c; call("context drop\n"); }
+
+static Branch *fake_branch_open(Model *m, Context *ctx, const Method *method, int reserve, Err *err) {
+    Branch *b = (Branch *)calloc(1, sizeof *b);
+    (void)m; (void)err;
+    call(ctx ? "open on context" : "open");
+    str_fmt(&calls, " %s tail %d\n", method->name, reserve);
+    b->pos = ctx ? ctx->n : 0;
+    b->budget = method->size.budget;
+    return b;
+}
+static int fake_branch_feed(Branch *b, const int32_t *ids, int n, unsigned flags, Err *err) {
+    (void)err;
+    call("feed");
+    str_puts(&calls, flags & FEED_FIRST ? " first" : "");
+    str_puts(&calls, flags & FEED_NO_LOGITS ? " silent" : "");
+    call_ids(ids, n);
+    b->pos += n;
+    n_asked = 0;
+    return 0;
+}
+static int fake_branch_step(Branch *b, int32_t id, Err *err) {
+    (void)err;
+    call("step");
+    call_ids(&id, 1);
+    b->pos++;
+    return 0;
+}
+static const float *fake_branch_logits(const Branch *b) {
+    memset(out_logits, 0, sizeof out_logits);
+    out_logits[n_asked % VOCAB] = 1.0f + (float)b->pos;
+    if (bad_logits_at && n_asked == bad_logits_at) out_logits[3] = NAN;
+    return out_logits;
+}
+static int fake_branch_argmax(const Branch *b) {
+    (void)b;
+    return n_asked++ == stop_after ? STOP : 499 + n_asked;
+}
+static Branch *fake_branch_fork(Branch *b, int reserve, Err *err) {
+    Branch *f = (Branch *)malloc(sizeof *f);
+    (void)err;
+    call("fork");
+    str_fmt(&calls, " tail %d\n", reserve);
+    *f = *b;
+    return f;
+}
+static void fake_branch_drop(Branch *b) { call("drop\n"); free(b); }
+static Mark *fake_branch_mark(Branch *b) {
+    Mark *k = (Mark *)malloc(sizeof *k);
+    call("mark\n");
+    k->pos = b->pos;
+    return k;
+}
+static void fake_branch_rewind(Branch *b, Mark *k) {
+    call("rewind\n");
+    b->pos = k->pos;
+    free(k);
+}
+static BranchStats fake_branch_stats(const Branch *b) {
+    BranchStats s;
+    memset(&s, 0, sizeof s);
+    s.pos = b->pos;
+    s.rows_max = s.rows_min = b->budget && !no_compression && b->budget < b->pos ? b->budget : (int)b->pos;
+    s.rows_mean = s.rows_max;
+    s.evictable = (size_t)(b->pos - s.rows_max);
+    s.kv_live_bytes = 10 * (size_t)s.rows_max;
+    s.kv_alloc_bytes = 20 * (size_t)s.rows_max;
+    return s;
+}
+static Mem *fake_model_mem(Model *m) { static Mem mem = { 7, 1000, 0 }; (void)m; return &mem; }
+static bool fake_tok_is_stop(const Tok *t, int id) { (void)t; return id == STOP; }
+static void fake_tok_decode(const Tok *t, const int32_t *ids, size_t n, unsigned flags, StrBuf *out) {
+    (void)t; (void)flags;
+    for (size_t i = 0; i < n; i++) str_fmt(out, "<%d>", ids[i]);
+}
+
+#define main scbench_main
+#define interrupted fake_interrupted
+#define context_open fake_context_open
+#define context_drop fake_context_drop
+#define branch_open fake_branch_open
+#define branch_feed fake_branch_feed
+#define branch_step fake_branch_step
+#define branch_logits fake_branch_logits
+#define branch_argmax fake_branch_argmax
+#define branch_fork fake_branch_fork
+#define branch_drop fake_branch_drop
+#define branch_mark fake_branch_mark
+#define branch_rewind fake_branch_rewind
+#define branch_stats fake_branch_stats
+#define model_mem fake_model_mem
+#define tok_is_stop fake_tok_is_stop
+#define tok_decode fake_tok_decode
+#include "scbench.c"
+#undef main
+
+static int failures;
+#define EXPECT(cond, ...) do { if (!(cond)) { \
+    failures++; \
+    printf("test_turns.c:%d: ", __LINE__); \
+    printf(__VA_ARGS__); \
+    putchar('\n'); } } while (0)
+
+enum { TURNS = 2 };
+static Session session;
+static Run run;
+static char *rows_text;
+static size_t rows_size;
+static json_t *rows[16];
+static int n_rows;
+
+static void set_ids(IntVec *v, int a, int b) {
+    ints_push(v, a);
+    if (b) ints_push(v, b);
+}
+
+static void session_build(void) {
+    memset(&session, 0, sizeof session);
+    session.number = 3;
+    session.n_turns = TURNS;
+    session.turns = (Turn *)calloc(TURNS, sizeof *session.turns);
+    for (int i = 1; i <= 3; i++) ints_push(&session.ids, i);
+    for (int t = 0; t < TURNS; t++) {
+        Turn *u = &session.turns[t];
+        int at = 10 * (t + 1);
+        set_ids(&u->first, at, at + 1);
+        set_ids(&u->next, at + 5, at + 6);
+        set_ids(&u->answer_ids, at + 9, 0);
+        u->input = strdup("?");
+        u->answer = strdup(t ? "<77>" : "<500>");
+        u->depth = 0.25 + 0.5 * t;
+    }
+}
+
+static void arm(const char *name, Mode mode) {
+    Err err = { "", 0 };
+    if (arm_add(&run, name, mode, 0, 0, &err)) die_code(1, "%s", err.msg);
+}
+
+static void begin(int stop, int max_new) {
+    free(run.arms);
+    memset(&run, 0, sizeof run);
+    run.ctx = 5;
+    run.o.sessions = 9;
+    run.o.max_new = max_new;
+    run.o.seed = 4;
+    run.o.quiet = true;
+    run.config.vocab_size = VOCAB;
+    run.prompter.chat = &run.plain;
+    run.nothing_evictable = true;
+    stop_after = stop;
+    bad_logits_at = no_compression = interrupt_at = n_calls = 0;
+    calls.n = 0;
+}
+
+// plays the session, compares the calls, parses the rows
+static int play(const char *expected, const char *what) {
+    Err err = { "", 0 };
+    for (int i = 0; i < n_rows; i++) json_decref(rows[i]);
+    n_rows = 0;
+    free(rows_text);
+    run.rows = open_memstream(&rows_text, &rows_size);
+    int rc = play_session(&run, &task_table[0], &session, &err);
+    fclose(run.rows);
+    str_add(&calls, "", 0);
+    EXPECT(!expected || !strcmp(calls.p, expected), "%s: expected\n%sgot\n%s", what, expected, calls.p);
+    for (char *line = rows_text, *end; (end = strchr(line, '\n')) != NULL && n_rows < 16; line = end + 1)
+        rows[n_rows++] = json_loadb(line, (size_t)(end - line), 0, NULL);
+    for (int i = 0; i < n_rows; i++) EXPECT(rows[i], "%s: row %d is no JSON", what, i);
+    return rc;
+}
+
+static const char *text_of(int row, const char *key) {
+    const char *s = json_string_value(json_object_get(rows[row], key));
+    return s ? s : "null";
+}
+static int int_of(int row, const char *key) {
+    return (int)json_integer_value(json_object_get(rows[row], key));
+}
+static double real_of(int row, const char *key) {
+    return json_number_value(json_object_get(rows[row], key));
+}
+
+static void test_multi_turn(void) {
+    begin(2, 80);
+    arm("full", MULTI_TURN);
+    play("open full tail 83\nfeed first 1 2 3 10 11\nmark\nstep 500\nstep 501\nrewind\n"
+         "feed 19 25 26\nmark\nstep 500\nstep 501\nrewind\ndrop\n", "golden");
+    EXPECT(n_rows == 2, "%d rows", n_rows);
+    EXPECT(!strcmp(text_of(0, "prediction"), "<500><501>") && !strcmp(text_of(0, "stop"), "eos"),
+           "prediction %s stop %s", text_of(0, "prediction"), text_of(0, "stop"));
+    EXPECT(real_of(0, "score") == 1 && real_of(1, "score") == 0, "scores");
+    EXPECT(int_of(0, "n_prompt") == 5 && int_of(1, "n_prompt") == 8 && int_of(1, "n_new") == 2, "lengths");
+    EXPECT(int_of(0, "rows_max_q") == 5 && int_of(0, "rows_max_end") == 7, "rows at q and end");
+    EXPECT(int_of(0, "session") == 3 && int_of(1, "turn") == 2 && real_of(1, "depth") == 0.75, "names");
+    EXPECT(!strcmp(text_of(0, "history"), "golden") && !strcmp(text_of(0, "query_aware"), "first"), "switches");
+    EXPECT(json_is_null(json_object_get(rows[0], "evictable")), "full has nothing evictable");
+    EXPECT(json_is_null(json_object_get(rows[0], "shared_prefill_s")), "no context was shared");
+    int32_t fed[8] = { 1, 2, 3, 10, 11, 19, 25, 26 };
+    char hash[17];
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)XXH64(fed, sizeof fed, 0));
+    EXPECT(!strcmp(text_of(1, "ids_hash"), hash), "ids_hash %s, by hand %s", text_of(1, "ids_hash"), hash);
+    XXH64_state_t state;
+    XXH64_reset(&state, 0);
+    for (int k = 1; k <= 3; k++) {      // the recorder's logits: chosen after argmax counts on
+        float x[VOCAB] = { 0 };
+        x[k - 1] = 1.0f + (float)(5 + k - 1);
+        XXH64_update(&state, x, sizeof x);
+    }
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)XXH64_digest(&state));
+    EXPECT(!strcmp(text_of(0, "logits_hash"), hash), "logits_hash %s, by hand %s", text_of(0, "logits_hash"), hash);
+
+    begin(2, 2);        // the limit comes before the stop id: its last id is not fed
+    arm("full", MULTI_TURN);
+    play("open full tail 5\nfeed first 1 2 3 10 11\nmark\nstep 500\nrewind\n"
+         "feed 19 25 26\nmark\nstep 500\nrewind\ndrop\n", "limit");
+    EXPECT(!strcmp(text_of(0, "stop"), "length") && int_of(0, "n_new") == 2, "stop at the limit");
+
+    begin(0, 80);       // a stop id at once
+    arm("full", MULTI_TURN);
+    play("open full tail 83\nfeed first 1 2 3 10 11\nmark\nrewind\nfeed 19 25 26\nmark\nrewind\ndrop\n", "empty");
+    EXPECT(int_of(0, "n_new") == 0 && json_is_null(json_object_get(rows[0], "decode_tok_s")) &&
+           !strcmp(text_of(0, "prediction"), ""), "an empty answer");
+}
+
+static void test_own_history(void) {
+    begin(2, 80);
+    run.own_history = true;
+    arm("full", MULTI_TURN);
+    play("open full tail 162\nfeed first 1 2 3 10 11\nstep 500\nstep 501\nfeed 25 26\nstep 500\nstep 501\ndrop\n", "own");
+    int32_t fed[9] = { 1, 2, 3, 10, 11, 500, 501, 25, 26 };
+    char hash[17];
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)XXH64(fed, sizeof fed, 0));
+    EXPECT(!strcmp(text_of(1, "ids_hash"), hash), "ids_hash of own history");
+
+    begin(9, 2);        // cut by the limit: the last id goes in front of the next feed
+    run.own_history = true;
+    arm("full", MULTI_TURN);
+    play("open full tail 6\nfeed first 1 2 3 10 11\nstep 500\nfeed 501 25 26\nstep 500\ndrop\n", "own, cut");
+    EXPECT(!strcmp(text_of(1, "history"), "own"), "history own");
+}
+
+static void test_query_aware_no(void) {
+    begin(1, 80);
+    run.context_first = true;
+    arm("full", MULTI_TURN);
+    play("open full tail 85\nfeed first silent 1 2 3\nfeed 10 11\nmark\nstep 500\nrewind\n"
+         "feed 19 25 26\nmark\nstep 500\nrewind\ndrop\n", "query-aware no");
+    EXPECT(!strcmp(text_of(0, "query_aware"), "no"), "query_aware no");
+    EXPECT(json_is_number(json_object_get(rows[0], "shared_prefill_s")) &&
+           json_is_null(json_object_get(rows[1], "shared_prefill_s")), "the context's prefill, once");
+}
+
+static void test_multi_request(void) {
+    begin(1, 80);
+    arm("full", MULTI_REQUEST);
+    play("open full tail 0\nfeed first silent 1 2 3\nfork tail 82\nfeed 10 11\nstep 500\ndrop\n"
+         "fork tail 82\nfeed 20 21\nstep 500\ndrop\ndrop\n", "multi-request");
+    EXPECT(int_of(0, "n_prompt") == 5 && int_of(1, "n_prompt") == 5, "every request sees the bare context");
+    EXPECT(json_is_null(json_object_get(rows[0], "history")), "requests share no history");
+    EXPECT(!strcmp(text_of(0, "mode"), "multi-request"), "mode");
+}
+
+static void test_sweep(void) {
+    static const char *const turn = "feed first 10 11\nmark\nstep 500\nrewind\nfeed 19 25 26\nmark\n"
+                                    "step 500\nrewind\ndrop\n";
+    static const char *const request = "feed first silent\nfork tail 82\nfeed 10 11\nstep 500\ndrop\n"
+                                       "fork tail 82\nfeed 20 21\nstep 500\ndrop\ndrop\n";
+    StrBuf expected = { 0 };
+    char alone[2][17];
+    for (int mode = 0; mode < 2; mode++) {
+        begin(1, 80);
+        arm("full", (Mode)mode);
+        play(NULL, "alone");
+        snprintf(alone[mode], sizeof alone[mode], "%s", text_of(1, "ids_hash"));
+    }
+    begin(1, 80);
+    arm("full", MULTI_TURN);
+    arm("keep-last", MULTI_TURN);
+    arm("full", MULTI_REQUEST);
+    run.arms[1].budget = 32;
+    str_fmt(&expected, "context 1 2 3\nopen on context full tail 85\n%sopen on context keep-last tail 85\n%s"
+            "open on context full tail 0\n%scontext drop\n", turn, turn, request);
+    play(expected.p, "sweep");
+    EXPECT(n_rows == 6, "%d rows in a sweep", n_rows);
+    EXPECT(!strcmp(text_of(1, "ids_hash"), alone[0]) && !strcmp(text_of(5, "ids_hash"), alone[1]),
+           "a shared context changes the ids hash");
+    EXPECT(json_is_number(json_object_get(rows[0], "shared_prefill_s")) &&
+           json_is_null(json_object_get(rows[1], "shared_prefill_s")), "the context's prefill, once");
+    free(expected.p);
+}
+
+static void test_failures(void) {
+    begin(5, 80);
+    arm("full", MULTI_TURN);
+    arm("full", MULTI_REQUEST);
+    bad_logits_at = 1;
+    int rc = play(NULL, "NaN");
+    EXPECT(rc == 0 && run.failures == 2 && n_rows == 2, "NaN logits: rc %d, %d failures, %d rows", rc,
+           run.failures, n_rows);
+    EXPECT(strstr(text_of(0, "error"), "not a number"), "error says %s", text_of(0, "error"));
+    EXPECT(json_is_null(json_object_get(rows[0], "score")), "a failed turn has no score");
+
+    begin(1, 80);
+    arm("keep-last", MULTI_TURN);
+    run.ctx = 64;
+    run.arms[0].budget = 32;
+    no_compression = 1;
+    for (int i = 0; i < 60; i++) ints_push(&session.ids, 1);
+    play(NULL, "no compression");
+    session.ids.n = 3;
+    EXPECT(run.failures == 1 && strstr(text_of(0, "error"), "internal error: keep-last"), "no compression: %s",
+           text_of(0, "error"));
+
+    begin(5, 80);
+    arm("full", MULTI_TURN);
+    arm("full", MULTI_REQUEST);
+    interrupt_at = 10;
+    Err err = { "", 0 };
+    run.rows = open_memstream(&rows_text, &rows_size);
+    rc = play_session(&run, &task_table[0], &session, &err);
+    fclose(run.rows);
+    EXPECT(rc && err.code == EXIT_INTERRUPTED, "interrupted: rc %d code %d", rc, err.code);
+    EXPECT(!strstr(rows_text, "error\": \"") && strchr(rows_text, '\n') == strrchr(rows_text, '\n'),
+           "an interrupted turn writes no row: %s", rows_text);
+    EXPECT(!strstr(calls.p, "context drop") == false, "the context is dropped after an interrupt");
+}
+
+int main(void) {
+    session_build();
+    test_multi_turn();
+    test_own_history();
+    test_query_aware_no();
+    test_multi_request();
+    test_sweep();
+    test_failures();
+    for (int i = 0; i < n_rows; i++) json_decref(rows[i]);
+    free(rows_text);
+    free(run.arms);
+    free(calls.p);
+    session_free(&session);
+    printf("%d failures\n", failures);
+    return failures != 0;
+}
