@@ -19,6 +19,7 @@ typedef struct {
 } Pair;
 
 static int pair_failures;
+static bool pair_poison;                // after every call dead rows become NaN: nothing may change
 static long pair_checks, pair_near;     // near: f32 logits within 1e-5 of the largest, not equal
 
 __attribute__((format(printf, 1, 2)))
@@ -153,6 +154,7 @@ static inline void pair_check_rows(const Pair *p, const char *call) {
                   p->what, call, (int)s.pos, s.rows_min, s.rows_max, s.rows_mean, p->slow->pos,
                   min, max, mean);
     pair_checks++;
+    if (pair_poison) branch_poison(p->fast);
 }
 
 // The first feed: ids as many as base holds rows of, those beyond ctx are fed. base: the slow rows

@@ -2,6 +2,7 @@
 // and equal live rows after every feed and step. Models differ in every dimension that a tile, panel
 // or head group can see; a first feed of each length that crosses an edge runs under every method,
 // in chunks of 1, 7 and 256 tokens, alone and on shared contexts, followed by one script of turns.
+// In the last two the evicted rows are filled with NaN after every call.
 //   test_oracle [CASE]      one case alone, when a report names it
 #include "pair.h"
 
@@ -151,6 +152,7 @@ static void run_case(int i) {
     naive_append(base, ids, c->first);
     for (int variant = 0; variant < (int)COUNTOF(chunks); variant++) {
         if (variant) pair_open_fast(&m, chunks[variant]);
+        pair_poison = variant > 0;
         for (int kind = NAIVE_FULL; kind <= NAIVE_CORM; kind++)
             run_method(&m, base, ids, name, kind, variant, &r);
     }

@@ -138,6 +138,7 @@ static void operate(World *w) {
     Slot *s = &w->slot[below(w, SLOTS)];
     int32_t ids[LONGEST];
     int what = below(w, 100);
+    pair_poison = below(w, 2);
     if (!s->used) {
         open_root(w, s);
         return;
