@@ -122,7 +122,7 @@ static void run_method(PairModel *m, const NaiveBranch *base, const int32_t *ids
         ctx = context_open(m->fast, ids, cut, method_window(&fast), &err);
         pair_must(!ctx, &err, "context_open");
     }
-    Pair p = pair_first(m, base, &method, ctx, ids, 16, what);
+    Pair p = pair_first(m, base, &method, ctx, ids, 16 * variant, what);
     if (ctx && rng_below(r, 2)) {               // branches hold their own reference
         context_drop(ctx);
         ctx = NULL;
