@@ -39,8 +39,8 @@ LIBS  := libpcre2-8 libutf8proc jansson libxxhash
 CPPFLAGS += -I. $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
 LDLIBS   += $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lm
 
-CU_SRC := $(wildcard matmul.cu sparse_attn.cu evict.cu llama.cu)
-C_SRC  := $(wildcard file.c model.c tokenizer.c cli.c report.c)
+CU_SRC := matmul.cu sparse_attn.cu evict.cu llama.cu
+C_SRC  := file.c model.c tokenizer.c cli.c report.c
 LIB_OBJ := $(CU_SRC:%.cu=$B/%.o) $(C_SRC:%.c=$B/%.o)
 MAINS  := scbench run
 TESTS  := $(patsubst test/%.c,$B/%,$(wildcard test/test_*.c))
