@@ -130,9 +130,9 @@ expect 2 '--resume' $s --ctx 1024 --resume
 # ---- output that cannot be written
 echo keep >file
 expect 1 'file/out' $s --ctx 1024 --quiet --out file/out
-mkdir taken; echo keep >taken/rows.jsonl
+mkdir taken; echo keep >taken/results.jsonl
 expect 1 'taken' $s --ctx 1024 --quiet --out taken
-[ "$(cat taken/rows.jsonl)" = keep ] || { echo "the rows of an earlier run were touched"; failures=$((failures + 1)); }
+[ "$(cat taken/results.jsonl)" = keep ] || { echo "the rows of an earlier run were touched"; failures=$((failures + 1)); }
 if [ "$(id -u)" != 0 ]; then
     mkdir locked; chmod 555 locked
     expect 1 'locked/out.*ermission' $s --ctx 1024 --quiet --out locked/out
