@@ -15,6 +15,7 @@ typedef struct {
 typedef struct {
     Branch *fast;
     NaiveBranch *slow;
+    const Config *config;
     const char *what;           // names the case in a report
 } Pair;
 
@@ -153,6 +154,9 @@ static inline void pair_check_rows(const Pair *p, const char *call) {
         pair_fail("%s, %s: stats say pos %d, rows %d to %d, mean %g; oracle %d, %d to %d, %g",
                   p->what, call, (int)s.pos, s.rows_min, s.rows_max, s.rows_mean, p->slow->pos,
                   min, max, mean);
+    if (s.kv_live_bytes != sum * config_row_bytes(p->config) || s.kv_alloc_bytes < s.kv_live_bytes)
+        pair_fail("%s, %s: %zu live bytes of %zu for %zu rows of %zu", p->what, call,
+                  s.kv_live_bytes, s.kv_alloc_bytes, sum, config_row_bytes(p->config));
     pair_checks++;
     if (pair_poison) branch_poison(p->fast);
 }
@@ -164,7 +168,7 @@ static inline Pair pair_first(PairModel *m, const NaiveBranch *base, const Naive
     Err err = { 0 };
     Method fast = pair_method(method, base->pos);
     int shared = ctx ? context_len(ctx) : 0, n = base->pos - shared;
-    Pair p = { .what = what };
+    Pair p = { .config = model_config(m->fast), .what = what };
     p.fast = branch_open(m->fast, ctx, &fast, reserve, &err);
     pair_must(!p.fast, &err, "branch_open");
     pair_must(branch_feed(p.fast, ids + shared, n, FEED_FIRST, &err), &err, "branch_feed");
@@ -194,7 +198,7 @@ static inline void pair_step(Pair *p, int32_t id) {
 
 static inline Pair pair_fork(const Pair *p, int reserve) {
     Err err = { 0 };
-    Pair c = { .what = p->what };
+    Pair c = { .config = p->config, .what = p->what };
     c.fast = branch_fork(p->fast, reserve, &err);
     pair_must(!c.fast, &err, "branch_fork");
     c.slow = naive_copy(p->slow);
