@@ -1,8 +1,8 @@
 // test_oracle.c - the runtime against its slow twin (oracle.h), through scb.h alone: equal logits
-// and equal live rows after every feed and step. Models differ in every dimension that a tile, panel
-// or head group can see; a first feed of each length that crosses an edge runs under every method,
-// in chunks of 1, 7 and 256 tokens, alone and on shared contexts, followed by one script of turns.
-// In the last two the evicted rows are filled with NaN after every call.
+// and equal live rows after every feed and step. Models differ in every dimension that a tile, a
+// panel or a head group can see; a first feed of each length that crosses an edge runs under every
+// method, in chunks of 1, 7 and 256 tokens, alone and on shared contexts, followed by one script of
+// turns. With chunks of 7 and 256 evicted rows are filled with NaN after every call.
 //   test_oracle [CASE]      one case alone, when a report names it
 #include "pair.h"
 
