@@ -489,7 +489,7 @@ static void row_store(const AttnShape *s, Rows *r, int at, int32_t pos, const fl
 // room for n more rows of one head, and their entries
 static void head_room(KVCache *c, Head *h, int n) {
     if (h->own.n + n > h->own.cap) rows_grow(c->mem, c->s, &h->own, h->own.n + n + (h->own.n ? h->own.n / 2 : c->reserve));
-    list_room(c, h, h->len + n, false, false);
+    list_room(c, h, h->len + n, false, c->method.policy->has_state);
 }
 
 // n rows of k and v (n, G, hd) behind the rows of every head of a layer
