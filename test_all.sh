@@ -69,8 +69,10 @@ if ! make deps; then
     exit 1
 fi
 run check make check
+run python-packages test/venv.sh
 unit cpu '' 'all tests'
 unit portable 'PORTABLE=1' 'all tests'
+# the plain commands of the README use ./scbench and ./run of the first build
 for script in test/run_*.sh; do
     run "$(basename "$script" .sh)" bash "$script"
 done
