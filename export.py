@@ -5,8 +5,8 @@
     export.py --random SEED --shape NAME|CONFIG.json OUT.bin [options]
 
 The layout of the file is in scb.h: prologue, parameter records, tensor records, data. Letters: V
-vocabulary, E hidden width, F feed-forward width, H query heads, G KV heads, hd head width, L layers.
-Everything is written in blocks of rows, so a run holds one block, never a model. The output
+vocabulary, E hidden width, F feed-forward width, H query heads, G KV heads, hd head width, L
+layers. Everything is written in blocks of rows, so a run holds one block, never a model. The output
 is written to OUT.bin.tmp and renamed; the same input gives the same bytes.
 
 Numbers. bf16 is rounded to nearest even, denormals to 0. q8 is 32 weights along a row with one fp16
@@ -26,6 +26,7 @@ so that attention looks at some keys more than at others. The vocabulary is the 
 """
 import argparse
 import collections
+import datetime
 import json
 import math
 import os
@@ -91,7 +92,8 @@ def to_q8(x, name):
     w = x.reshape(n, groups, Q8_GROUP)
     top = np.abs(w).max(axis=2)
     if n and top.max() / 127 > 65504:
-        raise UserError(f"tensor {name} holds {top.max():g}, too large for a q8 scale: use --dtype bf16")
+        raise UserError(f"tensor {name} holds {top.max():g}, too large for a q8 scale: use --dtype "
+                        "bf16")
     scale = (top / np.float32(127)).astype(np.float16)
     s = scale.astype(np.float32)[:, :, None]
     q = np.rint(np.divide(w, s, out=np.zeros_like(w), where=s != 0))
@@ -177,14 +179,14 @@ def write_file(out, params, tensors):
                                        offset, size, hash.intdigest(), 0)
                 offset += size
                 done += size
-            if show:
-                print("\r\x1b[K", end="", file=sys.stderr)
             f.seek(0)
             f.write(struct.pack("<4sIIIQQQ24x", b"SCBM", 1, len(params), len(tensors), data_offset,
                                 offset - data_offset, xxh64(records).intdigest()))
             f.write(records)
         os.replace(tmp, out)
     finally:
+        if show:
+            print("\r\x1b[K", end="", file=sys.stderr)
         if os.path.exists(tmp):
             os.remove(tmp)
 
@@ -212,13 +214,14 @@ def rope_config(j, where):
     number = (int, float)
     both = j.get("rope_parameters")
     s = both if both is not None else j.get("rope_scaling")
-    c = {"rope_theta": float(fetch(both or j, "rope_theta", where, number, j.get("rope_theta", 1e4))),
-         "rope_scaling": ROPE_NONE, "rope_orig_ctx": 0, "rope_factor": 1.0,
-         "rope_low_freq_factor": 0.0, "rope_high_freq_factor": 0.0}
+    theta = fetch(both or j, "rope_theta", where, number, j.get("rope_theta", 1e4))
+    c = {"rope_theta": float(theta), "rope_scaling": ROPE_NONE, "rope_orig_ctx": 0,
+         "rope_factor": 1.0, "rope_low_freq_factor": 0.0, "rope_high_freq_factor": 0.0}
     kind = (s or {}).get("rope_type", (s or {}).get("type", "default"))
     if kind == "default":
         return c
-    kinds = {"linear": ROPE_LINEAR, "llama3": ROPE_LLAMA3, "yarn": ROPE_YARN, "dynamic": ROPE_DYNAMIC}
+    kinds = {"linear": ROPE_LINEAR, "llama3": ROPE_LLAMA3, "yarn": ROPE_YARN,
+             "dynamic": ROPE_DYNAMIC}
     known = {"rope_type", "type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor",
              "original_max_position_embeddings", "partial_rotary_factor"}
     if kind not in kinds:
@@ -273,8 +276,9 @@ def gguf_llama(g, qkv_bias=False):
     head_dim = g.int(f"{a}.attention.key_length", rope_dim)
     if g.int(f"{a}.attention.value_length", head_dim) != head_dim or rope_dim != head_dim:
         raise UserError(f"{g.path}: keys, values and the rotary part must have one width")
-    c = {"vocab_size": g.int(f"{a}.vocab_size", len(g.get("tokenizer.ggml.tokens", []))), "dim": dim,
-         "hidden_dim": g.int(f"{a}.feed_forward_length"), "n_layers": g.int(f"{a}.block_count"),
+    c = {"vocab_size": g.int(f"{a}.vocab_size", len(g.get("tokenizer.ggml.tokens", []))),
+         "dim": dim, "hidden_dim": g.int(f"{a}.feed_forward_length"),
+         "n_layers": g.int(f"{a}.block_count"),
          "n_heads": heads, "n_kv_heads": g.int(f"{a}.attention.head_count_kv", heads),
          "head_dim": head_dim, "max_ctx": g.int(f"{a}.context_length"), "rope_dim": rope_dim,
          "qkv_bias": int(qkv_bias), "tied": int("output.weight" not in g.tensors),
@@ -300,9 +304,10 @@ def gguf_qwen2(g):
 
 
 def llama3_scaling(g, c):
-    """GGUF keeps Llama-3.1's frequency scaling as one divisor per frequency. The divisors of the two
-    published settings are made again from their parameters, and one must agree."""
-    have = g.rows(Tensor("rope_freqs.weight", (c["head_dim"] // 2,), None, "rope_freqs.weight"), 0, 1)[0]
+    """GGUF keeps Llama-3.1's frequency scaling as one divisor per frequency. The divisors of the
+    two published settings are made again from their parameters, and one must agree."""
+    name = "rope_freqs.weight"
+    have = g.rows(Tensor(name, (c["head_dim"] // 2,), None, name), 0, 1)[0]
     low, high, orig = 1.0, 4.0, 8192
     for factor in (8.0, 32.0):
         want = []
@@ -313,8 +318,8 @@ def llama3_scaling(g, c):
         if np.allclose(have, want, rtol=1e-4):
             return {"rope_scaling": ROPE_LLAMA3, "rope_factor": factor, "rope_orig_ctx": orig,
                     "rope_low_freq_factor": low, "rope_high_freq_factor": high}
-    raise UserError(f"{g.path}: tensor rope_freqs.weight holds a frequency scaling that is not "
-                    "Llama-3.1's or 3.2's")
+    raise UserError(f"{g.path}: tensor {name} holds a frequency scaling that is not Llama-3.1's or "
+                    "3.2's")
 
 
 def llama_tensors(c):
@@ -336,7 +341,8 @@ def llama_tensors(c):
                 ("w3", (F, E), "mlp.up_proj.weight", "ffn_up.weight", 0),
                 ("w2", (E, F), "mlp.down_proj.weight", "ffn_down.weight", 0)):
             if name[0] != "b" or c["qkv_bias"]:
-                yield Tensor(f"layers.{i}.{name}", shape, f"model.layers.{i}.{hf}", f"blk.{i}.{gguf}", heads)
+                yield Tensor(f"layers.{i}.{name}", shape, f"model.layers.{i}.{hf}",
+                             f"blk.{i}.{gguf}", heads)
     yield Tensor("final_norm", (E,), "model.norm.weight", "output_norm.weight")
     if not c["tied"]:
         yield Tensor("lm_head", (V, E), "lm_head.weight", "output.weight")
@@ -367,7 +373,8 @@ PARAM_ORDER = ("vocab_size dim hidden_dim n_layers n_heads n_kv_heads head_dim m
 
 def family_of(name, where):
     if name not in FAMILIES:
-        raise UserError(f"{where}: the architecture '{name}' is not supported ({', '.join(FAMILIES)} are)")
+        raise UserError(f"{where}: the architecture '{name}' is not supported "
+                        f"({', '.join(FAMILIES)} are)")
     return FAMILIES[name]
 
 
@@ -376,8 +383,8 @@ def check_config(c, where):
         if not 0 < c[key] < 1 << 31:
             raise UserError(f"{where}: {key} is {c[key]}, not a positive number")
     if c["n_heads"] % c["n_kv_heads"] or c["head_dim"] % 2:
-        raise UserError(f"{where}: {c['n_heads']} query heads over {c['n_kv_heads']} KV heads of width "
-                        f"{c['head_dim']}: heads must divide evenly and the width must be even")
+        raise UserError(f"{where}: {c['n_heads']} query heads over {c['n_kv_heads']} KV heads of "
+                        f"width {c['head_dim']}: heads must divide evenly, the width must be even")
 
 
 def check_tensors(src, c, where):
@@ -388,11 +395,13 @@ def check_tensors(src, c, where):
             raise UserError(f"{where}: tensor {name} is missing")
         have = src.shape(name)
         if have != t.shape:
-            raise UserError(f"{where}: tensor {name} has shape {have}, the configuration says {t.shape}")
+            raise UserError(f"{where}: tensor {name} has shape {have}, the configuration says "
+                            f"{t.shape}")
         src.check_dtype(name)
     for name in src.tensors:
         if name not in expected and not src.ignored(name, c):
-            raise UserError(f"{where}: tensor {name} is unexpected; it would be lost, so nothing was written")
+            raise UserError(f"{where}: tensor {name} is unexpected; it would be lost, so "
+                            "nothing was written")
 
 
 # ---------------------------------------------------------------------------
@@ -400,7 +409,7 @@ def check_tensors(src, c, where):
 # vector as one row, float_matrices: its matrices are f32, tokenizer(vocab_size) -> Vocab.
 
 class HfDir:
-    """config.json and safetensors, one file or sharded. u64 length, JSON header, data (row-major)."""
+    """config.json and safetensors, one file or shards: u64 length, JSON header, data (row-major)"""
     kind = "hf"
     DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
 
@@ -427,8 +436,8 @@ class HfDir:
             return
         single = os.path.join(self.path, "model.safetensors")
         if not os.path.exists(single):
-            raise UserError(f"{self.path}: there is no model.safetensors and no "
-                            "model.safetensors.index.json; PyTorch .bin and .pth files are not read")
+            raise UserError(f"{self.path}: there is no model.safetensors and no model.safetensors."
+                            "index.json; PyTorch .bin and .pth files are not read")
         self.open_shard(single)
 
     def open_shard(self, path):
@@ -436,7 +445,8 @@ class HfDir:
         with open(path, "rb") as f:
             n = int.from_bytes(f.read(8), "little")
             if size < 10 or not 2 <= n <= min(100_000_000, size - 8):
-                raise UserError(f"{path}: not a safetensors file (header of {n} bytes in a file of {size})")
+                raise UserError(f"{path}: not a safetensors file (header of {n} bytes in a file of "
+                                f"{size})")
             header = f.read(n)
         try:
             header = json.loads(header)
@@ -448,14 +458,15 @@ class HfDir:
         for a, b, name, dtype, shape in sorted(entries):
             want = math.prod(shape) * self.DTYPES[dtype] if dtype in self.DTYPES else b - a
             if a != end or b - a != want or 8 + n + b > size:
-                raise UserError(f"{path}: tensor {name}: bytes {a} to {b} do not fit its shape {shape} or "
-                                "the file; download it again")
+                raise UserError(f"{path}: tensor {name}: bytes {a} to {b} do not fit its shape "
+                                f"{shape} or the file; download it again")
             if name in self.tensors:
                 raise UserError(f"{path}: tensor {name} is also in another shard")
             end = b
             self.tensors[name] = (path, dtype, shape, 8 + n + a)
         if 8 + n + end != size:
-            raise UserError(f"{path}: {size - 8 - n - end} bytes after the last tensor; download it again")
+            raise UserError(f"{path}: {size - 8 - n - end} bytes after the last tensor; download "
+                            "it again")
 
     def config(self):
         return self.family.hf(self.json, self.where)
@@ -465,8 +476,8 @@ class HfDir:
 
     def check_dtype(self, name):
         if self.tensors[name][1] not in self.DTYPES:
-            raise UserError(f"{self.path}: tensor {name} is {self.tensors[name][1]}; BF16, F16 and F32 "
-                            "are read")
+            raise UserError(f"{self.path}: tensor {name} is {self.tensors[name][1]}; BF16, F16 and "
+                            "F32 are read")
 
     def ignored(self, name, c):
         """rotary buffers of old files; a head that repeats the tied embedding"""
@@ -544,10 +555,10 @@ class Gguf:
 
     def check_dtype(self, name):
         kind = self.tensors[name].tensor_type
-        known = {"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K",
-                 "Q5_K", "Q6_K"}
+        known = "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K".split()
         if kind.name not in known:
-            raise UserError(f"{self.path}: tensor {name} is {kind.name}; {', '.join(sorted(known))} are read")
+            raise UserError(f"{self.path}: tensor {name} is {kind.name}; {', '.join(known)} are "
+                            "read")
 
     def ignored(self, name, c):
         return name == "rope_freqs.weight"      # read by llama3_scaling
@@ -622,8 +633,8 @@ def hf_shape(v, e, f, layers, heads, kv, ctx, theta, eps=1e-5, tied=False, **mor
             "rope_theta": theta, "rms_norm_eps": eps, "tie_word_embeddings": tied, **more}
 
 
-LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-               "original_max_position_embeddings": 8192}
+LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+               "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 SHAPES = {
     "smollm2-135m": hf_shape(49152, 576, 1536, 30, 9, 3, 8192, 1e5, tied=True),
     "llama2-7b": hf_shape(32000, 4096, 11008, 32, 32, 32, 4096, 1e4),
@@ -637,8 +648,8 @@ SHAPES = {
 # Tokenizers: byte-level BPE
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
-          r"\s*[\r\n]+|\s+(?!\S)|\s+")
+LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+          r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 Pre = collections.namedtuple("Pre", "regex digits nfc ignore_merges add_bos")
 GGUF_PRE = {        # tokenizer.ggml.pre -> rules; add_bos where the file does not say
     "gpt-2": Pre(GPT2, 0, 0, 0, 0),
@@ -660,7 +671,7 @@ def byte_alphabet():
 
 
 def token_tables(names, added, vocab_size, where):
-    """names: token strings by id (None: hole), added: id -> special? -> (texts, types) of all ids."""
+    """names: token strings by id (None: hole), added: id -> special? -> (texts, types) by id"""
     if len(names) > vocab_size:
         raise UserError(f"{where}: {len(names)} tokens, the model has only {vocab_size} rows")
     alphabet = byte_alphabet()
@@ -674,8 +685,8 @@ def token_tables(names, added, vocab_size, where):
         try:
             texts[i], types[i] = bytes(alphabet[ch] for ch in name), NORMAL
         except KeyError:
-            raise UserError(f"{where}: token {i} {name!r} is not in the byte alphabet: this is not a "
-                            "byte-level BPE vocabulary")
+            raise UserError(f"{where}: token {i} {name!r} is not in the byte alphabet: this is not "
+                            "a byte-level BPE vocabulary")
     return texts, types
 
 
@@ -687,8 +698,8 @@ def merge_table(pairs, ids, where):
         try:
             out.append((ids[left], ids[right], ids[left + right]))
         except KeyError as e:
-            raise UserError(f"{where}: merge {len(out)} ({left!r}, {right!r}) needs token {e}, which "
-                            "is not in the vocabulary")
+            raise UserError(f"{where}: merge {len(out)} ({left!r}, {right!r}) needs token {e}, "
+                            "which is not in the vocabulary")
     return out
 
 
@@ -716,14 +727,15 @@ def hf_pre_tokenizer(j, where):
             if step.get("use_regex", True) and regex is None:
                 regex = GPT2
             elif step.get("use_regex", True):
-                raise UserError(f"{where}: pre_tokenizer splits by two patterns, which is not supported")
+                raise UserError(f"{where}: pre_tokenizer splits by two patterns: not supported")
             continue
         if kind == "Digits" and step.get("individual_digits") and regex is None:
             digits = 1
             continue
         pattern = step.get("pattern", {}).get("Regex")
-        whole = (step.get("behavior"), bool(step.get("invert"))) in (("Isolated", False), ("Removed", True))
-        if kind != "Split" or not pattern or not whole or regex is not None or digits:
+        keeps_all = [("Isolated", False), ("Removed", True)]
+        fine = pattern and (step.get("behavior"), bool(step.get("invert"))) in keeps_all
+        if kind != "Split" or not fine or regex is not None or digits:
             raise UserError(f"{where}: pre_tokenizer step {json.dumps(step)} is not supported")
         regex = pattern
     return regex or "", digits or 0
@@ -745,11 +757,13 @@ def token_text(v):
 def hf_vocab(path, config, vocab_size):
     where = os.path.join(path, "tokenizer.json")
     if not os.path.exists(where):
-        raise UserError(f"{path}: tokenizer.json is missing (SentencePiece tokenizer.model files are not read)")
+        raise UserError(f"{path}: tokenizer.json is missing (SentencePiece tokenizer.model files "
+                        "are not read)")
     j = read_json(where)
     model = j.get("model", {})
     if model.get("type", "BPE") != "BPE" or not isinstance(model.get("vocab"), dict):
-        raise UserError(f"{where}: model type {model.get('type')} is not supported (byte-level BPE is)")
+        raise UserError(f"{where}: model type {model.get('type')} is not supported (byte-level BPE "
+                        "is)")
     for key in ("byte_fallback", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             raise UserError(f"{where}: model.{key} is set: only byte-level BPE is supported")
@@ -764,7 +778,8 @@ def hf_vocab(path, config, vocab_size):
         names[i] = text
     for i, a in added.items():
         names[i] = a["content"]
-    texts, types = token_tables(names, {i: a.get("special") for i, a in added.items()}, vocab_size, where)
+    texts, types = token_tables(names, {i: a.get("special") for i, a in added.items()}, vocab_size,
+                                where)
     flags = [(i, LSTRIP * bool(a.get("lstrip")) | RSTRIP * bool(a.get("rstrip")) |
               SINGLE_WORD * bool(a.get("single_word")) | NORMALIZED * bool(a.get("normalized")))
              for i, a in sorted(added.items())]
@@ -774,7 +789,7 @@ def hf_vocab(path, config, vocab_size):
         return read_json(file) if os.path.exists(file) else {}
     settings, generation = optional("tokenizer_config.json"), optional("generation_config.json")
     by_text = {name: i for i, name in enumerate(names) if name is not None}
-    bos_text, eos_text = token_text(settings.get("bos_token")), token_text(settings.get("eos_token"))
+    bos_text, eos_text = (token_text(settings.get(k)) for k in ("bos_token", "eos_token"))
     if settings:
         bos = by_text.get(bos_text, -1)
     else:
@@ -792,11 +807,13 @@ def hf_vocab(path, config, vocab_size):
             template = f.read()
     if isinstance(template, list):
         template = {t["name"]: t["template"] for t in template}.get("default")
-    special = {k: token_text(v) for k, v in settings.items() if k.endswith("_token") and token_text(v)}
-    return Vocab(texts, types, merge_table(model.get("merges", []), ids, where), flags, regex, digits,
-                 int(norms == ["NFC"]), int(bool(model.get("ignore_merges"))),
-                 hf_add_bos(j.get("post_processor"), bos_text), bos, eos,
-                 chat_or_none(template, special, source))
+    special = {k: token_text(v) for k, v in settings.items() if k.endswith("_token")}
+    special = {k: v for k, v in special.items() if v}
+    return Vocab(texts=texts, types=types, merges=merge_table(model.get("merges", []), ids, where),
+                 added=flags, regex=regex, digits=digits, nfc=int(norms == ["NFC"]),
+                 ignore_merges=int(bool(model.get("ignore_merges"))),
+                 add_bos=hf_add_bos(j.get("post_processor"), bos_text), bos=bos, eos=eos,
+                 chat=chat_or_none(template, special, source))
 
 
 def gguf_vocab(g, vocab_size):
@@ -805,24 +822,28 @@ def gguf_vocab(g, vocab_size):
                         "supported (gpt2, that is byte-level BPE, is)")
     name = g.get("tokenizer.ggml.pre")
     if name not in GGUF_PRE:
-        raise UserError(f"{g.path}: tokenizer.ggml.pre '{name}' is not known ({', '.join(GGUF_PRE)} are)")
+        raise UserError(f"{g.path}: tokenizer.ggml.pre '{name}' is not known "
+                        f"({', '.join(GGUF_PRE)} are)")
     pre, names = GGUF_PRE[name], g.get("tokenizer.ggml.tokens")
     kinds = g.get("tokenizer.ggml.token_type", [1] * len(names))
     control, user, unused = 3, 4, 5         # GGUF's token types; 1 normal
     added = {i: kind == control for i, kind in enumerate(kinds) if kind in (control, user)}
-    texts, types = token_tables([None if kind == unused else text for text, kind in zip(names, kinds)],
-                                added, vocab_size, g.path)
+    used = [None if kind == unused else name for name, kind in zip(names, kinds)]
+    texts, types = token_tables(used, added, vocab_size, g.path)
     bos = g.int("tokenizer.ggml.bos_token_id", -1)
     eos = [g.int(f"tokenizer.ggml.{key}_token_id", -1) for key in ("eos", "eot")]
-    special = {f"{key}_token": names[i] for key, i in (("bos", bos), ("eos", eos[0])) if 0 <= i < len(names)}
+    special = {f"{key}_token": names[i] for key, i in (("bos", bos), ("eos", eos[0]))
+               if 0 <= i < len(names)}
     chat = chat_or_none(g.get("tokenizer.chat_template", ""), special, g.path)
     if chat:        # the template's end of turn stops an answer, where it is a control token
         eos += [i for i, is_control in added.items()
                 if is_control and chat["assistant_close"].startswith(names[i])]
     ids = {text: i for i, text in enumerate(names)}
-    return Vocab(texts, types, merge_table(g.get("tokenizer.ggml.merges"), ids, g.path),
-                 [(i, 0) for i in sorted(added)], pre.regex, pre.digits, pre.nfc, pre.ignore_merges,
-                 int(g.get("tokenizer.ggml.add_bos_token", bool(pre.add_bos))), bos, unique(eos), chat)
+    return Vocab(texts=texts, types=types, added=[(i, 0) for i in sorted(added)],
+                 merges=merge_table(g.get("tokenizer.ggml.merges"), ids, g.path), regex=pre.regex,
+                 digits=pre.digits, nfc=pre.nfc, ignore_merges=pre.ignore_merges,
+                 add_bos=int(g.get("tokenizer.ggml.add_bos_token", bool(pre.add_bos))), bos=bos,
+                 eos=unique(eos), chat=chat)
 
 
 def random_vocab(vocab_size, where):
@@ -835,9 +856,11 @@ def random_vocab(vocab_size, where):
     if len(special) == 5:
         chat = {"prefix": "<bos>", "user_open": "<|user|>", "user_close": "<|end|>",
                 "assistant_open": "<|assistant|>", "assistant_close": "<|end|>", "trim": 0}
-    return Vocab(texts + [b""] * empty, [NORMAL] * 256 + [SPECIAL] * len(special) + [UNUSED] * empty,
-                 [], [(256 + i, 0) for i in range(len(special))], "", 0, 0, 0, int(bool(special)),
-                 256 if special else -1, ([257] if len(special) > 1 else []) + ([260] if chat else []), chat)
+    return Vocab(texts=texts + [b""] * empty,
+                 types=[NORMAL] * 256 + [SPECIAL] * len(special) + [UNUSED] * empty, merges=[],
+                 added=[(256 + i, 0) for i in range(len(special))], regex="", digits=0, nfc=0,
+                 ignore_merges=0, add_bos=int(bool(special)), bos=256 if special else -1,
+                 eos=([257] if len(special) > 1 else []) + ([260] if chat else []), chat=chat)
 
 
 # ---------------------------------------------------------------------------
@@ -846,6 +869,9 @@ def random_vocab(vocab_size, where):
 #   prefix user_open M user_close assistant_open M assistant_close user_open M user_close ...
 # A template that is not of this form (a longer conversation rendered whole must equal the pieces
 # put together) is refused with a warning, and the file has no chat.
+
+ROLES = ("user", "assistant")
+
 
 class CannotCut(Exception):
     """the reason, to be read after 'the chat template'"""
@@ -862,12 +888,12 @@ def compile_template(template, special):
     env.filters["tojson"] = lambda x, **kw: json.dumps(x, ensure_ascii=False, **kw)
     env.globals["raise_exception"] = raise_exception
     # templates that print the day get the one Llama 3.1 uses: the file must not depend on today
-    env.globals["strftime_now"] = lambda form: __import__("datetime").date(2024, 7, 26).strftime(form)
+    env.globals["strftime_now"] = datetime.date(2024, 7, 26).strftime
     compiled = env.from_string(template)
 
     def render(contents, header):
         """contents: user, assistant, user, ...; header: ask for the answer's opening"""
-        messages = [{"role": ("user", "assistant")[i % 2], "content": c} for i, c in enumerate(contents)]
+        messages = [{"role": ROLES[i % 2], "content": c} for i, c in enumerate(contents)]
         return compiled.render(messages=messages, add_generation_prompt=header, tools=None,
                                documents=None, **special)
     return render
@@ -887,7 +913,7 @@ def cut(text, *marks):
 def assemble(p, contents, header):
     text = p["prefix"]
     for i, c in enumerate(contents):
-        who = ("user", "assistant")[i % 2]
+        who = ROLES[i % 2]
         text += p[who + "_open"] + (c.strip() if p["trim"] else c) + p[who + "_close"]
     return text + (p["assistant_open"] if header else "")
 
@@ -904,12 +930,14 @@ def chat_pieces(template, special):
     user_open = between[len(assistant_close):]
     if not between.startswith(assistant_close) or not head.endswith(user_open):
         raise CannotCut("opens its first and later turns differently")
-    p = {"prefix": head[:len(head) - len(user_open)], "user_open": user_open, "user_close": user_close,
-         "assistant_open": opened[len(user_close):], "assistant_close": assistant_close, "trim": 0}
+    p = {"prefix": head[:len(head) - len(user_open)], "user_open": user_open,
+         "user_close": user_close, "assistant_open": opened[len(user_close):],
+         "assistant_close": assistant_close}
     loose = f" \n {u} \n "
     p["trim"] = int(loose not in render([loose, a, v], False))
 
-    turns = ["What is 2 + 2?\nAnd why?", "4 because\nof counting.", f" {u} ", f"  {a}\n", "thanks <3", "x"]
+    turns = ["What is 2 + 2?\nAnd why?", "4 because\nof counting.", f" {u} ", f"  {a}\n",
+             "thanks <3", "x"]
     for n in range(1, len(turns) + 1):
         if render(turns[:n], False) != assemble(p, turns[:n], False):
             raise CannotCut(f"renders a conversation of {n} messages in its own way")
@@ -927,8 +955,8 @@ def chat_or_none(template, special, where):
         raise
     except Exception as e:      # a template is a program: it may fail in any way
         reason = str(e) if isinstance(e, CannotCut) else f"fails ({e})"
-        print(f"export.py: warning: {where}: the chat template {reason}; the file will have no chat "
-              "template", file=sys.stderr)
+        print(f"export.py: warning: {where}: the chat template {reason}; the file will have no "
+              "chat template", file=sys.stderr)
         return None
 
 
@@ -960,10 +988,11 @@ def vocab_records(v, where):
     """(params, tensors) of a Vocab"""
     for i in (*v.eos, v.bos):
         if i >= len(v.texts):
-            raise UserError(f"{where}: BOS or EOS id {i} is outside the vocabulary of {len(v.texts)}")
-    params = {"tok_kind": 1, "tok_nfc": v.nfc, "tok_digits": v.digits, "tok_ignore_merges": v.ignore_merges,
-              "tok_add_bos": v.add_bos, "bos_id": v.bos, "chat_present": int(v.chat is not None),
-              "chat_trim": v.chat["trim"] if v.chat else 0}
+            raise UserError(f"{where}: BOS or EOS id {i} is outside the vocabulary of "
+                            f"{len(v.texts)}")
+    params = {"tok_kind": 1, "tok_nfc": v.nfc, "tok_digits": v.digits,
+              "tok_ignore_merges": v.ignore_merges, "tok_add_bos": v.add_bos, "bos_id": v.bos,
+              "chat_present": int(v.chat is not None), "chat_trim": v.chat["trim"] if v.chat else 0}
 
     def record(name, dtype, x):
         return name, dtype, x.shape, lambda: [x]
@@ -1028,9 +1057,10 @@ def export(o):
 
 def parse(argv):
     p = argparse.ArgumentParser(
-        prog="export.py", description="Make a model file (.bin) of a Hugging Face directory, a GGUF "
-        "file or a seed.", usage="export.py SOURCE OUT.bin [options]\n       export.py --random SEED "
-        "--shape NAME|CONFIG.json OUT.bin [options]", epilog="shapes: " + ", ".join(SHAPES))
+        prog="export.py", epilog="shapes: " + ", ".join(SHAPES),
+        description="Make a model file (.bin) of a Hugging Face directory, a GGUF file or a seed.",
+        usage="export.py SOURCE OUT.bin [options]\n"
+              "       export.py --random SEED --shape NAME|CONFIG.json OUT.bin [options]")
 
     def positive(kind):
         def read(s):
@@ -1046,22 +1076,24 @@ def parse(argv):
         if not 0 <= v < 1 << 64:
             raise ValueError
         return v
-    p.add_argument("paths", nargs="+", metavar="SOURCE OUT.bin", help="what to read (not with --random) "
-                   "and the file to write")
-    p.add_argument("--dtype", choices=list(DTYPES), help="type of the matrices (default: the source's; "
-                   "bf16 for fp16, quantised and random)")
+    p.add_argument("paths", nargs="+", metavar="SOURCE OUT.bin", help="what to read (not with "
+                   "--random) and the file to write")
+    p.add_argument("--dtype", choices=list(DTYPES), help="type of the matrices (default: the "
+                   "source's; bf16 for fp16, quantised and random)")
     p.add_argument("--vocab-only", action="store_true", help="only the tokenizer")
     p.add_argument("--layers", type=positive(int), metavar="N", help="only the first N layers")
     p.add_argument("--rope-theta", type=positive(float), metavar="X", help="another rotary base")
     p.add_argument("--max-ctx", type=positive(int), metavar="N", help="another longest context")
     p.add_argument("--random", type=seed, metavar="SEED", help="weights from a seed")
-    p.add_argument("--shape", metavar="NAME", help="with --random: one of the shapes below, or a file "
-                   "with the keys of a Hugging Face config.json")
+    p.add_argument("--shape", metavar="NAME", help="with --random: one of the shapes below, or a "
+                   "file with the keys of a Hugging Face config.json")
     o = p.parse_args(argv)
     if (o.random is None) != (o.shape is None):
         p.error("--random and --shape go together")
-    if len(o.paths) != (2 if o.random is None else 1):
-        p.error("SOURCE and OUT.bin are wanted" if o.random is None else "only OUT.bin is wanted with --random")
+    if o.random is None and len(o.paths) != 2:
+        p.error("SOURCE and OUT.bin are wanted")
+    if o.random is not None and len(o.paths) != 1:
+        p.error("only OUT.bin is wanted with --random")
     o.source, o.out = o.paths[0], o.paths[-1]
     return o
 

@@ -1,5 +1,5 @@
-"""The model file read in Python, for tests and golden makers: independent of export.py, which writes
-it, and of file.c, which reads it for the program. Layout: scb.h."""
+"""The model file read in Python, for tests and golden makers: independent of export.py, which
+writes it, and of file.c, which reads it for the program. Layout: scb.h."""
 import struct
 
 import numpy as np

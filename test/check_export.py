@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import os
+import resource
 import shutil
 import signal
 import struct
@@ -24,13 +25,15 @@ import export                                       # noqa: E402
 from binreader import BF16, F32, Q8, read_bin       # noqa: E402
 
 CONFIG = {"model_type": "llama", "vocab_size": 272, "hidden_size": 64, "intermediate_size": 80,
-          "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
-          "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 5e5,
-          "tie_word_embeddings": False, "bos_token_id": 262, "eos_token_id": 263, "hidden_act": "silu"}
+          "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+          "head_dim": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 5e5,
+          "tie_word_embeddings": False, "bos_token_id": 262, "eos_token_id": 263,
+          "hidden_act": "silu"}
 
 CHATML = ("{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
           "<|im_start|>system\nBe brief.<|im_end|>\n{% endif %}"
-          "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
+          "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+          "{% endfor %}"
           "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
 LLAMA3 = """{% for m in messages %}
     {% set text = '<|head|>' + m['role'] + '<|/head|>\n\n' + m['content'] | trim + '<|eot|>' %}
@@ -57,7 +60,8 @@ LLAMA31 = """{{- bos_token }}
 {%- if tools is not none %}
     {{- "Environment: ipython\n" }}
 {%- endif %}
-{{- "Cutting Knowledge Date: December 2023\nToday Date: " + date_string + "\n\n" + system + "<|eot|>" }}
+{{- "Cutting Knowledge Date: December 2023\nToday Date: " + date_string + "\n\n" }}
+{{- system + "<|eot|>" }}
 {%- for m in messages %}
     {%- if m.role not in ['user', 'assistant'] %}
         {{- raise_exception("unknown role " + m.role) }}
@@ -68,11 +72,13 @@ LLAMA31 = """{{- bos_token }}
     {{- '<|head|>assistant<|/head|>\n\n' }}
 {%- endif %}
 """
-LLAMA2 = ("{% for m in messages %}{% if m.role == 'user' %}{{ bos_token + '[INST] ' + m.content | trim + "
-          "' [/INST]' }}{% else %}{{ ' ' + m.content | trim + ' ' + eos_token }}{% endif %}{% endfor %}")
+LLAMA2 = ("{% for m in messages %}{% if m.role == 'user' %}"
+          "{{ bos_token + '[INST] ' + m.content | trim + ' [/INST]' }}{% else %}"
+          "{{ ' ' + m.content | trim + ' ' + eos_token }}{% endif %}{% endfor %}")
 
 SPECIALS = ["<bos>", "<eos>", "<|im_start|>", "<|im_end|>"]      # ids 262 to 265
-WORDS = ["he", "ll", "hell", "\u0120w", "\u00e9\u00a9", "\u010a\u010a"]      # ids 256 to 261, byte alphabet
+WORDS = ["he", "ll", "hell", "\u0120w", "\u00e9\u00a9",
+    "\u010a\u010a"]      # ids 256 to 261, byte alphabet
 MERGES = ["h e", "l l", "he ll", "\u0120 w", "\u00e9 \u00a9", "\u010a \u010a"]
 
 
@@ -98,7 +104,8 @@ def tokenizer_json():
                 {"type": "Digits", "individual_digits": True},
                 {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}]},
             "post_processor": None,
-            "model": {"type": "BPE", "vocab": {c: i for i, c in enumerate(chars + WORDS)}, "merges": MERGES}}
+            "model": {"type": "BPE", "vocab": {c: i for i, c in enumerate(chars + WORDS)},
+                      "merges": MERGES}}
 
 
 def unpermute_inverse(w, heads):
@@ -252,7 +259,8 @@ class HuggingFace(Case):
         self.weights["lm_head.weight"][7, 3:11] = edge
         params, tensors, dtypes = self.good(self.write_hf(), self.out, "--dtype", "bf16")
         self.same(tensors, self.weights, bf16, bf16)
-        self.assertEqual((params["dtype"], dtypes["layers.1.w2"], dtypes["final_norm"]), (BF16, BF16, F32))
+        self.assertEqual((params["dtype"], dtypes["layers.1.w2"],
+                         dtypes["final_norm"]), (BF16, BF16, F32))
         self.assertEqual(tensors["final_norm"][:2].tolist(), [1.0, 1 + 2 ** -6])
         self.assertEqual(tensors["final_norm"][3:5].tolist(), [0.0, 0.0])
 
@@ -268,7 +276,8 @@ class HuggingFace(Case):
         header, data = {"__metadata__": {"format": "pt"}}, b""
         for k, v in rounded.items():
             raw = (v.view(np.uint32) >> 16).astype(np.uint16).tobytes()
-            header[k] = {"dtype": "BF16", "shape": v.shape, "data_offsets": [len(data), len(data) + len(raw)]}
+            header[k] = {"dtype": "BF16", "shape": v.shape,
+                "data_offsets": [len(data), len(data) + len(raw)]}
             data += raw
         head = json.dumps(header).encode() + b"   "
         with open(self.path("hf/model.safetensors"), "wb") as f:
@@ -279,12 +288,14 @@ class HuggingFace(Case):
 
     def test_q8(self):
         for tied in (False, True):
-            self.config |= {"tie_word_embeddings": tied, "hidden_size": 70}     # 70 = 2 groups and a tail
+            self.config |= {"tie_word_embeddings": tied,
+                "hidden_size": 70}     # 70 = 2 groups and a tail
             w = self.weights = weights(self.config)
             w["model.layers.0.mlp.up_proj.weight"][3] = 0
-            w["model.layers.0.mlp.up_proj.weight"][4, 32:64] = 1e-9             # the scale is 0 in fp16
+            w["model.layers.0.mlp.up_proj.weight"][4, 32:64] = 1e-9     # the scale is 0 in fp16
             params, tensors, dtypes = self.good(self.write_hf(), self.out, "--dtype", "q8")
-            self.assertEqual((params["dtype"], params["tied"], "lm_head" in tensors), (Q8, int(tied), not tied))
+            self.assertEqual((params["dtype"], params["tied"],
+                             "lm_head" in tensors), (Q8, int(tied), not tied))
             self.assertEqual(dtypes["embed"], Q8 if tied else BF16)
             for hf, x in w.items():
                 got = tensors[our_name(hf)]
@@ -293,14 +304,16 @@ class HuggingFace(Case):
                     continue
                 for k in range(0, x.shape[1], 32):
                     g = x[:, k:k + 32]
-                    s = np.float16(np.abs(g).max(axis=1) / np.float32(127)).astype(np.float32)[:, None]
+                    s = np.float16(np.abs(g).max(axis=1) / np.float32(127)
+                                   ).astype(np.float32)[:, None]
                     q = np.rint(g / np.where(s == 0, 1, s)) * (s != 0)
                     np.testing.assert_array_equal(got[:, k:k + 32], s * np.clip(q, -127, 127), hf)
 
     def test_qwen2_bias(self):
         self.config["model_type"] = "qwen2"
         params, tensors, dtypes = self.good(self.write_hf(), self.out, "--dtype", "bf16")
-        self.assertEqual((params["arch"], params["qkv_bias"], dtypes["layers.0.bq"]), ("llama", 1, F32))
+        self.assertEqual((params["arch"], params["qkv_bias"],
+                         dtypes["layers.0.bq"]), ("llama", 1, F32))
         self.same(tensors, self.weights, bf16, bf16)
 
     def test_tied_head(self):
@@ -315,8 +328,10 @@ class HuggingFace(Case):
 
     def test_options(self):
         src = self.write_hf()
-        params, tensors, _ = self.good(src, self.out, "--layers", 1, "--rope-theta", 123.5, "--max-ctx", 99)
-        self.assertEqual((params["n_layers"], params["rope_theta"], params["max_ctx"]), (1, 123.5, 99))
+        params, tensors, _ = self.good(src, self.out, "--layers", 1,
+                                       "--rope-theta", 123.5, "--max-ctx", 99)
+        self.assertEqual((params["n_layers"], params["rope_theta"],
+                         params["max_ctx"]), (1, 123.5, 99))
         self.assertFalse([k for k in tensors if k.startswith("layers.1.")])
         self.same(tensors, {k: v for k, v in self.weights.items() if "layers.1." not in k})
         self.bad("--layers 3: the model has 2", src, self.out, "--layers", 3)
@@ -337,14 +352,16 @@ class HuggingFace(Case):
                 (None, (0, 1.0, 0, 0.0, 0.0)),
                 ({"type": "linear", "factor": 2}, (1, 2.0, 0, 0.0, 0.0)),
                 ({"rope_type": "llama3", **llama3}, (2, 8.0, 512, 1.0, 4.0)),
-                ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}, (3, 4.0, 512, 0.0, 0.0)),
+                ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512},
+                 (3, 4.0, 512, 0.0, 0.0)),
                 ({"type": "dynamic", "factor": 2.0}, (4, 2.0, 2048, 0.0, 0.0))):
             for newer in (False, True):
                 self.config.pop("rope_scaling", None)
                 self.config.pop("rope_parameters", None)
                 if newer:
                     self.config.pop("rope_theta", None)
-                    self.config["rope_parameters"] = {"rope_theta": 77.0, **(scaling or {"rope_type": "default"})}
+                    self.config["rope_parameters"] = {
+                        "rope_theta": 77.0, **(scaling or {"rope_type": "default"})}
                 else:
                     self.config |= {"rope_scaling": scaling, "rope_theta": 77.0}
                 p, _, _ = self.good(self.write_hf(), self.out)
@@ -371,7 +388,8 @@ class Refused(Case):
                 ({norm: good[norm][:, None].copy()}, rf"tensor {norm} has shape"),
                 ({up: good[up].astype(np.int32)}, f"tensor {up} is I32"),
                 ({up: nan}, "layers.1.w3 holds values that are not finite"),
-                ({"model.layers.2.mlp.up_proj.weight": good[up]}, "layers.2.mlp.up_proj.weight is unexpected"),
+                ({"model.layers.2.mlp.up_proj.weight": good[up]},
+                 "layers.2.mlp.up_proj.weight is unexpected"),
                 ({"model.layers.0.self_attn.q_proj.bias": good[norm]}, "q_proj.bias is unexpected")):
             self.weights = {k: v for k, v in {**good, **change}.items() if v is not None}
             self.bad(pattern, self.write_hf(), self.out)
@@ -401,12 +419,14 @@ class Refused(Case):
     def test_tokenizer(self):
         base = tokenizer_json()
         model = base["model"]
-        split = {"type": "Split", "pattern": {"Regex": "x"}, "behavior": "MergedWithNext", "invert": False}
+        split = {"type": "Split", "pattern": {"Regex": "x"},
+            "behavior": "MergedWithNext", "invert": False}
         for change, pattern in (
                 ({"model": {**model, "type": "Unigram"}}, "model type Unigram"),
                 ({"model": {**model, "byte_fallback": True}}, "model.byte_fallback"),
                 ({"model": {**model, "merges": ["h q"]}}, r"merge 0 \('h', 'q'\) needs token 'hq'"),
-                ({"model": {**model, "vocab": {**model["vocab"], "\u2581a": 266}}}, "token 266 .* byte-level"),
+                ({"model": {**model, "vocab": {**model["vocab"],
+                 "\u2581a": 266}}}, "token 266 .* byte-level"),
                 ({"normalizer": {"type": "Lowercase"}}, "normalizer .*Lowercase"),
                 ({"pre_tokenizer": {"type": "Metaspace"}}, "Metaspace"),
                 ({"pre_tokenizer": split}, "MergedWithNext")):
@@ -421,7 +441,8 @@ class Refused(Case):
         with open(file, "rb") as f:
             whole = f.read()
         for data, pattern in ((whole[:-1], "do not fit its shape .* or the file"), (whole + b"x", "1 bytes after"),
-                              (whole[:200], "not a safetensors file"), (b"", "not a safetensors file"),
+                              (whole[:200], "not a safetensors file"), (b"",
+                               "not a safetensors file"),
                               (whole[:8] + b"!" + whole[9:], "header is damaged")):
             with open(file, "wb") as f:
                 f.write(data)
@@ -437,7 +458,8 @@ class Refused(Case):
         src = self.write_hf("shards", 3)
         os.remove(os.path.join(src, "model-00002-of-00003.safetensors"))
         self.bad("model-00002-of-00003.safetensors: No such file", src, self.out)
-        rc, said = self.run_export("--random", 1, "--shape", "smollm2-135m", self.path("no/such/out.bin"))
+        rc, said = self.run_export("--random", 1, "--shape",
+                                   "smollm2-135m", self.path("no/such/out.bin"))
         self.assertEqual(rc, 1)
         self.assertRegex(said, "no/such/out.bin.tmp: No such file")
 
@@ -450,14 +472,33 @@ class Refused(Case):
 
     def test_missing_package(self):
         for package in ("numpy", "xxhash"):
-            code = f"import sys; sys.modules['{package}'] = None; import export; sys.exit(export.main(sys.argv[1:]))"
+            code = (f"import sys; sys.modules['{package}'] = None; import export; "
+                    "sys.exit(export.main(sys.argv[1:]))")
             r = subprocess.run([sys.executable, "-c", code, "--random", "1", "--shape", "smollm2-135m", self.out],
                                capture_output=True, text=True, cwd=os.path.dirname(export.__file__))
             self.assertEqual(r.returncode, 1)
-            self.assertRegex(r.stderr, f"^export.py: the Python package {package} is missing: .*requirements.txt.*\n$")
+            self.assertRegex(
+                r.stderr, f"^export.py: the Python package {package} is missing: .*requirements.txt.*\n$")
+
+    def test_full_disk(self):
+        """a file that may not grow beyond 60 kB stands for a full disk"""
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limit[1]))
+        try:
+            self.bad("out.bin: File too large", self.write_small(), self.out, "--dtype", "f32")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+    def write_small(self):
+        """a checkpoint below the limit whose f32 export is above it"""
+        self.config |= {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1,
+                        "num_key_value_heads": 1, "tie_word_embeddings": True}
+        self.weights = {k: v.astype(np.float16) for k, v in weights(self.config).items()}
+        return self.write_hf()
 
     def test_interrupted(self):
-        p = subprocess.Popen([sys.executable, export.__file__, "--random", "1", "--shape", "llama3.1-8b", self.out])
+        p = subprocess.Popen([sys.executable, export.__file__, "--random",
+                             "1", "--shape", "llama3.1-8b", self.out])
         for _ in range(600):
             if os.path.exists(self.out + ".tmp") or p.poll() is not None:
                 break
@@ -550,15 +591,18 @@ class Tokenizer(Case):
         first_user = ("{% for m in messages %}{% if loop.index < 3 %}<{{ m.role }}>{% else %}"
                       "<{{ m.role }}{{ loop.index }}>{% endif %}{{ m.content }}{% endfor %}")
         for template, why in ((LLAMA2, ""), (last_only, ""), (half_trim, ""), (first_user, ""),
-                              ("{{ messages[0].content | upper }}", "0 times"), ("{{ nothing.at.all }}", "fails"),
+                              ("{{ messages[0].content | upper }}",
+                               "0 times"), ("{{ nothing.at.all }}", "fails"),
                               ("{% if %}", "fails"), ("{{ raise_exception('no users') }}", "no users")):
-            there, trim, pieces = self.chat(template, f"warning: .*tokenizer_config.json: the chat template .*{why}")
+            there, trim, pieces = self.chat(
+                template, f"warning: .*tokenizer_config.json: the chat template .*{why}")
             self.assertEqual((there, trim, pieces), (0, 0, ["\0"] * 5), template)
 
 
 class Gguf(Case):
-    def write_gguf(self, name="m.gguf", arch="llama", types=None, **change):
-        """types: suffix of a tensor name -> quantisation; change: metadata, None leaves it out"""
+    def write_gguf(self, name="m.gguf", arch="llama", types=None, freqs=None, **change):
+        """types: part of a tensor name -> quantisation; freqs: rope_freqs.weight; change: metadata,
+        None leaves it out"""
         config = {**self.config, "model_type": arch}
         self.weights = weights(config)
         w = gguf.GGUFWriter(self.path(name), arch)
@@ -584,7 +628,8 @@ class Gguf(Case):
             for part, heads in (("attn_q.w", 4), ("attn_k.w", 2)):
                 if part in tensor.gguf and arch == "llama":
                     data = unpermute_inverse(x, heads)
-            kind = next((q for s, q in (types or {}).items() if s in tensor.gguf), gguf.GGMLQuantizationType.F32)
+            kind = next((q for s, q in (types or {}).items() if s in tensor.gguf),
+                        gguf.GGMLQuantizationType.F32)
             if x.ndim == 1:
                 kind = gguf.GGMLQuantizationType.F32
             raw = gguf.quantize(data, kind)
@@ -594,6 +639,8 @@ class Gguf(Case):
                     back = back.reshape(heads, -1, 2, x.shape[1]).swapaxes(1, 2).reshape(x.shape)
             stored[hf] = back
             w.add_tensor(tensor.gguf, raw, raw_dtype=kind)
+        if freqs is not None:
+            w.add_tensor("rope_freqs.weight", freqs)
         w.write_header_to_file()
         w.write_kv_data_to_file()
         w.write_tensors_to_file()
@@ -615,7 +662,8 @@ class Gguf(Case):
         self.assertAlmostEqual(params["norm_eps"], 1e-5, 10)
         self.assertEqual((params["dtype"], params["tok_digits"], params["tok_add_bos"], params["chat_present"],
                           params["bos_id"]), (F32, 1, 1, 1, 262))
-        self.assertEqual(tensors["tok.eos"].tolist(), [263, 265])       # and the template's end of turn
+        self.assertEqual(tensors["tok.eos"].tolist(), [263, 265]
+                         )       # and the template's end of turn
         self.assertEqual(tensors["tok.types"].tolist(), [0] * 262 + [1] * 4 + [3] * 6)
         self.assertEqual(len(tensors["tok.bytes"]), 256 + 14 + sum(map(len, SPECIALS)))
 
@@ -630,6 +678,22 @@ class Gguf(Case):
             self.same(tensors, stored, bf16, bf16)
             params, tensors, _ = self.good(path, self.out, "--dtype", "f32")
             self.same(tensors, stored)
+
+    def test_llama3_scaling(self):
+        """GGUF's divisors of the 16 frequencies (theta 5e5): waves below 2048 are kept, above 8192
+        divided by the factor"""
+        for factor in (8.0, 32.0):
+            wave = 2 * np.pi * 5e5 ** (np.arange(16) / 16)
+            keep = np.clip((8192 / wave - 1) / 3, 0, 1)
+            freqs = (1 / (keep + (1 - keep) / factor)).astype(np.float32)
+            self.assertTrue(freqs[0] == 1 and freqs[15] == factor and len(set(freqs)) > 2)
+            path, _ = self.write_gguf(freqs=freqs)
+            p, _, _ = self.good(path, self.out)
+            self.assertEqual((p["rope_scaling"], p["rope_factor"], p["rope_orig_ctx"],
+                              p["rope_low_freq_factor"], p["rope_high_freq_factor"]),
+                             (2, factor, 8192, 1.0, 4.0))
+        path, _ = self.write_gguf(freqs=freqs * np.float32(1.01))
+        self.bad("rope_freqs.weight holds a frequency scaling that is not", path, self.out)
 
     def test_qwen2_is_not_permuted(self):
         path, _ = self.write_gguf(arch="qwen2", **{"tokenizer.ggml.pre": "qwen2"})
@@ -656,7 +720,8 @@ class Gguf(Case):
     def test_vocab_only(self):
         path, _ = self.write_gguf()
         params, tensors, _ = self.good(path, self.out, "--vocab-only")
-        self.assertEqual((params["chat_present"], len(tensors["tok.offsets"]), "embed" in tensors), (1, 273, False))
+        self.assertEqual((params["chat_present"], len(
+            tensors["tok.offsets"]), "embed" in tensors), (1, 273, False))
 
 
 class RandomModels(Case):
@@ -678,7 +743,8 @@ class RandomModels(Case):
             u = mix64((mix64(77 ^ xxhash.xxh64(name.encode()).intdigest()) + i) & mask)
             z = sum((u >> s) & 0xffff for s in (0, 16, 32, 48)) - 131070
             return np.float32(z) * np.float32(width / ((2 ** 32 - 1) / 3) ** 0.5)
-        _, t, _ = self.good("--random", 77, "--shape", self.shape(model_type="qwen2"), "--dtype", "f32", self.out)
+        _, t, _ = self.good("--random", 77, "--shape",
+                            self.shape(model_type="qwen2"), "--dtype", "f32", self.out)
         E, F, q, L = 64, 80, 128, 2
         widths = {"embed": E ** -0.5, "lm_head": E ** -0.5, "layers.0.wq": 2 * E ** -0.5, "layers.1.wk": E ** -0.5,
                   "layers.1.wv": E ** -0.5, "layers.1.w1": E ** -0.5, "layers.1.w3": E ** -0.5,
@@ -688,7 +754,8 @@ class RandomModels(Case):
             flat = t[name].reshape(-1)
             for i in (0, 1, flat.size // 2, flat.size - 1):
                 z = element(name, i, width)
-                np.testing.assert_allclose(flat[i], z + np.float32(1) if name.endswith("norm") else z, rtol=3e-7)
+                np.testing.assert_allclose(flat[i], z + np.float32(1)
+                                           if name.endswith("norm") else z, rtol=3e-7)
         self.assertAlmostEqual(float(t["layers.0.wq"].std() * E ** 0.5), 2, delta=0.05)
 
     def test_repeat(self):
@@ -712,15 +779,18 @@ class RandomModels(Case):
         at, raw = t["tok.offsets"], t["tok.bytes"].tobytes()
         texts = [raw[at[i]:at[i + 1]] for i in range(272)]
         self.assertEqual(texts[:256], [bytes([b]) for b in range(256)])
-        self.assertEqual(texts[256:], [b"<bos>", b"<eos>", b"<|user|>", b"<|assistant|>", b"<|end|>"] + [b""] * 11)
+        self.assertEqual(texts[256:], [b"<bos>", b"<eos>", b"<|user|>",
+                         b"<|assistant|>", b"<|end|>"] + [b""] * 11)
         self.assertEqual(t["tok.types"].tolist(), [0] * 256 + [1] * 5 + [3] * 11)
-        self.assertEqual((p["bos_id"], p["chat_present"], t["tok.eos"].tolist()), (256, 1, [257, 260]))
+        self.assertEqual((p["bos_id"], p["chat_present"],
+                         t["tok.eos"].tolist()), (256, 1, [257, 260]))
         self.assertEqual((t["tok.regex"].tolist(), t["tok.merges"].tolist()), ([0], [[-1, -1, -1]]))
         p, t, _ = self.good("--random", 1, "--shape", self.shape(vocab_size=258), self.out)
         self.assertEqual((p["bos_id"], p["chat_present"], t["tok.eos"].tolist()), (256, 0, [257]))
         p, t, _ = self.good("--random", 1, "--shape", self.shape(vocab_size=256), self.out)
         self.assertEqual((p["bos_id"], p["tok_add_bos"], t["tok.eos"].tolist()), (-1, 0, [-1]))
-        self.bad("vocab_size is 255", "--random", 1, "--shape", self.shape(vocab_size=255), self.out)
+        self.bad("vocab_size is 255", "--random", 1, "--shape",
+                 self.shape(vocab_size=255), self.out)
 
     def test_shapes(self):
         """the parameter counts of the published models"""
@@ -729,8 +799,10 @@ class RandomModels(Case):
         self.assertEqual(set(counts), set(export.SHAPES))
         for name, count in counts.items():
             c = export.hf_llama(export.SHAPES[name], name)
-            self.assertEqual(sum(int(np.prod(t.shape)) for t in export.llama_tensors(c)), count, name)
-        self.assertEqual(export.hf_llama(export.SHAPES["llama3-8b-262k"], "")["rope_theta"], 283461213.0)
+            self.assertEqual(sum(int(np.prod(t.shape))
+                             for t in export.llama_tensors(c)), count, name)
+        self.assertEqual(export.hf_llama(
+            export.SHAPES["llama3-8b-262k"], "")["rope_theta"], 283461213.0)
         p, t, _ = self.good("--random", 1, "--shape", "llama3.1-8b", "--vocab-only", self.out)
         self.assertEqual(len(t["tok.types"]), 128256)
 

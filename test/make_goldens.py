@@ -127,7 +127,8 @@ def run_model(m, ids):
         seen.append((float(x.double().square().mean().sqrt()), x[-ROWS:].numpy().copy()))
     hooks = [layer.register_forward_hook(hook) for layer in m.model.layers]
     with torch.no_grad():
-        logits = m(torch.tensor([ids]), use_cache=False, logits_to_keep=1).logits[0, -1].float().numpy()
+        out = m(torch.tensor([ids]), use_cache=False, logits_to_keep=1)
+    logits = out.logits[0, -1].float().numpy()
     for h in hooks:
         h.remove()
     return seen, logits
@@ -275,7 +276,8 @@ def make_smollm2(path):
             f.write(json.dumps(row, separators=(",", ":")) + "\n")
     with tempfile.TemporaryDirectory() as tmp:
         out = os.path.join(tmp, "f32.bin")
-        subprocess.run([sys.executable, os.path.join(ROOT, "export.py"), path, out, "--dtype", "f32"], check=True)
+        subprocess.run([sys.executable, os.path.join(ROOT, "export.py"), path, out, "--dtype",
+                        "f32"], check=True)
         m = hf_model(out)
         _, tensors, _ = read_bin(out)
     piece = {k: tensors[f"chat.{k}"].tobytes().decode() for k in
@@ -287,12 +289,14 @@ def make_smollm2(path):
                     piece["assistant_open"])
         ids = tokenizer.encode(text, add_special_tokens=False).ids
         new, margin = greedy(m, ids, N_GREEDY)
-        print(f"{len(ids)} + {len(new)} ids, smallest margin {margin:.5f}: {tokenizer.decode(new)[:90]!r}")
+        print(f"{len(ids)} + {len(new)} ids, smallest margin {margin:.5f}: "
+              f"{tokenizer.decode(new)[:90]!r}")
         rows.append((margin, {"prompt": text, "prompt_ids": ids, "new_ids": new}))
     # the five prompts whose choices are the least close: fp32 noise must not decide
     rows = [row for _, row in sorted(rows, key=lambda r: -r[0])[:5]]
     with open(os.path.join(GOLDENS, "smollm2_greedy.json"), "w", encoding="utf-8") as f:
-        f.write("[\n" + ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows) + "\n]\n")
+        lines = [json.dumps(row, separators=(",", ":")) for row in rows]
+        f.write("[\n" + ",\n".join(lines) + "\n]\n")
 
 
 if __name__ == "__main__":
