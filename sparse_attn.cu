@@ -14,7 +14,7 @@
 //
 // A list is dense here; A-shape, Tri-shape and MInference are other lists over the same core.
 #include "scb.h"
-#if defined(__AVX512BW__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -177,9 +177,11 @@ static void pack_entries(const AttnShape *s, char *panel, const KeyList *list, i
 // ---------------------------------------------------------------------------
 // One strip of <= 32 rows over one panel
 
+enum { S_LD = PANEL + 16 };     // row stride of a strip's scores: not a multiple of the cache's set period
+
 typedef struct {                // per thread; sizes for ATTN_ROWS rows, see scratch_at
     char *q, *p;                // act: queries (ATTN_ROWS, hd), probabilities (32, 512)
-    float *s;                   // (32, 512)
+    float *s;                   // (32, S_LD)
     float *op;                  // (32, dp) of one panel
     float *o;                   // (ATTN_ROWS, dp) folded so far
     float *m, *l;               // (ATTN_ROWS)
@@ -195,7 +197,7 @@ static size_t work_at(const AttnShape *s, void *scratch, Work *w) {
 #define CARVE(field, type, bytes) (w->field = (type *)(p + at), at += ((size_t)(bytes) + 63) & ~(size_t)63)
     CARVE(q, char, ATTN_ROWS * dp * ae);
     CARVE(p, char, (size_t)STRIP_ROWS * PANEL * ae);
-    CARVE(s, float, (size_t)STRIP_ROWS * PANEL * sizeof(float));
+    CARVE(s, float, (size_t)STRIP_ROWS * S_LD * sizeof(float));
     CARVE(op, float, STRIP_ROWS * dp * sizeof(float));
     CARVE(o, float, ATTN_ROWS * dp * sizeof(float));
     CARVE(m, float, ATTN_ROWS * sizeof(float));
@@ -221,27 +223,60 @@ void attn_pack(const AttnShape *s, void *panels, const KeyList *list, int from, 
         pack_entries(s, (char *)panels + (size_t)(e / (PANEL / BLK)) * attn_panel_bytes(s), list, e, to, &w.turn);
 }
 
-// scores -> probabilities of one row: v of the first width entries are visible, width % 32 == 0
+#if defined(__AVX512F__)
+// fexp2 of 16 arguments <= 0: the same operations, the same bits (tests compare the builds)
+static inline __m512 exp2_16(__m512 x) {
+    __m512 n = _mm512_roundscale_ps(x, 0), r = _mm512_sub_ps(x, n), q = _mm512_set1_ps(1.5353349e-4f);
+    q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(1.3398875e-3f));
+    q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(9.6184378e-3f));
+    q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(5.5503324e-2f));
+    q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(2.4022648e-1f));
+    q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(6.9314718e-1f));
+    q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(1.0f));
+    return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_GE_OQ), q, n);
+}
+#endif
+
+// products q.k -> probabilities of one row: v of the first width entries are visible, width % 32 == 0
 static void softmax_row(MulKind kind, float *s, int v, int width, float scale, char *p, float *m, float *l) {
-    float top[LANES], lane[LANES], e[BLK];
-    for (int i = 0; i < LANES; i++) { top[i] = -INFINITY; lane[i] = 0.0f; }
+    size_t step = (size_t)16 * BLK * act_elem(kind);
+    float e[BLK] __attribute__((aligned(64))), lane[LANES] __attribute__((aligned(64))), max;
     for (int j = v; j < width; j++) s[j] = -INFINITY;
+#if defined(__AVX512F__)
+    __m512 c = _mm512_set1_ps(scale), top = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
+    for (int j = 0; j < width; j += LANES) top = _mm512_max_ps(top, _mm512_mul_ps(_mm512_loadu_ps(s + j), c));
+    max = _mm512_reduce_max_ps(top);
+    top = _mm512_set1_ps(max);
+    for (int j = 0; j < width; j += BLK, p += step) {
+        __m512 a = exp2_16(_mm512_sub_ps(_mm512_mul_ps(_mm512_loadu_ps(s + j), c), top));
+        __m512 b = exp2_16(_mm512_sub_ps(_mm512_mul_ps(_mm512_loadu_ps(s + j + LANES), c), top));
+        sum = _mm512_add_ps(_mm512_add_ps(sum, a), b);
+        _mm512_store_ps(e, a);
+        _mm512_store_ps(e + LANES, b);
+        act_round(kind, p, e);
+    }
+    _mm512_store_ps(lane, sum);
+#else
+    float top[LANES];
+    for (int i = 0; i < LANES; i++) { top[i] = -INFINITY; lane[i] = 0.0f; }
     for (int j = 0; j < width; j += LANES)
-        for (int i = 0; i < LANES; i++) {
-            float x = s[j + i] * scale;
-            s[j + i] = x;
-            top[i] = x > top[i] ? x : top[i];
-        }
-    float max = top[0];
+        for (int i = 0; i < LANES; i++) top[i] = s[j + i] * scale > top[i] ? s[j + i] * scale : top[i];
+    max = top[0];
     for (int i = 1; i < LANES; i++) max = top[i] > max ? top[i] : max;
-    for (int j = 0; j < width; j += BLK) {
-        for (int i = 0; i < BLK; i++) e[i] = fexp2(s[j + i] - max);
+    for (int j = 0; j < width; j += BLK, p += step) {
+        for (int i = 0; i < BLK; i++) e[i] = fexp2(s[j + i] * scale - max);
         for (int i = 0; i < LANES; i++) lane[i] += e[i];
         for (int i = 0; i < LANES; i++) lane[i] += e[LANES + i];
-        act_round(kind, p + (size_t)j / BLK * 16 * BLK * act_elem(kind), e);
+        act_round(kind, p, e);
     }
+#endif
     *m = max;
     *l = lanes_sum(lane);
+}
+
+// scores leave the strip scaled
+static inline void scores_out(float *dst, const float *s, int n, float scale) {
+    for (int j = 0; j < n; j++) dst[j] = s[j] * scale;
 }
 
 // rows r0 .. r0+rows-1 (of the q act) over one panel: w->s, w->op, m, l of the strip; vis clipped to
@@ -252,10 +287,10 @@ static void strip_panel(const AttnShape *s, Work *w, const char *panel, const ch
     size_t block = tile_block(s), ae = act_elem(s->kind);
     for (int i = 0; i < rows; i++) if (vis[i] > most) most = vis[i];
     int width = CEIL_DIV(most, BLK) * BLK;
-    mul_block(s->kind, w->s, PANEL, q, kb, rows, panel, (size_t)kb * block, width, kb);
+    mul_block(s->kind, w->s, S_LD, q, kb, rows, panel, (size_t)kb * block, width, kb);
     for (int i = 0; i < rows; i++) {
         char *p = w->p + ((size_t)(i / 16) * (PANEL / BLK) * 16 + (size_t)(i % 16)) * BLK * ae;
-        if (vis[i]) softmax_row(s->kind, w->s + (size_t)i * PANEL, vis[i], width, s->scale, p, &m[i], &l[i]);
+        if (vis[i]) softmax_row(s->kind, w->s + (size_t)i * S_LD, vis[i], width, s->scale, p, &m[i], &l[i]);
         else for (int j = 0; j < width; j += BLK) memset(p + (size_t)j * 16 * ae, 0, BLK * ae);
     }
     if (!values) return;
@@ -292,8 +327,8 @@ static void rows_panel(const AttnShape *s, const AttnRows *a, Work *w, int p, bo
         for (int i = 0; i < rows; i++) {
             int row = r + i;
             if (!vis[i]) continue;
-            if (a->scores) memcpy(a->scores + (size_t)row * a->ld_scores + (size_t)p * PANEL,
-                                  w->s + (size_t)i * PANEL, (size_t)vis[i] * sizeof(float));
+            if (a->scores) scores_out(a->scores + (size_t)row * a->ld_scores + (size_t)p * PANEL,
+                                      w->s + (size_t)i * S_LD, vis[i], s->scale);
             float *op = w->op + (size_t)i * dp, *o = w->o + (size_t)row * dp;
             if (seen[row]) fold(&w->m[row], &w->l[row], o, m[i], l[i], op, a->out ? s->head_dim : 0);
             else {
@@ -331,7 +366,7 @@ void attn_panel_scores(const AttnShape *s, const void *panel, const float *q, in
     mul_block(s->kind, scores, PANEL, w.q, kb, rows, panel, (size_t)kb * tile_block(s),
               CEIL_DIV(most, BLK) * BLK, kb);
     for (int i = 0; i < rows; i++)
-        for (int j = 0; j < vis[i]; j++) scores[(size_t)i * PANEL + j] *= s->scale;
+        scores_out(scores + (size_t)i * PANEL, scores + (size_t)i * PANEL, vis[i], s->scale);
 }
 
 // ---------------------------------------------------------------------------
@@ -351,8 +386,8 @@ void attn_step_panel(const AttnShape *s, const KeyList *list, int p, const float
     strip_panel(s, &w, w.panel, w.q, group, vis, true, part, part + group);
     for (int i = 0; i < group; i++) {
         memcpy(part + 2 * group + (size_t)i * s->head_dim, w.op + (size_t)i * dp, (size_t)s->head_dim * sizeof(float));
-        if (scores) memcpy(scores + (size_t)i * ld_scores + (size_t)p * PANEL, w.s + (size_t)i * PANEL,
-                           (size_t)count * sizeof(float));
+        if (scores) scores_out(scores + (size_t)i * ld_scores + (size_t)p * PANEL, w.s + (size_t)i * S_LD,
+                               count, s->scale);
     }
 }
 
