@@ -142,8 +142,8 @@ static const Task *task_find(const char *name, Err *err) {
     }
     int near = did_you_mean(name, names, (int)COUNTOF(names));
     if (near >= 0)
-        (void)FAIL_CODE(err, EXIT_USAGE, "unknown task '%s'; did you mean %s?", name, names[near]);
-    else (void)FAIL_CODE(err, EXIT_USAGE, "unknown task '%s'; see scbench list tasks", name);
+        FAIL_CODE(err, EXIT_USAGE, "unknown task '%s'; did you mean %s?", name, names[near]);
+    else FAIL_CODE(err, EXIT_USAGE, "unknown task '%s'; see scbench list tasks", name);
     return NULL;
 }
 
@@ -393,7 +393,7 @@ static int choose(const char *option, const char *value, const char *const *name
         }
         str_fmt(&all, "%s%s", i ? ", " : "", names[i]);
     }
-    (void)FAIL_CODE(err, EXIT_USAGE, "%s wants one of %s, got '%s'", option, all.p, value);
+    FAIL_CODE(err, EXIT_USAGE, "%s wants one of %s, got '%s'", option, all.p, value);
     free(all.p);
     return -1;
 }
@@ -604,10 +604,11 @@ static int lengths_end(const Lengths *l) {
 
 static int arm_plan(const Run *r, const Arm *a, const Lengths *l, PlanLine *line, Err *err) {
     Method m;
-    char budget[24] = "";
+    char budget[16] = "";
     if (arm_method(r, a, r->ctx ? r->ctx : l->first_turn, &m, err)) return -1;
     if (m.size.budget > 0) snprintf(budget, sizeof budget, " %d", m.size.budget);
-    snprintf(line->label, sizeof line->label, "%s%s %s", m.name, budget, mode_name[a->mode]);
+    snprintf(line->label, sizeof line->label, "%.30s%s %s", m.name, budget,
+             mode_name[a->mode]);
     line->plan = plan_run(&r->config, &m, l->context, l->first[a->mode], l->later[a->mode],
                           r->n_arms > 1, -1, r->o.chunk);
     return 0;
@@ -1153,7 +1154,7 @@ static FILE *open_in(const char *dir, const char *name, Err *err) {
     StrBuf path = { 0 };
     str_fmt(&path, "%s/%s", dir, name);
     FILE *f = fopen(path.p, "ab");
-    if (!f) (void)FAIL(err, "%s: cannot be written: %s", path.p, strerror(errno));
+    if (!f) FAIL(err, "%s: cannot be written: %s", path.p, strerror(errno));
     free(path.p);
     return f;
 }
@@ -1209,8 +1210,8 @@ static int run_in_dir(Run *r, const char *dir, Err *err) {
         model_set_progress(r->model, on_progress, r);
         rc = run_sessions(r, done, err);
         if (rc && err->code == EXIT_INTERRUPTED)
-            (void)FAIL(err, "interrupted; finished sessions are in %s, go on with the same options "
-                       "and --out %s --resume", dir, dir);
+            FAIL_CODE(err, EXIT_INTERRUPTED, "interrupted; finished sessions are in %s, go on with "
+                      "the same options and --out %s --resume", dir, dir);
     }
     if (!rc) rc = report_end(dir, err);
     if (r->rows) fclose(r->rows);
