@@ -69,12 +69,16 @@ bench again $sweep --sessions 2
 rows all "$tmp/base" >"$tmp/a"
 rows all "$tmp/again" >"$tmp/b"
 same 'the same run again' "$tmp/a" "$tmp/b"
-for way in '--threads 2' '--chunk 1' '--chunk 7' '--chunk 256' '--chunk 5000'; do
+for way in '--threads 2' '--chunk 7' '--chunk 256' '--chunk 5000'; do
     name=$(echo $way | tr -d ' -')
     bench "$name" $sweep --sessions 2 $way
     rows few "$tmp/$name" >"$tmp/a"
     same "$way" "$tmp/base.rows" "$tmp/a"
 done
+size="$short $corm" bench chunk1 --method full,corm --mode multi-turn --sessions 1 --chunk 1
+rows few "$tmp/chunk1" >"$tmp/a"
+grep '"session": 1,.*"multi-turn", "method": "\(full\|corm\)"' "$tmp/base.rows" >"$tmp/b"
+same '--chunk 1' "$tmp/b" "$tmp/a"
 SCBENCH_ISA=portable bench portable $sweep --sessions 2
 rows few "$tmp/portable" >"$tmp/a"
 same 'portable kernels' "$tmp/base.rows" "$tmp/a"
