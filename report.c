@@ -590,6 +590,12 @@ static void work_of(const Config *c, double T, double at, Work w[N_PHASES]) {
     w[DECODE_ATTN] = (Work){ 4 * H * hd * L * at, token * at };
 }
 
+// a buffer of the bytes one step reads, so that a cache that holds them counts; beyond 1 GB none does
+static Ceilings step_ceilings(const Work w[N_PHASES], double seconds) {
+    double bytes = fmin(w[DECODE_LINEAR].bytes + w[DECODE_ATTN].bytes, 1e9);
+    return cpu_ceilings((size_t)bytes, seconds);
+}
+
 static double limit_s(const Work *w, const Ceilings *top) {
     double compute = w->flops / (1e12 * top->tile_tflops);
     double memory = w->bytes / (1e9 * top->read_gbs);
@@ -599,7 +605,7 @@ static double limit_s(const Work *w, const Ceilings *top) {
 void plan_seconds(FILE *out, const Config *c, int ctx) {
     Work w[N_PHASES];
     work_of(c, ctx, ctx, w);
-    Ceilings top = cpu_ceilings((size_t)(w[DECODE_LINEAR].bytes + w[DECODE_ATTN].bytes), 1.0);
+    Ceilings top = step_ceilings(w, 1.0);
     fprintf(out, "at the ceilings measured now (%.2f TF/s, %.1f GB/s): prefill of %d tokens at "
             "least %.2f s, a dense step there at least %.1f ms\n", top.tile_tflops, top.read_gbs,
             ctx,
@@ -624,7 +630,7 @@ static double median(double a, double b, double c) {
 
 static int speed_round(Model *m, const Method *full, const int32_t *ids, int ctx, int n_decode,
                        const Work *w, Round *r, Err *err) {
-    r->top = cpu_ceilings((size_t)(w[DECODE_LINEAR].bytes + w[DECODE_ATTN].bytes), 0.5);
+    r->top = step_ceilings(w, 0.5);
     Branch *b = branch_open(m, NULL, full, n_decode, err);
     if (!b) return -1;
     model_phases(m);

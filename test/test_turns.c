@@ -349,6 +349,7 @@ static void test_failures(void) {
     arm("full", MULTI_REQUEST);
     interrupt_at = 10;
     Err err = { "", 0 };
+    free(rows_text);
     run.rows = open_memstream(&rows_text, &rows_size);
     rc = play_session(&run, &task_table[0], &session, &err);
     fclose(run.rows);
