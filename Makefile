@@ -103,4 +103,4 @@ soak: all
 clean:
 	rm -rf build $(MAINS)
 
--include $(wildcard $B/*.d)
+-include $(wildcard $B/*.d $B/*/*.d)

@@ -32,9 +32,9 @@ check() {
 export -f check
 
 list() {
-    for file in *.c *.cu test/*.c test/*.cu test/fuzz/*.c test/bench/*.c; do echo C "$file"; done
+    for file in *.c *.cu tasks/*.c test/*.c test/*.cu test/fuzz/*.c test/bench/*.c; do echo C "$file"; done
     for file in *.cu test/*.cu; do echo C++ "$file"; done
-    for file in *.h test/*.h test/fuzz/*.h test/bench/*.h; do echo header "$file"; done
+    for file in *.h tasks/*.h test/*.h test/fuzz/*.h test/bench/*.h; do echo header "$file"; done
     command -v "$NVCC" >/dev/null && for file in *.cu; do echo CUDA "$file"; done
 }
 
