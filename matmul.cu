@@ -148,10 +148,10 @@ enum { ROWS = 4 };
 
 __attribute__((always_inline))
 static inline void mul_c(MulKind kind, float *y, size_t ldy, const float *a, int rows,
-                         const void *half, size_t b_step, int n, int kb) {
+                         const void *half, size_t b_step, int n, int kb, bool add) {
     float acc[ROWS][16], even[ROWS][16], odd[ROWS][16], be[16], bo[16];
     for (int i = 0; i < ROWS; i++)
-        for (int c = 0; c < 16; c++) acc[i][c] = 0.0f;
+        for (int c = 0; c < 16; c++) acc[i][c] = add && i < rows && c < n ? y[(size_t)i * ldy + c] : 0.0f;
     for (int b = 0; b < kb; b++) {
         const char *tile = (const char *)half + (size_t)b * b_step;
         const float *ab = a + (size_t)b * 16 * BLK;
@@ -184,7 +184,7 @@ static inline void mul_c(MulKind kind, float *y, size_t ldy, const float *a, int
 }
 
 static void mul_block_c(MulKind kind, float *y, size_t ldy, const float *a, int act_kb, int rows,
-                        const char *tiles, size_t b_stride, int n, int kb) {
+                        const char *tiles, size_t b_stride, int n, int kb, bool add) {
     size_t half_bytes = kind == MUL_F32 ? 2 * TILE_BYTES : TILE_BYTES;
     for (int c = 0; c < n; c += 16)
         for (int i = 0; i < rows; i += ROWS) {
@@ -192,8 +192,8 @@ static void mul_block_c(MulKind kind, float *y, size_t ldy, const float *a, int 
             const char *half = tiles + (size_t)(c / 32) * b_stride + (size_t)(c / 16 % 2) * half_bytes;
             float *yi = y + (size_t)i * ldy + c;
             int m = rows - i < ROWS ? rows - i : ROWS, cols = n - c < 16 ? n - c : 16;
-            if (kind == MUL_F32) mul_c(MUL_F32, yi, ldy, ai, m, half, 2 * half_bytes, cols, kb);
-            else mul_c(MUL_BF16, yi, ldy, ai, m, half, 2 * half_bytes, cols, kb);
+            if (kind == MUL_F32) mul_c(MUL_F32, yi, ldy, ai, m, half, 2 * half_bytes, cols, kb, add);
+            else mul_c(MUL_BF16, yi, ldy, ai, m, half, 2 * half_bytes, cols, kb, add);
         }
 }
 
@@ -202,8 +202,8 @@ static void mul_block_c(MulKind kind, float *y, size_t ldy, const float *a, int 
 // accumulator touched once per block (latency 52 cycles, four products of 16). M <= 16 uses half.
 #ifdef __AMX_BF16__
 
-static void tile_out(float *y, size_t ldy, const float *tile, int rows, int cols) {
-    for (int i = 0; i < rows; i++) memcpy(y + (size_t)i * ldy, tile + i * 16, (size_t)cols * sizeof *y);
+static void tile_copy(float *to, size_t ld_to, const float *from, size_t ld_from, int rows, int cols) {
+    for (int i = 0; i < rows; i++) memcpy(to + (size_t)i * ld_to, from + (size_t)i * ld_from, (size_t)cols * sizeof *to);
 }
 
 static void mul_tiles_2x2(float *y, size_t ldy, const char *a0, const char *a1, const char *b,
@@ -234,35 +234,48 @@ static void mul_tiles_2x2(float *y, size_t ldy, const char *a0, const char *a1, 
     _tile_stored(6, c[2], 64); _tile_stored(7, c[3], 64);
     SETTLE();
     int lo = cols < 16 ? cols : 16;
-    tile_out(y, ldy, c[0], 16, lo);
-    tile_out(y + 16 * ldy, ldy, c[2], rows - 16, lo);
+    tile_copy(y, ldy, c[0], 16, 16, lo);
+    tile_copy(y + 16 * ldy, ldy, c[2], 16, rows - 16, lo);
     if (cols > 16) {
-        tile_out(y + 16, ldy, c[1], 16, cols - 16);
-        tile_out(y + 16 * ldy + 16, ldy, c[3], rows - 16, cols - 16);
+        tile_copy(y + 16, ldy, c[1], 16, 16, cols - 16);
+        tile_copy(y + 16 * ldy + 16, ldy, c[3], 16, rows - 16, cols - 16);
     }
 }
 
-static void mul_tiles_1x2(float *y, size_t ldy, const char *a, const char *b, int rows, int cols, int kb) {
-    float c[2][256] __attribute__((aligned(64)));
+// <= 16 rows: the tiles have just that many, so results go straight to y where 32 columns are wanted
+static void mul_tiles_1x2(float *y, size_t ldy, const char *a, const char *b, int rows, int cols, int kb, bool add) {
+    enum { STREAM_FROM = 16 };          // blocks in a row of weights; shorter operands are in cache
+    float part[2][256] __attribute__((aligned(64)));
+    float *c[2] = { y, y + 16 };
+    size_t stride = ldy * sizeof *y;
+    int lo = cols < 16 ? cols : 16;
+    if (cols < 32) {
+        c[0] = part[0], c[1] = part[1], stride = 64;
+        if (add) tile_copy(c[0], 16, y, ldy, rows, lo), tile_copy(c[1], 16, y + 16, ldy, rows, cols - lo);
+    }
     SETTLE();
-    _tile_zero(4); _tile_zero(5);
+    if (add) { _tile_loadd(4, c[0], stride); _tile_loadd(5, c[1], stride); }
+    else { _tile_zero(4); _tile_zero(5); }
     for (int k = 0; k < kb; k++) {
         const char *next = b + (size_t)(k + 1) * 2 * TILE_BYTES;    // one block ahead: +11 % at M = 1
-        for (int i = 0; i < 2 * TILE_BYTES; i += 64) _mm_prefetch(next + i, _MM_HINT_T0);
+        for (int i = 0; kb >= STREAM_FROM && i < 2 * TILE_BYTES; i += 64) _mm_prefetch(next + i, _MM_HINT_T0);
         _tile_loadd(0, a + (size_t)k * TILE_BYTES, 64);
         _tile_loadd(2, b + (size_t)k * 2 * TILE_BYTES, 64);
         _tile_loadd(3, b + (size_t)k * 2 * TILE_BYTES + TILE_BYTES, 64);
         _tile_dpbf16ps(4, 0, 2);
         _tile_dpbf16ps(5, 0, 3);
     }
-    _tile_stored(4, c[0], 64); _tile_stored(5, c[1], 64);
+    _tile_stored(4, c[0], stride);
+    _tile_stored(5, c[1], stride);
     SETTLE();
-    tile_out(y, ldy, c[0], rows, cols < 16 ? cols : 16);
-    if (cols > 16) tile_out(y + 16, ldy, c[1], rows, cols - 16);
+    if (cols == 32) return;
+    tile_copy(y, ldy, c[0], 16, rows, lo);
+    tile_copy(y + 16, ldy, c[1], 16, rows, cols - lo);
 }
 
 static void mul_block_tiles(float *y, size_t ldy, const char *a, int act_kb, int rows,
-                            const char *tiles, size_t b_stride, int n, int kb) {
+                            const char *tiles, size_t b_stride, int n, int kb, bool add) {
+    CHECK(!add || rows <= 16, "products are added up for up to 16 rows");
     for (int c = 0; c < n; c += 32, tiles += b_stride) {
         int cols = n - c < 32 ? n - c : 32, i = 0;
         if (rows > 16) tiles_configure(16);
@@ -274,20 +287,20 @@ static void mul_block_tiles(float *y, size_t ldy, const char *a, int act_kb, int
         if (i >= rows) continue;
         tiles_configure(rows - i);
         mul_tiles_1x2(y + (size_t)i * ldy + c, ldy, a + (size_t)(i / 16) * (size_t)act_kb * TILE_BYTES,
-                      tiles, rows - i, cols, kb);
+                      tiles, rows - i, cols, kb, add);
     }
 }
 #endif
 
 void mul_block(MulKind kind, float *y, size_t ldy, const void *act, int act_kb, int rows,
-               const void *tiles, size_t b_stride, int n, int kb) {
+               const void *tiles, size_t b_stride, int n, int kb, bool add) {
 #ifdef __AMX_BF16__
     if (kind == MUL_TILES) {
-        mul_block_tiles(y, ldy, (const char *)act, act_kb, rows, (const char *)tiles, b_stride, n, kb);
+        mul_block_tiles(y, ldy, (const char *)act, act_kb, rows, (const char *)tiles, b_stride, n, kb, add);
         return;
     }
 #endif
-    mul_block_c(kind, y, ldy, (const float *)act, act_kb, rows, (const char *)tiles, b_stride, n, kb);
+    mul_block_c(kind, y, ldy, (const float *)act, act_kb, rows, (const char *)tiles, b_stride, n, kb, add);
 }
 
 // ---------------------------------------------------------------------------
@@ -386,13 +399,13 @@ static void linear_panel(MulKind kind, const LinearJob *job, int p, const void *
         tiles = (const char *)q8;
     }
     if (!job->bias && !job->add) {
-        mul_block(kind, y, job->ldy, act, kb, rows, tiles, 0, cols, kb);
+        mul_block(kind, y, job->ldy, act, kb, rows, tiles, 0, cols, kb, false);
         return;
     }
     for (int i = 0; i < rows; i += OUT_ROWS) {
         int m = rows - i < OUT_ROWS ? rows - i : OUT_ROWS;
         const char *a = (const char *)act + (size_t)i * kb * BLK * act_elem(kind);
-        mul_block(kind, out, 32, a, kb, m, tiles, 0, cols, kb);
+        mul_block(kind, out, 32, a, kb, m, tiles, 0, cols, kb, false);
         for (int r = 0; r < m; r++) {
             float *yr = y + (size_t)(i + r) * job->ldy;
             const float *o = out + r * 32;
@@ -462,7 +475,7 @@ static double gemm_rate(double seconds) {       // one thread, 256 x 512 x 512, 
     memset(a, 0x3c, act_bytes(kind, M, K));
     memset(b, 0x3c, weight_bytes(DT_BF16, N, K));
     do {
-        mul_block(kind, y, N, a, K / BLK, M, b, (size_t)K / BLK * 2048, N, K / BLK);
+        mul_block(kind, y, N, a, K / BLK, M, b, (size_t)K / BLK * 2048, N, K / BLK, false);
         rounds++;
     } while ((t = now_s() - t0) < seconds);
     free(a); free(b); free(y);

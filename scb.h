@@ -264,9 +264,10 @@ size_t act_bytes(MulKind kind, int rows, int k);
 // rounds (rows, k) fp32, row stride ldx, into act order; rows are padded with zeros to 16
 void act_pack(MulKind kind, void *act, const float *x, size_t ldx, int rows, int k);
 void act_row(MulKind kind, void *act, int row, const float *x, int k);  // one row of it, no padding rows
-// y (rows, n) with row stride ldy from kb blocks; b_stride: bytes from one 32-column panel to the next
+// y (rows, n) with row stride ldy from kb blocks; b_stride: bytes from one 32-column panel to the next;
+// act_kb: blocks in a row of act. add (rows <= 16): y goes on from its value, block by block.
 void mul_block(MulKind kind, float *y, size_t ldy, const void *act, int act_kb, int rows,
-               const void *tiles, size_t b_stride, int n, int kb);
+               const void *tiles, size_t b_stride, int n, int kb, bool add);
 void linear(MulKind kind, const LinearJob *jobs, int n_jobs, const void *act, int rows);
 size_t weight_bytes(DType dtype, int n, int k);
 void weight_pack(Weight *w, const void *rows);          // from row-major file data into w->tiles
