@@ -39,7 +39,7 @@ typedef struct {
     char *options[4];           // en_mc; NULL otherwise
     char *name;                 // repoqa: name of the function asked for
     int part;                   // index into Task.parts (0 unless a mix task)
-    double depth;               // where in the context the answer stands, 0 .. 1
+    double depth;               // where in the context the answer stands, 0 .. 1; NAN: nowhere
     bool forced;                // harness preset: "This paper" follows the generation header
 } TaskTurn;
 
@@ -75,7 +75,8 @@ typedef struct Task {
 
 // every generator file exports its rows; task_at walks them in the paper's order
 extern const Task task_retr_kv, task_retr_kv_compressible, task_retr_ps, task_retr_mh, task_math_find;
-extern const Task task_icl;                             // icl.c
+extern const Task task_icl;                             // icl.c: four options, as in the paper
+extern const Task task_icl_wide;                        // 5 to 7, as in the released data; no row of task_at
 extern const Task task_en_qa, task_zh_qa, task_en_mc;   // novel.c
 extern const Task task_en_sum, task_mix_sum_niah;       // papers.c
 extern const Task task_repoqa, task_mix_repoqa_kv;      // repo.c
