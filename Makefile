@@ -94,8 +94,10 @@ deps:
 demo:
 	@test/demo.sh
 
-bench: all
-	@test/bench/run.sh
+bench: all $B/order
+	@test/bench/run.sh $B/order
+$B/order: test/bench/order.c matmul.cu scb.h base.h
+	$(ALLC) $< $(LDLIBS) -o $@
 
 soak: all
 	@SOAK=1 ./test_all.sh
