@@ -5,6 +5,7 @@
 // without a context owns everything it feeds, so what its policy evicts in the first feed is released
 // layer by layer. Rules: SEMANTICS 3.
 #include "scb.h"
+#include <sys/resource.h>
 
 struct Model {
     Config c;
@@ -217,14 +218,32 @@ static int random_vector(Loader *l, float **v, const char *name, int n, Err *err
     return 0;
 }
 
+// first number in a file of the kernel, SIZE_MAX when it is absent or says "max"
+static size_t kernel_number(const char *path, const char *format) {
+    char line[256];
+    size_t v = SIZE_MAX;
+    FILE *f = fopen(path, "r");
+    while (f && fgets(line, sizeof line, f)) if (sscanf(line, format, &v) == 1) break;
+    if (f) fclose(f);
+    return v;
+}
+
+// the least of: free memory, what the control group leaves, what the address space limit leaves
 size_t memory_available(void) {
-    char line[128];
-    size_t kb = 0;
-    FILE *f = fopen("/proc/meminfo", "r");
-    if (!f) return 0;
-    while (fgets(line, sizeof line, f)) if (sscanf(line, "MemAvailable: %zu", &kb) == 1) break;
-    fclose(f);
-    return kb * 1024;
+    size_t kb = kernel_number("/proc/meminfo", "MemAvailable: %zu"), have = kb == SIZE_MAX ? SIZE_MAX : kb * 1024;
+    size_t max = kernel_number("/sys/fs/cgroup/memory.max", "%zu"), used = kernel_number("/sys/fs/cgroup/memory.current", "%zu");
+    struct rlimit as;
+    if (max != SIZE_MAX && used != SIZE_MAX) {
+        size_t left = max > used ? max - used : 0;
+        if (left < have) have = left;
+    }
+    if (!getrlimit(RLIMIT_AS, &as) && as.rlim_cur != RLIM_INFINITY) {
+        size_t pages = kernel_number("/proc/self/statm", "%zu");
+        size_t mapped = pages == SIZE_MAX ? 0 : pages * (size_t)sysconf(_SC_PAGESIZE);
+        size_t left = as.rlim_cur > mapped ? (size_t)as.rlim_cur - mapped : 0;
+        if (left < have) have = left;
+    }
+    return have == SIZE_MAX ? 0 : have;
 }
 
 static Model *model_new(const Config *c, const ModelOpts *opts) {
