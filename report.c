@@ -550,11 +550,11 @@ void plan_print(FILE *out, const Config *c, const PlanLine *lines, int n, int n_
             "%d tokens kept whole: %.1f MB\n", row, c->n_layers, c->n_kv_heads,
             row * (size_t)c->n_layers * (size_t)c->n_kv_heads, n_tokens,
             1e-6 * (double)row * c->n_layers * c->n_kv_heads * n_tokens);
-    fprintf(out, "%-*s %12s %10s %12s %11s %10s\n", name_w, "MB", "weights +", "KV +", "scratch +",
+    fprintf(out, "%-*s %12s %11s %12s %11s %11s\n", name_w, "MB", "weights +", "KV +", "scratch +",
             "policy =", "total");
     for (int i = 0; i < n; i++) {
         const Plan *p = &lines[i].plan;
-        fprintf(out, "%-*s %10.1f   %8.1f   %10.1f   %9.1f   %8.1f%s\n", name_w, lines[i].label,
+        fprintf(out, "%-*s %10.2f   %9.2f   %10.2f   %9.2f   %9.2f%s\n", name_w, lines[i].label,
                 1e-6 * (double)p->weights, 1e-6 * (double)p->kv, 1e-6 * (double)p->scratch,
                 1e-6 * (double)p->policy, 1e-6 * (double)p->total,
                 p->upper_bound ? "  at most" : "");
