@@ -88,6 +88,8 @@ static void test_names(void) {
         int got = did_you_mean(cases[i].word, names, COUNTOF(names));
         EXPECT(got == cases[i].at, "'%s' is nearest to %s", cases[i].word, got < 0 ? "nothing" : names[got]);
     }
+    static const char *const two[] = { "kv" };
+    EXPECT(did_you_mean("vk", two, 1) == 0, "a swap is one edit");
     char longer[200];
     memset(longer, 'a', sizeof longer - 1);
     longer[sizeof longer - 1] = 0;

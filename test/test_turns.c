@@ -289,6 +289,10 @@ static void test_multi_request(void) {
     play("open full tail 0\nfeed first silent 1 2 3\nfork tail 82\nfeed 10 11\nstep 500\ndrop\n"
          "fork tail 82\nfeed 20 21\nstep 500\ndrop\ndrop\n", "multi-request");
     EXPECT(int_of(0, "n_prompt") == 5 && int_of(1, "n_prompt") == 5, "every request sees the bare context");
+    int32_t fed[5] = { 1, 2, 3, 20, 21 };
+    char hash[17];
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)XXH64(fed, sizeof fed, 0));
+    EXPECT(!strcmp(text_of(1, "ids_hash"), hash), "request 2 hashes ids of request 1");
     EXPECT(json_is_null(json_object_get(rows[0], "history")), "requests share no history");
     EXPECT(!strcmp(text_of(0, "mode"), "multi-request"), "mode");
 }
