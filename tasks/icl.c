@@ -71,6 +71,13 @@ static const char *const given_names[] = {
     "Sven", "Tilda", "Tobias", "Ursula", "Valentin", "Vera", "Viktor", "Wanda", "Xenia", "Yvonne",
     "Zacharias",
 };
+static const char *const surnames[] = {
+    "Albrecht", "Bergmann", "Claasen", "Dietrich", "Ebert", "Fuchs", "Gruber", "Hartwig", "Imhof",
+    "Jansen", "Kessler", "Lindner", "Meurer", "Niemann", "Ostermann", "Pfeiffer", "Quandt",
+    "Reuter", "Sandmann", "Tietz", "Uhlig", "Vogt", "Wagner", "Ziegler", "Arnold", "Bachmann",
+    "Dorn", "Engel", "Falk", "Gerlach", "Holm", "Jost", "Krause", "Lorenz", "Mertens", "Noll",
+    "Petersen", "Rasch", "Seidel", "Thoma",
+};
 
 // ---------------------------------------------------------------------------
 // Date arithmetic: a date, an amount of time, the date on the other side of it.
@@ -201,28 +208,30 @@ static void date_item(Item *it, Rng *rng, bool wide) {
         { "lost a ring", "the ring turned up" },
     };
     static const char *const units[] = { "days", "weeks", "months", "years" };
-    const char *const *e = PICK(rng, events), *name = PICK(rng, given_names);
+    const char *const *e = PICK(rng, events);
+    const char *name = PICK(rng, given_names), *surname = PICK(rng, surnames);
     int frame = below(rng, 4), sign = frame < 2 ? 1 : -1;
-    StrBuf when = { 0 }, *text = &it->text;
+    StrBuf when = { 0 }, ago = { 0 }, *text = &it->text;
     Date from = date_say(&when, rng);
     Span span = span_draw(rng, from);
-    const char *unit = units[span.unit];
+    str_fmt(&ago, "%d %s", span.n, units[span.unit]);
     if (frame == 0)
-        str_fmt(text, "%s %s on %s, and %s %d %s later. When was that?", name, e[0], when.p, e[1],
-                span.n, unit);
+        str_fmt(text, "%s %s on %s, and %s %s later. When did %s %s see that?", name, e[0], when.p,
+                e[1], ago.p, name, surname);
     else if (frame == 1)
-        str_fmt(text, "On %s %s %s. It was %d %s later that %s. On what date?", when.p, name, e[0],
-                span.n, unit, e[1]);
+        str_fmt(text, "On %s %s %s. Then, %s later, %s. When did %s %s hear that?", when.p, name,
+                e[0], ago.p, e[1], name, surname);
     else if (frame == 2) {
         put_capital(text, e[1]);
-        str_fmt(text, " on %s, %d %s after %s %s. When was the earlier event?", when.p, span.n,
-                unit, name, e[0]);
+        str_fmt(text, " on %s, %s after %s %s %s. When was the earlier event?", when.p, ago.p, name,
+                surname, e[0]);
     } else
-        str_fmt(text, "On %s %s. That %s %s was %d %s earlier. On what date?", when.p, e[1], name,
-                e[0], span.n, unit);
+        str_fmt(text, "On %s %s. That %s %s %s was %s earlier. On what date?", when.p, e[1], name,
+                surname, e[0], ago.p);
     Date right = span_move(from, span, sign);
     date_options(it, rng, from, right, span, sign, wide ? 5 + below(rng, 2) : 4);
     free(when.p);
+    free(ago.p);
 }
 
 // ---------------------------------------------------------------------------
@@ -283,13 +292,6 @@ static void objects_item(Item *it, Rng *rng, bool wide) {
 typedef struct { const char *de, *en; } Word;
 typedef struct { const char *de, *en, *de_done, *en_done; } Verb;   // past tense, past participle
 
-static const char *const surnames[] = {
-    "Albrecht", "Bergmann", "Claasen", "Dietrich", "Ebert", "Fuchs", "Gruber", "Hartwig", "Imhof",
-    "Jansen", "Kessler", "Lindner", "Meurer", "Niemann", "Ostermann", "Pfeiffer", "Quandt",
-    "Reuter", "Sandmann", "Tietz", "Uhlig", "Vogt", "Wagner", "Ziegler", "Arnold", "Bachmann",
-    "Dorn", "Engel", "Falk", "Gerlach", "Holm", "Jost", "Krause", "Lorenz", "Mertens", "Noll",
-    "Petersen", "Rasch", "Seidel", "Thoma",
-};
 static const char *const cities[] = {
     "Aachen", "Augsburg", "Basel", "Berlin", "Bern", "Bonn", "Bremen", "Celle", "Chemnitz",
     "Cottbus", "Dessau", "Dortmund", "Dresden", "Emden", "Erfurt", "Essen", "Freiburg", "Gotha",
@@ -324,7 +326,15 @@ static const Word places[] = {
     { "die Werkstatt", "the workshop" }, { "das Zimmer", "the room" }, { "der Weg", "the path" },
     { "der Platz", "the square" }, { "die Kirche", "the church" }, { "das Museum", "the museum" },
     { "die Bibliothek", "the library" }, { "der Bahnhof", "the station" },
-    { "die Höhle", "the cave" },
+    { "die Höhle", "the cave" }, { "der Turm", "the tower" }, { "das Schloss", "the castle" },
+    { "das Schwimmbad", "the pool" }, { "der Flughafen", "the airport" },
+    { "die Fabrik", "the factory" }, { "das Theater", "the theatre" },
+    { "die Schule", "the school" }, { "der Wald", "the forest" }, { "die Insel", "the island" },
+    { "der Tunnel", "the tunnel" }, { "das Dorf", "the village" }, { "die Küche", "the kitchen" },
+    { "der Hof", "the courtyard" }, { "das Dach", "the roof" }, { "die Treppe", "the staircase" },
+    { "der Stall", "the stable" }, { "die Mühle", "the mill" }, { "das Gasthaus", "the inn" },
+    { "der Laden", "the shop" }, { "die Garage", "the garage" }, { "das Lager", "the warehouse" },
+    { "der Park", "the park" },
 };
 static const Word states[] = {                  // opposites are neighbours
     { "offen", "open" }, { "geschlossen", "closed" }, { "leer", "empty" }, { "voll", "full" },
@@ -350,7 +360,7 @@ static const Word manners[] = {                 // what a translation can leave 
     { "mit Tränen in den Augen", "with tears in the eyes" },
     { "kurz vor Mitternacht", "shortly before midnight" }, { "bei dichtem Nebel", "in thick fog" },
     { "zur Freude der Kinder", "to the delight of the children" },
-    { "mit der linken Hand", "with the left hand" }, { "auf einem Flohmarkt", "at a flea market" },
+    { "mit der linken Hand", "with the left hand" }, { "auf einer Auktion", "at an auction" },
     { "im Schein einer Kerze", "by the light of a candle" },
     { "ohne ein einziges Wort", "without a single word" },
     { "im Schatten eines Baumes", "in the shade of a tree" },
@@ -487,7 +497,7 @@ static void translation_item(Item *it, Rng *rng, bool wide) {
     say_german(&it->text, &right);
     str_puts(&it->text, "\nEnglish: ");
     say_english(&it->text, &wrong);
-    str_puts(&it->text, "\nWhat is mistranslated?");
+    str_puts(&it->text, "\nWrong part:");
     for (int i = 0; i < (wide ? N_ERRORS : 4); i++)
         option_error(it, &right, error[i], i ? below(rng, 2) : other);
 }

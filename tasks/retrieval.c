@@ -478,7 +478,7 @@ static void math_make(TaskSession *s, uint64_t seed, int n_turns, int n_units) {
     for (int t = 0; t < n_turns; t++) turn_rank[t] = math_rank(kind[t % n_kinds], low_third);
     session_turns(s, n_turns);
     s->units = s->n_numbers = n_units;
-    s->numbers = (int64_t *)xrealloc(s->numbers, (size_t)n_units * sizeof *s->numbers);
+    s->numbers = (int64_t *)xrealloc(NULL, (size_t)n_units * sizeof *s->numbers);
     math_plant(s, &plan, turn_rank, &order);
     math_fill(s, &plan, &others);
     s->context.n = 0;
