@@ -12,7 +12,8 @@
 void row_clear(Row *r) {
     static const RowsAt no_rows = { -1, -1, NAN, -1, -1 };
     memset(r, 0, sizeof *r);
-    r->depth = r->score = NAN;
+    r->depth = r->score = r->similarity = NAN;
+    r->matched = -1;
     r->evictable = r->policy_bytes = r->ssm_bytes = r->peak_bytes = -1;
     r->n_prompt = r->n_new = r->shared = -1;
     r->q = r->end = no_rows;
@@ -121,6 +122,13 @@ void row_json(const Row *r, StrBuf *out) {
     put_real(out, "decode_tok_s", r->decode_tok_s);
     put_int(out, "peak_bytes", r->peak_bytes);
     put_str(out, "logits_hash", *r->logits_hash ? r->logits_hash : NULL);
+    put_int(out, "turns", r->turns ? r->turns : -1);
+    put_str(out, "part", r->part);
+    put_str(out, "arm", r->arm);
+    put_str(out, "scorer", r->scorer);
+    put_str(out, "lang", r->lang);
+    put_real(out, "similarity", r->similarity);
+    put_raw(out, "matched", r->matched < 0 ? "null" : r->matched ? "true" : "false");
     str_puts(out, "}");
 }
 
@@ -209,6 +217,46 @@ static double get_real(const json_t *row, const char *key) {
     return json_is_number(v) ? json_number_value(v) : NAN;
 }
 static bool is_error(const json_t *row) { return json_is_string(json_object_get(row, "error")); }
+
+// the four names that say what a row belongs to, and its place
+static bool is_row(const json_t *row) {
+    static const char *const need[] = { "task", "mode", "preset", "method" };
+    static const char *const place[] = { "session", "turn" };
+    bool ok = json_is_object(row);
+    for (size_t k = 0; k < COUNTOF(need); k++)
+        ok = ok && json_is_string(json_object_get(row, need[k]));
+    for (size_t k = 0; k < COUNTOF(place); k++) {
+        json_int_t v = json_integer_value(json_object_get(row, place[k]));
+        ok = ok && v > 0 && v <= INT_MAX;
+    }
+    return ok;
+}
+
+int rows_each(const char *path, int (*fn)(void *user, const RowLine *l, Err *err), void *user,
+              bool *torn, Err *err) {
+    FILE *f = fopen(path, "rb");
+    if (!f) return FAIL(err, "%s: cannot be read: %s", path, strerror(errno));
+    RowLine l = { 0 };
+    char *text = NULL;
+    size_t cap = 0;
+    int rc = 0;
+    *torn = false;
+    for (ssize_t n; !rc && (n = getline(&text, &cap, f)) > 0; l.at += n) {
+        json_error_t je;
+        if ((*torn = text[n - 1] != '\n')) break;
+        json_t *row = json_loadb(text, (size_t)n - 1, JSON_ALLOW_NUL, &je);
+        l.line++;
+        l.row = row;
+        if (is_row(row)) rc = fn(user, &l, err);
+        else rc = FAIL(err, "%s: line %d is no result row%s%s", path, l.line, row ? "" : ": ",
+                       row ? "" : je.text);
+        json_decref(row);
+    }
+    if (!rc && ferror(f)) rc = FAIL(err, "%s: cannot be read: %s", path, strerror(errno));
+    fclose(f);
+    free(text);
+    return rc;
+}
 
 // ---------------------------------------------------------------------------
 // Tables
@@ -408,42 +456,76 @@ int report_dir(FILE *out, const char *dir, Err *err) {
     return rc;
 }
 
+// ---------------------------------------------------------------------------
+// Resume
+
+typedef struct {
+    const char *path;
+    const char *const *tasks;
+    const int *rows;            // (n_tasks, sessions)
+    int n_tasks, sessions, n;   // n lines so far
+    int *slot, *count;          // (n): task * sessions + session - 1, -1 for an error row; rows per slot
+} Resume;
+
+static int resume_row(void *user, const RowLine *l, Err *err) {
+    Resume *r = (Resume *)user;
+    int t = 0, s = get_int(l->row, "session");
+    while (t < r->n_tasks && strcmp(r->tasks[t], get_str(l->row, "task"))) t++;
+    if (t == r->n_tasks || s > r->sessions || !r->rows[t * r->sessions + s - 1])
+        return FAIL(err, "%s: line %d belongs to another run (task %s, session %d)", r->path,
+                    l->line, get_str(l->row, "task"), s);
+    int slot = t * r->sessions + s - 1;
+    if (!(r->n & (r->n + 1)))
+        r->slot = (int *)xrealloc(r->slot, 2 * ((size_t)r->n + 1) * sizeof *r->slot);
+    r->slot[r->n++] = is_error(l->row) ? -1 : slot;
+    if (!is_error(l->row) && ++r->count[slot] > r->rows[slot])
+        return FAIL(err, "%s: line %d repeats a turn of session %d of %s", r->path, l->line, s,
+                    r->tasks[t]);
+    return 0;
+}
+
+// the lines of finished sessions, in their order, replace the file
+static int resume_cut(const Resume *r, Err *err) {
+    StrBuf tmp = { 0 };
+    char *line = NULL;
+    size_t cap = 0;
+    str_fmt(&tmp, "%s.tmp", r->path);
+    FILE *in = fopen(r->path, "rb"), *out = fopen(tmp.p, "wb");
+    bool ok = in && out;
+    for (int i = 0; ok && i < r->n; i++) {
+        ssize_t len = getline(&line, &cap, in);
+        int slot = r->slot[i];
+        ok = len > 0;
+        if (ok && slot >= 0 && r->count[slot] == r->rows[slot])
+            ok = fwrite(line, 1, (size_t)len, out) == (size_t)len;
+    }
+    ok = ok && fflush(out) == 0 && fsync(fileno(out)) == 0;
+    if (in) fclose(in);
+    if (out) ok = fclose(out) == 0 && ok;
+    ok = ok && rename(tmp.p, r->path) == 0;
+    int rc = ok ? 0 : FAIL(err, "%s: cannot be written: %s", r->path, strerror(errno));
+    if (!ok) remove(tmp.p);
+    free(line);
+    free(tmp.p);
+    return rc;
+}
+
 int report_resume(const char *dir, const char *const *tasks, int n_tasks, int sessions,
-                  int rows_per_session, bool *done, Err *err) {
-    StrBuf path = { 0 }, text = { 0 }, kept = { 0 };
-    Lines l = { 0 };
-    int *count = (int *)calloc((size_t)n_tasks * (size_t)sessions, sizeof *count);
-    int *slot = NULL;
+                  const int *rows, bool *done, Err *err) {
+    StrBuf path = { 0 };
+    size_t slots = (size_t)n_tasks * (size_t)sessions;
     str_fmt(&path, "%s/results.jsonl", dir);
-    int rc = access(path.p, F_OK) ? 0 : slurp(path.p, &text, err);
-    if (!rc) rc = lines_read(path.p, &text, &l, err);
-    slot = (int *)xrealloc(NULL, (size_t)(l.n + 1) * sizeof *slot);
-    for (int i = 0; !rc && i < l.n; i++) {
-        int t = 0, s = get_int(l.p[i], "session");
-        while (t < n_tasks && strcmp(tasks[t], get_str(l.p[i], "task"))) t++;
-        if (t == n_tasks || s > sessions)
-            rc = FAIL(err, "%s: line %d belongs to another run (task %s, session %d)", path.p,
-                      i + 1, get_str(l.p[i], "task"), s);
-        else {
-            slot[i] = t * sessions + s - 1;
-            count[slot[i]] += is_error(l.p[i]) ? 0 : 1;
-            if (count[slot[i]] > rows_per_session)
-                rc = FAIL(err, "%s: line %d repeats a turn of session %d", path.p, i + 1, s);
-        }
-    }
-    for (int i = 0; !rc && i < l.n; i++) {
-        done[slot[i]] = count[slot[i]] == rows_per_session;
-        if (!done[slot[i]] || is_error(l.p[i])) continue;
-        const char *line = text.p + l.at[i];
-        str_add(&kept, line, strcspn(line, "\n") + 1);
-    }
-    if (!rc && kept.n != text.n) rc = write_whole(path.p, kept.p ? kept.p : "", kept.n, err);
-    lines_free(&l);
-    free(count);
-    free(slot);
+    Resume r = { .path = path.p, .tasks = tasks, .rows = rows, .n_tasks = n_tasks,
+                 .sessions = sessions };
+    r.count = (int *)calloc(slots, sizeof *r.count);
+    bool torn = false, drop = false;
+    int rc = access(path.p, F_OK) ? 0 : rows_each(path.p, resume_row, &r, &torn, err);
+    for (size_t i = 0; !rc && i < slots; i++) done[i] = rows[i] && r.count[i] == rows[i];
+    for (int i = 0; i < r.n; i++) drop = drop || r.slot[i] < 0 || !done[r.slot[i]];
+    if (!rc && (torn || drop)) rc = resume_cut(&r, err);
+    free(r.slot);
+    free(r.count);
     free(path.p);
-    free(text.p);
-    free(kept.p);
     return rc;
 }
 

@@ -512,8 +512,16 @@ typedef struct {
     const char *params;         // JSON text of method_params
     const char *stop;           // "eos", "length"
     const char *prediction, *gold, *error;
+    const char *part;           // TaskPart.name of a mix task's turn; NULL where there is one part
+    const char *lang;           // of a function to find
+    const char *scorer;         // "ours", "harness"
+    const char *arm;            // the same for all rows of one arm, also where --ctx paper or --data
+                                // gives its sizes another value per session, e.g. "corm keep 0.25"
     size_t prediction_len;      // the answer may hold NUL and invalid UTF-8
     double depth, score;
+    double similarity;          // repoqa: BLEU of the candidate most like the answer ...
+    int matched;                // ... and whether it is the one asked for: 0, 1; -1: no such turn
+    int turns;                  // questions of this session; 0: missing
     bool scaled, chat;
     int64_t seed, evictable, policy_bytes, ssm_bytes, peak_bytes;
     int ctx, n_prompt, n_new, shared;
@@ -525,6 +533,15 @@ typedef struct {
 void row_clear(Row *r);                         // everything missing
 void row_json(const Row *r, StrBuf *out);       // one line, keys in a fixed order, no newline
 void json_text(StrBuf *out, const char *s, size_t n);   // quoted; invalid UTF-8 becomes U+FFFD
+typedef struct {                // one whole line of a results.jsonl
+    struct json_t *row;         // borrowed: valid during the call
+    int line;                   // from 1
+    int64_t at;                 // its byte offset
+} RowLine;
+// Calls fn for every whole line until it fails. A last line without its newline was torn by a crash
+// and is no row: *torn. A line that is no row is an error naming it.
+int  rows_each(const char *path, int (*fn)(void *user, const RowLine *l, Err *err), void *user,
+               bool *torn, Err *err);
 // A run's directory. begin makes it (it must not exist) and writes DIR/manifest.json: the JSON text
 // given, "started" and "ended". resume: the manifest there must have an equal model hash and equal
 // options; the error names the first difference. end sets "ended".
@@ -537,9 +554,11 @@ int  write_whole(const char *path, const char *text, size_t n, Err *err);
 // and mean in percent with a 95 % bootstrap interval over sessions from four sessions on.
 int  report_dir(FILE *out, const char *dir, Err *err);
 // For a run that goes on: cuts a torn last line and the rows of unfinished sessions from
-// DIR/results.jsonl; done[task * sessions + session - 1] is set where all rows_per_session are there.
+// DIR/results.jsonl. rows (n_tasks, sessions): rows a finished session has, turns x arms of its task;
+// 0: that session is none of this run (another shard's). done (n_tasks, sessions) is set where all of
+// them are there.
 int  report_resume(const char *dir, const char *const *tasks, int n_tasks, int sessions,
-                   int rows_per_session, bool *done, Err *err);
+                   const int *rows, bool *done, Err *err);
 
 typedef struct { char label[64]; Plan plan; } PlanLine;
 // one line per way of running, the arithmetic of the KV rows, what is available

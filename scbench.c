@@ -1198,10 +1198,13 @@ static int run_sessions(Run *r, const bool *done, Err *err) {
 
 static int run_in_dir(Run *r, const char *dir, Err *err) {
     const char *tasks[COUNTOF(task_table)];
-    bool *done = (bool *)calloc((size_t)(r->n_tasks * r->o.sessions), sizeof *done);
+    int total = r->n_tasks * r->o.sessions;
+    bool *done = (bool *)calloc((size_t)total, sizeof *done);
+    int *rows = (int *)calloc((size_t)total, sizeof *rows);
     char *manifest = manifest_text(r);
     for (int i = 0; i < r->n_tasks; i++) tasks[i] = r->tasks[i]->name;
-    int rc = report_begin(dir, manifest, r->o.resume, err), rows = r->n_arms * r->o.turns;
+    for (int i = 0; i < total; i++) rows[i] = r->n_arms * r->sessions[i].n_turns;
+    int rc = report_begin(dir, manifest, r->o.resume, err);
     if (!rc && r->o.resume)
         rc = report_resume(dir, tasks, r->n_tasks, r->o.sessions, rows, done, err);
     if (!rc && !(r->rows = open_in(dir, "results.jsonl", err))) rc = -1;
@@ -1223,6 +1226,7 @@ static int run_in_dir(Run *r, const char *dir, Err *err) {
                   r->failures == 1 ? "" : "s", r->first_failure);
     free(manifest);
     free(done);
+    free(rows);
     return rc;
 }
 

@@ -33,6 +33,7 @@ static const char *const keys[] = {
     "kv_live_bytes_q", "kv_alloc_bytes_q", "rows_min_end", "rows_mean_end", "rows_max_end", "kv_live_bytes_end",
     "kv_alloc_bytes_end", "shared", "policy_bytes", "ssm_bytes", "pairs_ratio", "prefill_s", "shared_prefill_s",
     "first_token_s", "decode_tok_s", "peak_bytes", "logits_hash",
+    "turns", "part", "arm", "scorer", "lang", "similarity", "matched",
 };
 
 static Row sample(int session, int turn) {
@@ -173,6 +174,7 @@ static void test_table(void) {
 
 static void test_resume(void) {
     static const char *const tasks[] = { "retr_kv" };
+    static const int two[3] = { 2, 2, 2 }, one[3] = { 1, 1, 1 }, shard[3] = { 2, 0, 2 };
     bool done[3] = { false };
     StrBuf b = { 0 }, whole = { 0 }, left = { 0 };
     Err err = { "", 0 };
@@ -187,17 +189,20 @@ static void test_resume(void) {
     }
     str_puts(&b, "{\"session\": 3, \"turn\": 2, \"ta");
     spill(rows_path, b.p);
-    EXPECT(!report_resume(dir, tasks, 1, 3, 2, done, &err), "%s", err.msg);
+    EXPECT(!report_resume(dir, tasks, 1, 3, two, done, &err), "%s", err.msg);
     EXPECT(done[0] && !done[1] && !done[2], "done: %d %d %d", done[0], done[1], done[2]);
     slurp_into(rows_path, &left);
     EXPECT(!strcmp(left.p, whole.p), "left:\n%s", left.p);
-    EXPECT(!report_resume(dir, tasks, 1, 3, 2, done, &err) && done[0], "a second time: %s", err.msg);
-    EXPECT(report_resume(dir, tasks, 1, 3, 1, done, &err) && strstr(err.msg, "repeats"), "too many rows: %s", err.msg);
+    EXPECT(!report_resume(dir, tasks, 1, 3, two, done, &err) && done[0], "a second time: %s", err.msg);
+    EXPECT(report_resume(dir, tasks, 1, 3, one, done, &err) && strstr(err.msg, "repeats"), "too many rows: %s", err.msg);
     static const char *const others[] = { "qa" };
-    EXPECT(report_resume(dir, others, 1, 3, 2, done, &err) && strstr(err.msg, "another run"), "other task: %s", err.msg);
+    EXPECT(report_resume(dir, others, 1, 3, two, done, &err) && strstr(err.msg, "another run"), "other task: %s", err.msg);
     unlink(rows_path);
     memset(done, 0, sizeof done);
-    EXPECT(!report_resume(dir, tasks, 1, 3, 2, done, &err) && !done[0], "no rows yet: %s", err.msg);
+    EXPECT(!report_resume(dir, tasks, 1, 3, two, done, &err) && !done[0], "no rows yet: %s", err.msg);
+    spill(rows_path, b.p);
+    EXPECT(report_resume(dir, tasks, 1, 3, shard, done, &err) && strstr(err.msg, "line 3 belongs to another run"),
+           "a session of another shard: %s", err.msg);
     free(b.p);
     free(whole.p);
     free(left.p);
