@@ -75,7 +75,7 @@ static char *read_strings(const char *text, const char *question) {
 }
 
 static char *read_variables(const char *text, const char *question) {
-    static struct { char name[8]; int value; } var[512];
+    static struct { char name[8]; int value; bool taken; } var[512];
     int n = 0, direct = 0, asked = atoi(question + strcspn(question, "0123456789"));
     for (const char *line = text; line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL) {
         char name[8], other[8];
@@ -84,13 +84,15 @@ static char *read_variables(const char *text, const char *question) {
         else if (sscanf(line, "Let %5[A-Z] be the same as %5[A-Z].", name, other) == 2) {
             int at = 0;
             while (at < n && strcmp(var[at].name, other)) at++;
-            if (at == n) return NULL;                   // taken over before it is set
+            if (at == n || var[at].taken) return NULL;  // before it is set; not a chain
             value = var[at].value;
+            var[at].taken = true;
         } else continue;
         for (int i = 0; i < n; i++)
             if (!strcmp(var[i].name, name)) return NULL;    // set twice
         CHECK(n < (int)COUNTOF(var), "too many variables");
         var[n].value = value;
+        var[n].taken = false;
         strcpy(var[n++].name, name);
     }
     StrBuf names = { 0 };
@@ -481,6 +483,8 @@ static void refuse(void) {
         { read_json, "{\"a\": \"1\", \"a\": \"2\"}", "Value of \"a\"?" },
         { read_variables, "Let AAAAA be 10000.\nLet BBBBB be 10000.", "value 10000?" },
         { read_variables, "Let BBBBB be the same as AAAAA.\nLet AAAAA be 10000.", "value 10000?" },
+        { read_variables, "Let AAAAA be 10000.\nLet BBBBB be the same as AAAAA.\nLet CCCCC be the "
+                          "same as AAAAA.", "value 10000?" },
         { read_numbers, "[1, 2, 3, 4]", "\nThe median of the list is" },
         { read_exercises, "",
           "Ada has the red kite. What does Bo have?\n(A) the red kite\n(B) x\n(C) y\n(D) z\n"
