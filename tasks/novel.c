@@ -148,7 +148,8 @@ static Date chapter_date(const Novel *v, int chapter) {
 }
 
 static const char *const month_name[] = {
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December" };
+    "January", "February", "March", "April", "May", "June", "July", "August", "September",
+    "October", "November", "December" };
 static const char *const weekday_name[] = {
     "Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday" };
 
@@ -435,7 +436,7 @@ static void en_mc_make(TaskSession *s, uint64_t seed, int n_turns, int n_units) 
 
 const Task task_en_qa = {
     .name = "en_qa", .official = "scbench_qa_eng", .category = "retr.semantic",
-    .help = "questions about a generated English novel", .turns = 5, .paper_units = 2800,
+    .help = "questions about a generated English novel", .turns = 5, .paper_units = 2640,
     .unit = "scenes", .parts = { { "scbench_qa_eng", 40, SCORE_QA_EN } }, .n_parts = 1,
     .instruction = "A novel follows. Questions about its people come after it; a few words are "
                    "enough for each of them.\n\n",
@@ -444,7 +445,7 @@ const Task task_en_qa = {
 
 const Task task_zh_qa = {
     .name = "zh_qa", .official = "scbench_qa_chn", .category = "retr.semantic",
-    .help = "questions about a generated Chinese novel", .turns = 5, .paper_units = 12000,
+    .help = "questions about a generated Chinese novel", .turns = 5, .paper_units = 38000,
     .unit = "scenes", .parts = { { "scbench_qa_chn", 40, SCORE_QA_ZH } }, .n_parts = 1,
     .instruction = "下面是一部小说。读完之后会有几个关于书中人物的问题，每题用几个字作答即可。\n\n",
     .separator = "\n\n", .min_units = WORLD_MIN_UNITS, .make = zh_qa_make,
@@ -453,7 +454,7 @@ const Task task_zh_qa = {
 const Task task_en_mc = {
     .name = "en_mc", .official = "scbench_choice_eng", .category = "retr.semantic",
     .help = "questions with four options about a generated English novel", .turns = 5,
-    .paper_units = 2700, .unit = "scenes",
+    .paper_units = 2500, .unit = "scenes",
     .parts = { { "scbench_choice_eng", 40, SCORE_CHOICE } }, .n_parts = 1,
     .instruction = "A novel follows, and after it questions about its people. Each offers four "
                    "replies, of which one fits.\n\n",
