@@ -341,23 +341,40 @@ void weight_pack(Weight *w, const void *rows) {
         }
 }
 
-// weight = bf16(scale * q), the tile order kept
-static void q8_unpack(uint16_t *dst, const char *src, int kb) {
-    for (int b = 0; b < kb; b++, src += Q8_BLOCK, dst += 1024) {
-        float scale[32];
-        const int8_t *q = (const int8_t *)src + 64;
-        for (int j = 0; j < 32; j++) {
-            uint16_t h;
-            memcpy(&h, src + 2 * j, 2);
-            scale[j] = f16_f32(h);
+// weight = bf16(scale * q), the tile order kept; one 32 x 32 block
+static void q8_unpack_block(uint16_t *dst, const char *src) {
+    const int8_t *q = (const int8_t *)src + 64;
+#ifdef __AVX512BF16__
+    const __m512i pairs = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
+    for (int half = 0; half < 2; half++) {
+        __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(src + half * 32)));
+        __m512 lo = _mm512_permutexvar_ps(pairs, scale);        // columns 0..7, twice each
+        __m512 hi = _mm512_permutexvar_ps(_mm512_add_epi32(pairs, _mm512_set1_epi32(8)), scale);
+        for (int r = 0; r < 16; r++, q += 32, dst += 32) {
+            __m512i a = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)q));
+            __m512i b = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(q + 16)));
+            __m512bh w = _mm512_cvtne2ps_pbh(_mm512_mul_ps(_mm512_cvtepi32_ps(b), hi),
+                                             _mm512_mul_ps(_mm512_cvtepi32_ps(a), lo));
+            memcpy(dst, &w, 64);
         }
-        for (int half = 0; half < 2; half++)
-            for (int r = 0; r < 16; r++) {
-                int at = half * 512 + r * 32;
-                for (int c = 0; c < 32; c++)
-                    dst[at + c] = f32_bf16(scale[half * 16 + c / 2] * (float)q[at + c]);
-            }
     }
+#else
+    float scale[32];
+    for (int j = 0; j < 32; j++) {
+        uint16_t h;
+        memcpy(&h, src + 2 * j, 2);
+        scale[j] = f16_f32(h);
+    }
+    for (int half = 0; half < 2; half++)
+        for (int r = 0; r < 16; r++) {
+            int at = half * 512 + r * 32;
+            for (int c = 0; c < 32; c++) dst[at + c] = f32_bf16(scale[half * 16 + c / 2] * (float)q[at + c]);
+        }
+#endif
+}
+
+static void q8_unpack(uint16_t *dst, const char *src, int kb) {
+    for (int b = 0; b < kb; b++) q8_unpack_block(dst + (size_t)b * 1024, src + (size_t)b * Q8_BLOCK);
 }
 
 void weight_row(const Weight *w, int row, float *out) {
@@ -386,32 +403,53 @@ void weight_row(const Weight *w, int row, float *out) {
 // Linear layers: all jobs of a call share x and one parallel region; a unit of work is a 32-column
 // panel with all rows, whose tiles stay in cache while the row strips pass over them.
 
-enum { OUT_ROWS = 32 };
+enum { OUT_ROWS = 32, Q8_STEP = 4 };
+
+// y <- product, + bias, or y + product: m rows of one panel
+static void panel_out(const LinearJob *job, int p, int first, int m, int cols, const float *out) {
+    for (int r = 0; r < m; r++, out += 32) {
+        float *y = job->y + (size_t)(first + r) * job->ldy + (size_t)p * 32;
+        if (job->bias) for (int c = 0; c < cols; c++) y[c] = out[c] + job->bias[p * 32 + c];
+        else if (job->add) for (int c = 0; c < cols; c++) y[c] += out[c];
+        else memcpy(y, out, (size_t)cols * sizeof *y);
+    }
+}
+
+// few rows of a q8 panel: blocks are unpacked where their product finds them in the first cache
+static void q8_panel(MulKind kind, const LinearJob *job, int p, const void *act, int rows, uint16_t *unpacked) {
+    const Weight *w = job->w;
+    int kb = CEIL_DIV(w->k, BLK), cols = w->n - p * 32 < 32 ? w->n - p * 32 : 32;
+    const char *src = (const char *)w->tiles + (size_t)p * kb * Q8_BLOCK;
+    float out[16 * 32] __attribute__((aligned(64)));
+    for (int b = 0; b < kb; b += Q8_STEP) {
+        int n = kb - b < Q8_STEP ? kb - b : Q8_STEP;
+        q8_unpack(unpacked, src + (size_t)b * Q8_BLOCK, n);
+        mul_block(kind, out, 32, (const char *)act + (size_t)b * 16 * BLK * act_elem(kind), kb, rows,
+                  unpacked, 0, 32, n, b > 0);
+    }
+    panel_out(job, p, 0, rows, cols, out);
+}
 
 static void linear_panel(MulKind kind, const LinearJob *job, int p, const void *act, int rows, uint16_t *q8) {
     const Weight *w = job->w;
     int kb = CEIL_DIV(w->k, BLK), cols = w->n - p * 32 < 32 ? w->n - p * 32 : 32;
     size_t block = w->dtype == DT_F32 ? 4096 : w->dtype == DT_BF16 ? 2048 : Q8_BLOCK;
     const char *tiles = (const char *)w->tiles + (size_t)p * kb * block;
-    float *y = job->y + (size_t)p * 32, out[OUT_ROWS * 32] __attribute__((aligned(64)));
+    float out[OUT_ROWS * 32] __attribute__((aligned(64)));
     if (w->dtype == DT_Q8) {
+        if (rows <= 16) { q8_panel(kind, job, p, act, rows, q8); return; }
         q8_unpack(q8, tiles, kb);
         tiles = (const char *)q8;
     }
     if (!job->bias && !job->add) {
-        mul_block(kind, y, job->ldy, act, kb, rows, tiles, 0, cols, kb, false);
+        mul_block(kind, job->y + (size_t)p * 32, job->ldy, act, kb, rows, tiles, 0, cols, kb, false);
         return;
     }
     for (int i = 0; i < rows; i += OUT_ROWS) {
         int m = rows - i < OUT_ROWS ? rows - i : OUT_ROWS;
         const char *a = (const char *)act + (size_t)i * kb * BLK * act_elem(kind);
         mul_block(kind, out, 32, a, kb, m, tiles, 0, cols, kb, false);
-        for (int r = 0; r < m; r++) {
-            float *yr = y + (size_t)(i + r) * job->ldy;
-            const float *o = out + r * 32;
-            if (job->bias) for (int c = 0; c < cols; c++) yr[c] = o[c] + job->bias[p * 32 + c];
-            else for (int c = 0; c < cols; c++) yr[c] += o[c];
-        }
+        panel_out(job, p, i, m, cols, out);
     }
 }
 
