@@ -158,7 +158,7 @@ static const char open_quote[] = "\xe2\x80\x9c", close_quote[] = "\xe2\x80\x9d";
 
 static bool is_letter(char c) { return (c | 32) >= 'a' && (c | 32) <= 'z'; }
 
-// does a sentence begin at byte i? After . ? ! and a blank, or after a full stop and a closing quote;
+// does a sentence begin at byte i? After . ? ! and a blank, or a full stop and a closing quote;
 // what follows a question inside quotes goes on ("Why?" she asked).
 static bool sentence_begins(const StrBuf *s, size_t from, size_t i) {
     if (i >= from + 3 && !memcmp(s->p + i - 3, open_quote, 3)) {
@@ -177,7 +177,8 @@ void prose_polish(StrBuf *s, size_t from) {
     for (size_t i = from; i < s->n; i++) {
         char c = s->p[i];
         bool first = is_letter(c) && c >= 'a' && sentence_begins(s, from, i);
-        bool alone = (c | 32) == 'a' && s->p[i + 1] == ' ' && (i == from || !is_letter(s->p[i - 1]));
+        bool alone = (c | 32) == 'a' && s->p[i + 1] == ' ' &&
+                     (i == from || !is_letter(s->p[i - 1]));
         bool article = alone && s->p[i + 2] && strchr("aeiouAEIOU", s->p[i + 2]);
         if (first) c = (char)(c - 32);
         str_add(&out, &c, 1);

@@ -217,8 +217,8 @@ static void tell_chapter(const Novel *v, int chapter, StrBuf *out) {
 // a scene's prose depends on the scene alone; its hour on where in the chapter it stands
 static void tell_scene(const Novel *v, int at, StrBuf *out) {
     static const char *const rule[N_EVENTS] = {
-        "scene_none", "scene_buy", "scene_meet", "scene_travel", "scene_letter", "scene_job", "scene_kin",
-        "scene_seen" };
+        "scene_none", "scene_buy", "scene_meet", "scene_travel", "scene_letter", "scene_job",
+        "scene_kin", "scene_seen" };
     static const char *const hour[] = { "time_0", "time_1", "time_2", "time_3", "time_4" };
     const Scene *sc = &v->w.scene[at];
     bool planned = sc->ask >= 0;
@@ -244,7 +244,8 @@ static void tell_scene(const Novel *v, int at, StrBuf *out) {
 static const char *const ask_rule[N_ASKS] = {
     "ask_price", "ask_colour", "ask_shop", "ask_seller", "ask_seller_job", "ask_kin_bought",
     "ask_letter", "ask_writer_job", "ask_meet_count", "ask_meet_date", "ask_meet_where",
-    "ask_spend", "ask_last_seen", "ask_dearest", "ask_bought_at", "ask_by_colour", "ask_means", "ask_journeys",
+    "ask_spend", "ask_last_seen", "ask_dearest", "ask_bought_at", "ask_by_colour", "ask_means",
+    "ask_journeys",
     "ask_cheap_count" };
 
 // the answer `value` of kind `is` in words
@@ -310,6 +311,15 @@ static void label_variants(const Novel *v, const Ask *q, TaskTurn *t) {
     }
 }
 
+char *reader_question(const TaskTurn *t, bool zh) {
+    if (t->options[0])
+        return text_fmt("A reader asks: %s\nFour replies stand to choose from.\n"
+                        "A. %s\nB. %s\nC. %s\nD. %s\n\nThe fitting reply:", t->input,
+                        t->options[0], t->options[1], t->options[2], t->options[3]);
+    return text_fmt(zh ? "读者提问：%s\n简短作答：" : "A reader asks: %s\nReply in brief:",
+                    t->input);
+}
+
 static void make_question(const Novel *v, int turn, TaskTurn *t) {
     const Ask *q = &v->w.ask[turn];
     Rng r = world_rng(&v->w, STREAM_QUESTIONS, (uint64_t)turn);
@@ -320,8 +330,7 @@ static void make_question(const Novel *v, int turn, TaskTurn *t) {
     vars_free(&s);
     t->input = text.p;
     t->answer = answer_text(v, q->is, q->kind, q->answer);
-    t->question = text_fmt(v->zh ? "读者提问：%s\n简短作答：" : "A reader asks: %s\nReply in brief:",
-                           t->input);
+    t->question = reader_question(t, v->zh);
 }
 
 // ---------------------------------------------------------------------------
@@ -385,9 +394,7 @@ static void make_options(const Novel *v, int turn, TaskTurn *t) {
     for (int i = 0, k = 0; i < 4; i++)
         t->options[i] = i == right ? text_dup(t->answer) : wrong[k++];
     free(t->question);
-    t->question = text_fmt("A reader asks: %s\nFour replies stand to choose from.\n"
-                           "A. %s\nB. %s\nC. %s\nD. %s\n\nThe fitting reply:", t->input,
-                           t->options[0], t->options[1], t->options[2], t->options[3]);
+    t->question = reader_question(t, false);
     turn_label(t, t->answer);
     turn_label(t, letter);
 }

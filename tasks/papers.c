@@ -2,8 +2,8 @@
 // one-sentence summary of one of them, in the mix every other turn for a number hidden between.
 //
 // Each paper has facts (method, task, mechanism, data set, scores, baseline, cost) that its text
-// states in three paragraphs and that the reference states in other words. A unit is a paragraph; the
-// number of papers depends on the number of turns alone, so longer collections have longer papers.
+// states in three paragraphs and that the reference states in other words. A unit is a paragraph;
+// the number of papers depends on the number of turns alone: a longer collection has longer papers.
 #include "grammar.h"
 
 RULES(papers);
@@ -15,8 +15,8 @@ enum { N_CORE = 3, MIN_NEEDLES = 5 };
 
 enum { F_METHOD, F_TASK, F_MECHANISM, F_DATA, F_METRIC, F_BASELINE, F_SCORE, F_BASE_SCORE, F_GAIN,
        F_COST, F_TASK_UP, F_MECHANISM_UP, F_NAME, F_TITLE, N_FACTS };
-static const char *const fact_var[N_FACTS] = { "M", "T", "X", "D", "Q", "W", "U", "V", "G", "C", "T^",
-                                               "X^", "name", "title" };
+static const char *const fact_var[N_FACTS] = {
+    "M", "T", "X", "D", "Q", "W", "U", "V", "G", "C", "T^", "X^", "name", "title" };
 
 typedef struct {
     char *fact[N_FACTS];
@@ -44,9 +44,9 @@ static char *word(const Collection *c, const char *rule, Rng *r) {
     return grammar_word(&c->g, rule, below(r, grammar_count(&c->g, rule)));
 }
 
-// the concatenation of one word of each rule; between stands `gap`. NULL ends at two rules.
-static char *words(const Collection *c, const char *r1, const char *r2, const char *r3, const char *gap,
-                   Rng *r) {
+// one word of each rule, `gap` between them; r3 may be NULL
+static char *words(const Collection *c, const char *r1, const char *r2, const char *r3,
+                   const char *gap, Rng *r) {
     char *a = word(c, r1, r), *b = word(c, r2, r), *d = r3 ? word(c, r3, r) : text_dup("");
     char *text = text_fmt("%s%s%s%s%s", a, gap, b, r3 ? gap : "", d);
     free(a);
@@ -118,8 +118,8 @@ static void paper_facts(Collection *c, int p) {
 }
 
 // ---------------------------------------------------------------------------
-// Text. A paper of n paragraphs has its three core paragraphs and n - 3 others, dealt to its sections
-// in a fixed rotation, so that a longer paper holds every paragraph of a shorter one.
+// Text. A paper of n paragraphs has its three core paragraphs and n - 3 others, dealt to its
+// sections in a fixed rotation, so that a longer paper holds every paragraph of a shorter one.
 
 static const struct { const char *title, *core, *extra; } section[] = {
     { "Introduction", "intro_core", "intro_extra" },
@@ -201,7 +201,8 @@ static void hidden_make(Collection *c) {
         h->key = words(c, "colour", "keeper", NULL, " ", &r);
         h->number = text_fmt("%d", 10000 + below(&r, 90000));
         for (int j = 0; j < k; j++) {
-            if (strcmp(c->hidden[j].key, h->key) && strcmp(c->hidden[j].number, h->number)) continue;
+            const Hidden *other = &c->hidden[j];
+            if (strcmp(other->key, h->key) && strcmp(other->number, h->number)) continue;
             free(h->key);
             free(h->number);
             k--;
@@ -262,8 +263,8 @@ static void collection_free(Collection *c) {
 // n_sums turns of n_turns ask for a summary: all, or those of even number
 static void papers_make(TaskSession *s, uint64_t seed, int n_turns, int n_units, bool mix) {
     int n_sums = mix ? (n_turns + 1) / 2 : n_turns, n_numbers = n_turns - n_sums, at = 0;
-    Collection c = { .seed = seed, .purpose = mix ? PURPOSE_MIX : PURPOSE_EN_SUM, .number = s->number,
-                     .n_papers = mix ? n_turns : (8 * n_turns + 4) / 5 };
+    Collection c = { .seed = seed, .purpose = mix ? PURPOSE_MIX : PURPOSE_EN_SUM,
+                     .number = s->number, .n_papers = mix ? n_turns : (8 * n_turns + 4) / 5 };
     if (mix) c.n_hidden = n_numbers > MIN_NEEDLES ? n_numbers : MIN_NEEDLES;
     CHECK(n_units >= N_CORE * c.n_papers, "%d paragraphs for %d papers", n_units, c.n_papers);
     c.g = grammar_read(papers_rules, (size_t)(papers_rules_end - papers_rules));
@@ -277,8 +278,10 @@ static void papers_make(TaskSession *s, uint64_t seed, int n_turns, int n_units,
     hidden_make(&c);
     s->units = n_units;
     session_turns(s, n_turns);
-    for (int p = 0; p < c.n_papers; p++)
-        tell_paper(&c, p, n_units / c.n_papers + (p < n_units % c.n_papers), &at, n_units, &s->context);
+    for (int p = 0; p < c.n_papers; p++) {
+        int n = n_units / c.n_papers + (p < n_units % c.n_papers);
+        tell_paper(&c, p, n, &at, n_units, &s->context);
+    }
     Rng r = stream(&c, STREAM_SLOTS, 0);
     shuffle(&r, sum_slot, n_sums);
     shuffle(&r, number_slot, n_numbers);
@@ -311,9 +314,10 @@ const Task task_mix_sum_niah = {
     .name = "mix_sum_niah", .official = "scbench_summary_with_needles", .category = "multi",
     .help = "summaries of generated papers in turn with numbers hidden between their paragraphs",
     .turns = 8, .paper_units = 1500, .unit = "paragraphs",
-    .parts = { { "scbench_summary", 800, SCORE_ROUGE_LSUM }, { "scbench_passkey", 15, SCORE_PASSKEY } },
+    .parts = { { "scbench_summary", 800, SCORE_ROUGE_LSUM },
+               { "scbench_passkey", 15, SCORE_PASSKEY } },
     .n_parts = 2,
-    .instruction = "Several research papers follow one after the other. Some paragraphs between them "
-                   "give the number of an animal. Both are asked about afterwards.\n\n",
+    .instruction = "Several research papers follow one after the other. Some paragraphs between "
+                   "them give the number of an animal. Both are asked about afterwards.\n\n",
     .separator = "\n\n", .min_units = N_CORE, .make = mix_make,
 };

@@ -55,8 +55,8 @@ typedef struct {
     Scene *scene;                   // n_units
 } World;
 
-// n_units >= WORLD_MIN_UNITS n_turns. Planned events and background events come from streams that do
-// not know n_units: a longer novel has more scenes in between.
+// n_units >= WORLD_MIN_UNITS n_turns. Planned and background events come from streams that do not
+// know n_units: a longer novel has more scenes in between.
 void world_make(World *w, uint64_t seed, int number, uint64_t purpose, int n_turns, int n_units,
                 WorldSizes size);
 void world_clear(World *w);
