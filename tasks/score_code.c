@@ -117,11 +117,16 @@ static bool found(const Code *c, int first, int last, Span *out) {
     return true;
 }
 
-// a function from piece first whose body opens at brace: true if the body ends
+// A function from piece first whose body opens at brace: true if the body ends, or ends with the
+// code after a whole statement.
 static bool with_body(const Code *c, int first, int brace, Span *out) {
     int last = c->t[brace].pair;
-    if (last < 0 && c->unclosed > c->lang->forgive) return false;
-    return found(c, first, last < 0 ? c->count - 1 : last, out);
+    int end = c->count - 1;
+    bool brace_last = mark(c, end, '{');
+    bool whole = c->lang->flags & RAW_TICKS ? !brace_last
+                 : brace_last || mark(c, end, ';') || mark(c, end, '}') || mark(c, end, ')');
+    if (last < 0 && (!whole || c->unclosed > c->lang->forgive)) return false;
+    return found(c, first, last < 0 ? end : last, out);
 }
 
 // the piece after a parameter list at i; an unclosed list ends before the first brace that closes
@@ -428,7 +433,8 @@ static int go_step(Code *c, int i, Span *out) {
     if (mark(c, k, '[')) k = past(c, k);
     if (k < 0 || !mark(c, k, '(')) return i + 1;
     k = past_params(c, k);
-    if (k < 0) return i + 1;
+    if (k < 0 && c->unclosed > c->lang->forgive) return i + 1;
+    if (k < 0) k = c->count;
     int last = k - 1;
     if (k < c->count && !c->t[k].line && !mark(c, k, '{') && !mark(c, k, ';')) {
         int end = go_type(c, k);
