@@ -286,6 +286,7 @@ def fixed(add):
         ("BC", "B", 1),
         ("answer: C", "C", 1),
         ("I think D is", "D", 1),
+        (" Because", "B", 1),
     ]:
         assert choice(p, ["Walking Georgie", letter]) == s, (p, letter)
         add("choice", "harness", p, ["Walking Georgie", letter], s)
@@ -302,6 +303,15 @@ def fixed(add):
         add("names", "both", " ".join(["one", "two"][:n]), ["ONE", "TWO", "THREE"], s)
     add("names", "both", "one", ["one"] + ["x%d" % i for i in range(7)], 0.12)
     add("names", "both", "AAAAABBBBB", ["aaaaa", "bbbbb"], 1)
+    for p, label in [
+        ("\u039f\u0394\u039f\u03a3", "\u03bf\u03b4\u03bf\u03c3"),
+        ("\u039f\u0394\u039f\u03a3", "\u03bf\u03b4\u03bf\u03c2"),
+        ("\u0391\u03a3\u0391", "\u03b1\u03c3"),
+        ("\u0391\u03a3'\u0391", "\u03b1\u03c3"),
+        ("\u0391'\u03a3 \u0391", "'\u03c2"),
+        ("\u03a3", "\u03c2"),
+    ]:
+        add("names", "both", p, [label], names(p, [label]))
     for p, label, s in [
         ("B", "B", 1),
         ("(B)", "B", 1),
@@ -370,6 +380,7 @@ def fixed(add):
         add("number", "ours", p, [label], s)
     for p, label, s in [
         ("12.5", "12", 1),
+        ("12.7", "12", 1),
         ("007", "7", 1),
         ("-12", "12", 1),
         ("1,000", "1", 1),
@@ -515,9 +526,11 @@ def snippets():
 
 
 def changed(base):
-    """each snippet, and one or two changed forms of it"""
+    """each snippet, and one or two changed forms of the longer ones"""
     for k, (lang, code) in enumerate(base):
         yield lang, code
+        if len(code) < 50:
+            continue
         lines = code.split("\n")
         other = rng.choice([c for g, c in base if g == lang])
         cut = rng.randrange(len(lines))
@@ -588,6 +601,8 @@ def fence_rows(grammars):
         "```python\nclass A:\n    " + f.replace("\n", "\n    ") + "\n```",
         "```\0\n" + f + "```",
         "```python\nx = '''\n```\n'''\n" + f + "```",
+        "```\n\n \n  x = 1\n```",
+        "```\nx\n```\n" + f + "```",
         "- ```python\n" + f + "```\n```\nno\n```",
         "```python\n" + f + "```" + "```\n" + g + "```",
     ]
