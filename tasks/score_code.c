@@ -26,7 +26,7 @@ typedef struct {
 enum {                  // what the lexers of the languages differ in
     NESTED = 1,         // block comments nest
     DIRECTIVES = 2,     // # lines are the preprocessor's
-    HASH = 4,           // # comments, << <heredoc
+    HASH = 4,           // # comments, <<< texts
     TEMPLATES = 8,      // `..${..}..` and regular expressions
     RAW_TICKS = 16,     // `..` without escapes
     TRIPLE = 32,        // """ texts
