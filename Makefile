@@ -40,7 +40,7 @@ CPPFLAGS += -I. $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
 LDLIBS   += $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lm
 
 CU_SRC := matmul.cu sparse_attn.cu evict.cu llama.cu
-C_SRC  := file.c model.c tokenizer.c cli.c report.c
+C_SRC  := file.c model.c tokenizer.c cli.c report.c results.c tables.c
 LIB_OBJ := $(CU_SRC:%.cu=$B/%.o) $(C_SRC:%.c=$B/%.o)
 MAINS  := scbench run
 TESTS  := $(patsubst test/%.c,$B/%,$(wildcard test/test_*.c))

@@ -1,10 +1,12 @@
-// report.c - result rows and what is read out of them: tables with bootstrap intervals, resume,
-// memory plans, speed against ceilings measured in the same rounds.
+// report.c - result rows, a run's directory, resume; memory plans, speed against ceilings measured
+// in the same rounds. What the rows say stands in tables.c.
 #include "scb.h"
 #include <fcntl.h>
 #include <jansson.h>
 #include <sys/stat.h>
 #include <utf8proc.h>
+
+enum { QUESTION = 240 };        // bytes of a question's end that a row holds
 
 // ---------------------------------------------------------------------------
 // Rows
@@ -128,6 +130,9 @@ void row_json(const Row *r, StrBuf *out) {
     put_str(out, "scorer", r->scorer);
     put_str(out, "lang", r->lang);
     put_real(out, "similarity", r->similarity);
+    size_t n = r->question ? strlen(r->question) : 0, from = n > QUESTION ? n - QUESTION : 0;
+    while (from && from < n && ((uint8_t)r->question[from] & 0xc0) == 0x80) from++;
+    put_text(out, "question", r->question ? r->question + from : NULL, n - from);
     put_raw(out, "matched", r->matched < 0 ? "null" : r->matched ? "true" : "false");
     str_puts(out, "}");
 }
@@ -153,68 +158,12 @@ int write_whole(const char *path, const char *text, size_t n, Err *err) {
 // ---------------------------------------------------------------------------
 // Reading rows
 
-typedef struct {
-    json_t **p;
-    size_t *at;                 // where each line begins in the file
-    int n;
-} Lines;
-
-static void lines_free(Lines *l) {
-    for (int i = 0; i < l->n; i++) json_decref(l->p[i]);
-    free(l->p);
-    free(l->at);
-    memset(l, 0, sizeof *l);
-}
-
-static int slurp(const char *path, StrBuf *out, Err *err) {
-    FILE *f = fopen(path, "rb");
-    if (!f) return FAIL(err, "%s: cannot be read: %s", path, strerror(errno));
-    char buf[65536];
-    for (size_t n; (n = fread(buf, 1, sizeof buf, f)) > 0;) str_add(out, buf, n);
-    bool bad = ferror(f) != 0;
-    fclose(f);
-    return bad ? FAIL(err, "%s: cannot be read: %s", path, strerror(errno)) : 0;
-}
-
-// every whole line; a last line without its newline was torn by a crash and is not a row
-static int lines_read(const char *path, const StrBuf *text, Lines *l, Err *err) {
-    static const char *const need[] = { "task", "mode", "preset", "method" };
-    memset(l, 0, sizeof *l);
-    for (size_t i = 0; i < text->n;) {
-        const char *end = (const char *)memchr(text->p + i, '\n', text->n - i);
-        if (!end) break;
-        json_error_t je;
-        json_t *row = json_loadb(text->p + i, (size_t)(end - text->p) - i, JSON_ALLOW_NUL, &je);
-        bool ok = json_is_object(row) && json_integer_value(json_object_get(row, "session")) > 0 &&
-                  json_integer_value(json_object_get(row, "turn")) > 0;
-        for (size_t k = 0; k < COUNTOF(need); k++)
-            ok = ok && json_is_string(json_object_get(row, need[k]));
-        if (!ok) {
-            int at = l->n + 1;
-            json_decref(row);
-            lines_free(l);
-            return FAIL(err, "%s: line %d is no result row%s%s", path, at, row ? "" : ": ",
-                        row ? "" : je.text);
-        }
-        l->p = (json_t **)xrealloc(l->p, (size_t)(l->n + 1) * sizeof *l->p);
-        l->at = (size_t *)xrealloc(l->at, (size_t)(l->n + 1) * sizeof *l->at);
-        l->p[l->n] = row;
-        l->at[l->n++] = i;
-        i = (size_t)(end - text->p) + 1;
-    }
-    return 0;
-}
-
 static const char *get_str(const json_t *row, const char *key) {
     const char *s = json_string_value(json_object_get(row, key));
     return s ? s : "";
 }
 static int get_int(const json_t *row, const char *key) {
     return (int)json_integer_value(json_object_get(row, key));
-}
-static double get_real(const json_t *row, const char *key) {
-    json_t *v = json_object_get(row, key);
-    return json_is_number(v) ? json_number_value(v) : NAN;
 }
 static bool is_error(const json_t *row) { return json_is_string(json_object_get(row, "error")); }
 
@@ -259,204 +208,6 @@ int rows_each(const char *path, int (*fn)(void *user, const RowLine *l, Err *err
 }
 
 // ---------------------------------------------------------------------------
-// Tables
-
-typedef struct { double sum; int n; } Mean;
-static void mean_add(Mean *m, double v) { if (!isnan(v)) m->sum += v, m->n++; }
-static double mean_of(const Mean *m) { return m->n ? m->sum / m->n : NAN; }
-
-typedef struct {                // rows that differ in session and turn alone
-    const json_t *first;
-    char *params;
-    Mean *turn, *session;       // (turns), (sessions) scores
-    Mean rows, live, alloc, prefill, decode;
-    int errors, n_sessions;
-} Group;
-
-// 95 % percentile interval of the mean over sessions, 2,000 seeded resamples
-static void bootstrap(const double *v, int n, double *lo, double *hi) {
-    enum { SAMPLES = 2000 };
-    double mean[SAMPLES];
-    Rng rng = { 1 };
-    for (int s = 0; s < SAMPLES; s++) {
-        double sum = 0;
-        for (int i = 0; i < n; i++) sum += v[rng_below(&rng, (uint64_t)n)];
-        double m = sum / n;
-        int at = s;
-        for (; at > 0 && mean[at - 1] > m; at--) mean[at] = mean[at - 1];
-        mean[at] = m;
-    }
-    *lo = mean[SAMPLES * 25 / 1000];
-    *hi = mean[SAMPLES * 975 / 1000 - 1];
-}
-
-static bool same_key(const json_t *a, const json_t *b, const char *key) {
-    return !strcmp(get_str(a, key), get_str(b, key));
-}
-
-static bool same_block(const json_t *a, const json_t *b) {
-    static const char *const keys[] = { "task", "mode", "preset", "history", "query_aware" };
-    for (size_t k = 0; k < COUNTOF(keys); k++)
-        if (!same_key(a, b, keys[k])) return false;
-    return true;
-}
-
-static Group *group_of(Group **groups, int *n, const json_t *row, int turns, int sessions) {
-    char *params = json_dumps(json_object_get(row, "params"), JSON_COMPACT | JSON_ENCODE_ANY);
-    for (int i = 0; i < *n; i++) {
-        Group *g = &(*groups)[i];
-        if (same_block(g->first, row) && same_key(g->first, row, "method") &&
-            same_key(g->first, row, "positions") && params && !strcmp(g->params, params)) {
-            free(params);
-            return g;
-        }
-    }
-    *groups = (Group *)xrealloc(*groups, (size_t)(*n + 1) * sizeof **groups);
-    Group *g = &(*groups)[(*n)++];
-    memset(g, 0, sizeof *g);
-    g->first = row;
-    g->params = params ? params : strdup("null");
-    g->turn = (Mean *)calloc((size_t)turns, sizeof *g->turn);
-    g->session = (Mean *)calloc((size_t)sessions, sizeof *g->session);
-    return g;
-}
-
-static void group_add(Group *g, const json_t *row) {
-    if (is_error(row)) {
-        g->errors++;
-        return;
-    }
-    int turn = get_int(row, "turn"), session = get_int(row, "session");
-    double shared = get_real(row, "shared_prefill_s");
-    mean_add(&g->turn[turn - 1], get_real(row, "score"));
-    g->n_sessions += g->session[session - 1].n == 0;
-    mean_add(&g->session[session - 1], get_real(row, "score"));
-    mean_add(&g->rows, get_real(row, "rows_mean_q"));
-    mean_add(&g->live, get_real(row, "kv_live_bytes_q"));
-    mean_add(&g->alloc, get_real(row, "kv_alloc_bytes_q"));
-    mean_add(&g->decode, get_real(row, "decode_tok_s"));
-    g->prefill.sum += get_real(row, "prefill_s") + (isnan(shared) ? 0 : shared);
-}
-
-// a number in a column of this width, or a dash where there is none
-static void cell(FILE *out, int width, int decimals, double v) {
-    if (isnan(v)) fprintf(out, "%*s", width, "-");
-    else fprintf(out, "%*.*f", width, decimals, v);
-}
-
-static void table_line(FILE *out, const Group *g, int turns, int sessions, int name_w) {
-    double *v = (double *)xrealloc(NULL, (size_t)sessions * sizeof *v), mean = 0;
-    int n = 0, seen = 0;
-    json_t *budget = json_object_get(json_object_get(g->first, "params"), "budget");
-    fprintf(out, "%-*s", name_w, get_str(g->first, "method"));
-    cell(out, 7, 0, json_is_integer(budget) ? (double)json_integer_value(budget) : NAN);
-    for (int t = 0; t < turns; t++) {
-        double m = mean_of(&g->turn[t]);
-        cell(out, 7, 1, 100 * m);
-        if (!isnan(m)) mean += m, seen++;
-    }
-    cell(out, 7, 1, seen ? 100 * mean / seen : NAN);
-    for (int s = 0; s < sessions; s++)
-        if (g->session[s].n) v[n++] = mean_of(&g->session[s]);
-    if (n >= 4) {
-        double lo, hi;
-        bootstrap(v, n, &lo, &hi);
-        fprintf(out, "  %5.1f - %5.1f", 100 * lo, 100 * hi);
-    } else fprintf(out, "  %13s", "-");
-    cell(out, 10, 1, mean_of(&g->rows));
-    cell(out, 12, 2, mean_of(&g->live) / 1e6);
-    fputs(" /", out);
-    cell(out, 8, 2, mean_of(&g->alloc) / 1e6);
-    cell(out, 11, 2, n ? g->prefill.sum / n : NAN);
-    cell(out, 9, 1, mean_of(&g->decode));
-    fputc('\n', out);
-    if (g->errors)
-        fprintf(out, "%-*s %d turn%s failed and count in no mean: see the rows' error field\n",
-                name_w, "", g->errors, g->errors == 1 ? "" : "s");
-    free(v);
-}
-
-static void table_block(FILE *out, const Group *groups, int n, int from, int turns, int sessions) {
-    const Group *head = &groups[from];
-    const json_t *row = head->first;
-    bool bold = isatty(fileno(out)) && !getenv("NO_COLOR");
-    int name_w = 8, block_turns = 0;
-    for (int i = from; i < n; i++) {
-        if (!same_block(groups[i].first, row)) continue;
-        int w = (int)strlen(get_str(groups[i].first, "method"));
-        if (w > name_w) name_w = w;
-        for (int t = 0; t < turns; t++)
-            if (groups[i].turn[t].n && t >= block_turns) block_turns = t + 1;
-    }
-    const char *history = get_str(row, "history"), *aware = get_str(row, "query_aware");
-    fprintf(out, "%s, %s: %d session%s, ctx %d, preset %s%s%s%s%s, accuracy in %%\n",
-            get_str(row, "task"), get_str(row, "mode"), head->n_sessions,
-            head->n_sessions == 1 ? "" : "s", get_int(row, "ctx"), get_str(row, "preset"),
-            *history ? ", history " : "", history, *aware ? ", query-aware " : "", aware);
-    fprintf(out, "%s%-*s%7s", bold ? "\033[1m" : "", name_w, "method", "budget");
-    for (int t = 0; t < block_turns; t++) {
-        char name[16];
-        snprintf(name, sizeof name, "t%d", t + 1);
-        fprintf(out, "%7s", name);
-    }
-    int width = name_w + 7 + 7 * block_turns;
-    width += fprintf(out, "%7s  %13s%10s%12s /%8s%11s%9s", "mean", "95 % interval", "rows",
-                     "KV MB live", "alloc", "prefill s", "tok/s");
-    fprintf(out, "%s\n", bold ? "\033[0m" : "");
-    for (int i = 0; i < width; i++) fputc('-', out);
-    fputc('\n', out);
-    for (int i = from; i < n; i++)
-        if (same_block(groups[i].first, row))
-            table_line(out, &groups[i], block_turns, sessions, name_w);
-}
-
-static void table_print(FILE *out, const Lines *l) {
-    Group *groups = NULL;
-    int n = 0, turns = 0, sessions = 0;
-    for (int i = 0; i < l->n; i++) {
-        int t = get_int(l->p[i], "turn"), s = get_int(l->p[i], "session");
-        if (t > turns) turns = t;
-        if (s > sessions) sessions = s;
-    }
-    for (int i = 0; i < l->n; i++)
-        group_add(group_of(&groups, &n, l->p[i], turns, sessions), l->p[i]);
-    for (int i = 0; i < n; i++) {
-        bool printed = false;
-        for (int k = 0; k < i; k++)
-            printed = printed || same_block(groups[k].first, groups[i].first);
-        if (printed) continue;
-        if (i) fputc('\n', out);
-        table_block(out, groups, n, i, turns, sessions);
-    }
-    fputs("rows: live per layer and KV head at the end of the question, and their KV MB; "
-          "prefill s: per session\n", out);
-    for (int i = 0; i < n; i++) {
-        free(groups[i].params);
-        free(groups[i].turn);
-        free(groups[i].session);
-    }
-    free(groups);
-}
-
-int report_dir(FILE *out, const char *dir, Err *err) {
-    StrBuf path = { 0 }, text = { 0 };
-    Lines l = { 0 };
-    str_fmt(&path, "%s/results.jsonl", dir);
-    int rc = slurp(path.p, &text, err);
-    if (!rc) rc = lines_read(path.p, &text, &l, err);
-    if (!rc && l.n == 0) rc = FAIL(err, "%s: holds no whole row yet", path.p);
-    if (!rc) {
-        table_print(out, &l);
-        if (text.n && text.p[text.n - 1] != '\n')
-            fputs("(the last line is torn and was left out)\n", out);
-    }
-    lines_free(&l);
-    free(path.p);
-    free(text.p);
-    return rc;
-}
-
-// ---------------------------------------------------------------------------
 // Resume
 
 typedef struct {
@@ -464,7 +215,7 @@ typedef struct {
     const char *const *tasks;
     const int *rows;            // (n_tasks, sessions)
     int n_tasks, sessions, n;   // n lines so far
-    int *slot, *count;          // (n): task * sessions + session - 1, -1 for an error row; rows per slot
+    int *slot, *count;          // (n): task * sessions + session - 1, -1: error row; rows per slot
 } Resume;
 
 static int resume_row(void *user, const RowLine *l, Err *err) {
@@ -549,31 +300,56 @@ static int manifest_write(const char *path, const json_t *m, Err *err) {
 }
 
 static int differs(const char *path, const char *what, const json_t *had, const json_t *now,
-                   Err *err) {
+                   const char *advice, Err *err) {
     char *a = json_dumps(had, JSON_ENCODE_ANY | JSON_COMPACT);
     char *b = json_dumps(now, JSON_ENCODE_ANY | JSON_COMPACT);
-    int rc = FAIL(err, "%s: the run there has another %s: %s, not %s; give that run's options, "
-                  "or another --out", path, what, a ? a : "none", b ? b : "none");
+    int rc = FAIL(err, "%s: the run there has another %s: %s, not %s; %s", path, what,
+                  a ? a : "none", b ? b : "none", advice);
     free(a);
     free(b);
     return rc;
 }
 
-// the same model and options; now takes over the start date
-static int manifest_same(const char *path, json_t *now, Err *err) {
-    json_error_t je;
-    json_t *had = json_load_file(path, 0, &je), *value;
-    if (!had) return FAIL(err, "%s: there is no run to go on with: %s", path, je.text);
+// the same model and options, a missing one like another; skip: an option that may differ, or NULL
+static int manifest_same(const char *path, const json_t *had, const json_t *now, const char *skip,
+                         Err *err) {
     const json_t *a = json_object_get(json_object_get(had, "model"), "hash");
     const json_t *b = json_object_get(json_object_get(now, "model"), "hash");
-    const char *key;
-    int rc = json_equal(a, b) ? 0 : differs(path, "model hash", a, b, err);
-    json_object_foreach(json_object_get(now, "options"), key, value) {
-        a = json_object_get(json_object_get(had, "options"), key);
-        if (!rc && !json_equal(a, value)) rc = differs(path, key, a, value, err);
+    json_t *old = json_object_get(had, "options"), *options = json_object_get(now, "options");
+    json_t *value;
+    const char *key, *advice = skip ? "only shards of one run lie together"
+                                    : "give that run's options, or another --out";
+    if (!json_equal(a, b)) return differs(path, "model hash", a, b, advice, err);
+    json_object_foreach(options, key, value) {
+        a = json_object_get(old, key);
+        if (skip && !strcmp(key, skip)) continue;
+        if (!json_equal(a, value)) return differs(path, key, a, value, advice, err);
     }
-    if (!rc) json_object_set(now, "started", json_object_get(had, "started"));
-    json_decref(had);
+    json_object_foreach(old, key, value) {
+        if (skip && !strcmp(key, skip)) continue;
+        if (!json_object_get(options, key)) return differs(path, key, value, NULL, advice, err);
+    }
+    return 0;
+}
+
+// manifest.json of dir; the caller's reference. NULL with err
+static json_t *manifest_read(const char *dir, StrBuf *path, Err *err) {
+    json_error_t je;
+    path->n = 0;
+    str_fmt(path, "%s/manifest.json", dir);
+    json_t *m = json_load_file(path->p, 0, &je);
+    if (!m) FAIL(err, "%s: there is no run: %s", path->p, je.text);
+    return m;
+}
+
+int report_same_run(const char *dir_a, const char *dir_b, Err *err) {
+    StrBuf path = { 0 };
+    json_t *a = manifest_read(dir_a, &path, err);
+    json_t *b = a ? manifest_read(dir_b, &path, err) : NULL;
+    int rc = b ? manifest_same(path.p, b, a, "shard", err) : -1;
+    json_decref(a);
+    json_decref(b);
+    free(path.p);
     return rc;
 }
 
@@ -598,7 +374,13 @@ int report_begin(const char *dir, const char *manifest, bool resume, Err *err) {
     str_fmt(&path, "%s/manifest.json", dir);
     set_now(now, "started");
     json_object_set_new(now, "ended", json_null());
-    int rc = resume ? manifest_same(path.p, now, err) : make_dirs(dir, err);
+    int rc = 0;
+    if (resume) {
+        json_t *had = manifest_read(dir, &path, err);
+        rc = had ? manifest_same(path.p, had, now, NULL, err) : -1;
+        if (!rc) json_object_set(now, "started", json_object_get(had, "started"));
+        json_decref(had);
+    } else rc = make_dirs(dir, err);
     if (!rc) rc = manifest_write(path.p, now, err);
     json_decref(now);
     free(path.p);

@@ -514,6 +514,7 @@ typedef struct {
     const char *prediction, *gold, *error;
     const char *part;           // TaskPart.name of a mix task's turn; NULL where there is one part
     const char *lang;           // of a function to find
+    const char *question;       // as asked; the row holds its end
     const char *scorer;         // "ours", "harness"
     const char *arm;            // the same for all rows of one arm, also where --ctx paper or --data
                                 // gives its sizes another value per session, e.g. "corm keep 0.25"
@@ -550,9 +551,19 @@ int  report_end(const char *dir, Err *err);
 // Writes text to path.tmp, flushes it to the disk, renames it to path.
 int  write_whole(const char *path, const char *text, size_t n, Err *err);
 
-// The table of DIR/results.jsonl: per task and mode one line per (method, budget); accuracy per turn
-// and mean in percent with a 95 % bootstrap interval over sessions from four sessions on.
-int  report_dir(FILE *out, const char *dir, Err *err);
+// a and b hold runs that differ in nothing but their shard; the error names the first difference
+int  report_same_run(const char *dir_a, const char *dir_b, Err *err);
+
+typedef struct {
+    const char *table;          // turns tasks categories methods query reuse history depth; NULL: the
+                                // ones that say most
+    const char *format;         // text csv md; NULL: text
+    int cases;                  // example turns per method that scores otherwise than full
+} ReportOpts;
+// The report over run directories and their shards (DIR/shard-*), merged: sessions of one arm in
+// several places are one table; the same turn twice is an error naming both files. Sessions without
+// all their turns are left out, which the report says (with csv: stderr does).
+int  report_print(FILE *out, const char *const *dirs, int n_dirs, const ReportOpts *o, Err *err);
 // For a run that goes on: cuts a torn last line and the rows of unfinished sessions from
 // DIR/results.jsonl. rows (n_tasks, sessions): rows a finished session has, turns x arms of its task;
 // 0: that session is none of this run (another shard's). done (n_tasks, sessions) is set where all of

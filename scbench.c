@@ -259,6 +259,7 @@ typedef struct {
     int sessions, turns, max_new, chunk, threads, n_decode;
     int64_t seed;
     StrList set;
+    ReportOpts report;
     bool no_baselines, plan, verify, quiet, dump_prompts, chat, no_chat, resume, json, help;
 } Opts;
 
@@ -1219,7 +1220,11 @@ static int run_in_dir(Run *r, const char *dir, Err *err) {
     if (!rc) rc = report_end(dir, err);
     if (r->rows) fclose(r->rows);
     if (r->prompts) fclose(r->prompts);
-    if (!rc) rc = report_dir(stdout, dir, err);
+    if (!rc) {
+        const char *dirs[] = { dir };
+        static const ReportOpts plain;
+        rc = report_print(stdout, dirs, 1, &plain, err);
+    }
     if (!rc) printf("rows: %s/results.jsonl\n", dir);
     if (!rc && r->failures)
         rc = FAIL(err, "%d arm%s failed, the first with: %s", r->failures,
@@ -1402,6 +1407,16 @@ static int cmd_speed(Run *r, const StrList *pos, Err *err) {
     return speed_run(stdout, r->model, name, (int)ctx, r->o.n_decode, r->o.json, err);
 }
 
+static const OptSpec report_opts[] = {
+    { "--table", NULL, OPT_STR, AT(report.table), NULL, "NAME",
+      "turns, tasks, categories, methods, query, reuse, history, depth; default: those that say "
+      "most" },
+    { "--cases", NULL, OPT_INT, AT(report.cases), "0", "N",
+      "example turns per method that scores otherwise than full" },
+    { "--format", NULL, OPT_STR, AT(report.format), "text", "text|csv|md", "how to print" },
+    { "--help", "-h", OPT_FLAG, AT(help), NULL, NULL, "this text" },
+};
+
 static const OptSpec help_opts[] = { { "--help", "-h", OPT_FLAG, AT(help), NULL, NULL,
                                        "this text" } };
 
@@ -1416,7 +1431,7 @@ static const struct Command {
     { "plan", "MODEL.bin | --shape NAME, --ctx TOKENS [options]", plan_opts, COUNTOF(plan_opts), 0,
       1 },
     { "speed", "MODEL.bin | --shape NAME [options]", speed_opts, COUNTOF(speed_opts), 0, 1 },
-    { "report", "DIR...", help_opts, COUNTOF(help_opts), 1, INT_MAX },
+    { "report", "DIR... [options]", report_opts, COUNTOF(report_opts), 1, INT_MAX },
 };
 
 static void print_help(const struct Command *c) {
@@ -1433,7 +1448,6 @@ static void print_help(const struct Command *c) {
 }
 
 static int dispatch(const struct Command *c, Run *r, const StrList *pos, Err *err) {
-    int rc = 0;
     if (pos->n < c->min_pos || pos->n > c->max_pos)
         return FAIL_CODE(err, EXIT_USAGE, "usage: scbench %s%s%s; see --help",
                          c->name ? c->name : "", c->name ? " " : "", c->usage);
@@ -1442,11 +1456,7 @@ static int dispatch(const struct Command *c, Run *r, const StrList *pos, Err *er
     if (!strcmp(c->name, "gen")) return cmd_gen(r, err);
     if (!strcmp(c->name, "plan")) return cmd_plan(r, pos, err);
     if (!strcmp(c->name, "speed")) return cmd_speed(r, pos, err);
-    for (int i = 0; !rc && i < pos->n; i++) {
-        if (pos->n > 1) printf("%s%s\n", i ? "\n" : "", pos->p[i]);
-        rc = report_dir(stdout, pos->p[i], err);
-    }
-    return rc;
+    return report_print(stdout, pos->p, pos->n, &r->o.report, err);
 }
 
 int main(int argc, char **argv) {

@@ -1,4 +1,4 @@
-// test_report.c - result rows and what is read out of them: schema, escapes, tables, resume, manifest.
+// test_report.c - result rows and what is read out of them: schema, escapes, resume, manifest.
 #include "scb.h"
 #include <jansson.h>
 #include <sys/stat.h>
@@ -33,7 +33,7 @@ static const char *const keys[] = {
     "kv_live_bytes_q", "kv_alloc_bytes_q", "rows_min_end", "rows_mean_end", "rows_max_end", "kv_live_bytes_end",
     "kv_alloc_bytes_end", "shared", "policy_bytes", "ssm_bytes", "pairs_ratio", "prefill_s", "shared_prefill_s",
     "first_token_s", "decode_tok_s", "peak_bytes", "logits_hash",
-    "turns", "part", "arm", "scorer", "lang", "similarity", "matched",
+    "turns", "part", "arm", "scorer", "lang", "similarity", "question", "matched",
 };
 
 static Row sample(int session, int turn) {
@@ -119,59 +119,6 @@ static void add_line(StrBuf *b, const Row *r) {
     str_puts(b, "\n");
 }
 
-static char *table_of(const char *rows) {
-    char *text = NULL;
-    size_t n;
-    Err err = { "", 0 };
-    spill(rows_path, rows);
-    FILE *out = open_memstream(&text, &n);
-    int rc = report_dir(out, dir, &err);
-    fclose(out);
-    if (!rc) return text;
-    free(text);
-    return strdup(err.msg);
-}
-
-static void expect_in(const char *rows, const char *const *wanted) {
-    char *table = table_of(rows);
-    for (; *wanted; wanted++) EXPECT(strstr(table, *wanted), "'%s' is not in\n%s", *wanted, table);
-    free(table);
-}
-
-static void test_table(void) {
-    StrBuf b = { 0 };
-    for (int s = 1; s <= 4; s++) {
-        for (int t = 1; t <= 2; t++) {
-            Row r = sample(s, t);
-            r.score = t == 1 || s == 4;         // turn 1 always right, turn 2 once in four
-            if (t == 1) r.shared_prefill_s = 3;
-            add_line(&b, &r);
-            r.method = "corm";
-            r.params = "{}";
-            r.score = s <= 2;
-            add_line(&b, &r);
-            r.mode = "multi-request";
-            r.history = NULL;
-            r.query_aware = "no";
-            add_line(&b, &r);
-        }
-    }
-    expect_in(b.p, (const char *const[]){
-        "retr_kv, multi-turn: 4 sessions, ctx 64", "history golden, query-aware first", "retr_kv, multi-request",
-        "  mean  95 % interval", "full         32  100.0   25.0   62.5   50.0 - ",
-        "corm          -   50.0   50.0   50.0    0.0 - 100.0       4.5        2.00 /    3.00       7.00     10.0", NULL });
-    Row r = sample(5, 1);
-    r.error = "it broke";
-    r.score = NAN;
-    add_line(&b, &r);
-    str_puts(&b, "{\"session\": 6, \"tur");
-    expect_in(b.p, (const char *const[]){ "1 turn failed", "the last line is torn", "multi-turn: 4 sessions", NULL });
-    str_puts(&b, "n\": \"x\"}\n");
-    expect_in(b.p, (const char *const[]){ "results.jsonl: line 26 is no result row", NULL });
-    expect_in("", (const char *const[]){ "holds no whole row", NULL });
-    free(b.p);
-}
-
 static void test_resume(void) {
     static const char *const tasks[] = { "retr_kv" };
     static const int two[3] = { 2, 2, 2 }, one[3] = { 1, 1, 1 }, shard[3] = { 2, 0, 2 };
@@ -228,7 +175,7 @@ static void test_manifest(void) {
            strstr(err.msg, "another ctx: 64, not 65"), "other options: %s", err.msg);
     EXPECT(report_begin(sub, "{\"options\": {\"seed\": 1, \"ctx\": 64}, \"model\": {\"hash\": \"cd\"}}", true, &err) &&
            strstr(err.msg, "another model hash: \"ab\", not \"cd\""), "other model: %s", err.msg);
-    EXPECT(report_begin(dir, text, true, &err) && strstr(err.msg, "no run to go on with"), "no manifest: %s", err.msg);
+    EXPECT(report_begin(dir, text, true, &err) && strstr(err.msg, "there is no run"), "no manifest: %s", err.msg);
     EXPECT(report_begin("/proc/none/x", text, false, &err) && strstr(err.msg, "/proc/none"), "no place: %s", err.msg);
     unlink(manifest_path);
     rmdir(sub);
@@ -243,7 +190,6 @@ int main(void) {
     snprintf(rows_path, sizeof rows_path, "%s/results.jsonl", dir);
     test_schema();
     test_text();
-    test_table();
     test_resume();
     test_manifest();
     unlink(rows_path);
