@@ -40,7 +40,8 @@ CPPFLAGS += -I. $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
 LDLIBS   += $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lm
 
 CU_SRC := matmul.cu sparse_attn.cu evict.cu llama.cu
-C_SRC  := file.c model.c tokenizer.c cli.c report.c results.c tables.c
+TASK_SRC := $(wildcard tasks/*.c)
+C_SRC  := file.c model.c tokenizer.c cli.c report.c results.c tables.c turns.c $(TASK_SRC)
 LIB_OBJ := $(CU_SRC:%.cu=$B/%.o) $(C_SRC:%.c=$B/%.o)
 MAINS  := scbench run
 TESTS  := $(patsubst test/%.c,$B/%,$(wildcard test/test_*.c))
@@ -49,7 +50,7 @@ FUZZ   := $(patsubst test/fuzz/%.c,$B/%,$(wildcard test/fuzz/fuzz_*.c))
 ALLC := $(CC) -std=gnu11 $(TUNE) $(NUM) $(WARN) $(CFLAGS) $(SANFLAGS) -fopenmp $(CPPFLAGS) -MMD -MP
 
 .DELETE_ON_ERROR:
-.PHONY: all tests check deps demo bench soak clean
+.PHONY: all tests check deps demo bench soak clean FORCE
 
 all: $(if $(filter cpu,$(VARIANT)),$(MAINS),$(MAINS:%=$B/%))
 
@@ -71,6 +72,18 @@ $B/%.o: %.cu
 	@mkdir -p $(@D)
 	$(ALLC) -x c -c $< -o $@
 endif
+
+# the word lists and code corpora are part of these objects
+$(TASK_SRC:%.c=$B/%.o): $(wildcard data/words/* data/code/*)
+
+# the manifest of a run says which source it was
+REVISION := $(if $(wildcard .git),$(shell git describe --always --dirty 2>/dev/null))
+$B/scbench.o: $B/revision
+$B/scbench.o: CPPFLAGS += $(if $(REVISION),-DGIT_REVISION='"$(REVISION)"')
+$B/revision: FORCE
+	@mkdir -p $(@D)
+	@echo '$(REVISION)' | cmp -s - $@ || echo '$(REVISION)' >$@
+FORCE:
 
 $B/libscb.a: $(LIB_OBJ)
 	@rm -f $@

@@ -438,6 +438,34 @@ void kv_mark_drop(KVCache *c, KVMark *k) {
     c->marks--;
 }
 
+// rows of a block whose position is below pos: a prefix, positions ascend
+static int rows_before(const Rows *r, const AttnShape *s, int64_t pos) {
+    int n = r->mem ? r->n : 0;
+    while (n && rows_pos(r, s)[n - 1] >= pos) n--;
+    return n;
+}
+
+void kv_cut(KVCache *c, int64_t pos) {
+    CHECK(c->marks == 0, "a cut under an open mark");
+    for (int i = 0; i < c->n_heads; i++) {
+        Head *h = &c->head[i];
+        Rows *base = c->base ? &c->base->head[i] : NULL;
+        int in_base = base ? base->n : 0, below = base ? rows_before(base, c->s, pos) : 0;
+        int own = rows_before(&h->own, c->s, pos), len = below + own;
+        if (h->live) {                          // row numbers: base rows, then own rows
+            for (len = h->len; len; len--) {
+                int row = h->live[len - 1];
+                if (row < in_base ? row < below : row - in_base < own) break;
+            }
+        } else if (below < in_base && c->base->refs > 1) {
+            list_room(c, h, h->len, true, false);       // others still read the rows behind the cut
+        }
+        h->len = len;
+        h->own.n = own;
+        if (below < in_base && c->base->refs == 1) base->n = below;
+    }
+}
+
 static KeyList key_list(const KVCache *c, const Head *h) {
     const AttnShape *s = c->s;
     const Rows *b = c->base ? &c->base->head[h - c->head] : NULL;

@@ -503,6 +503,12 @@ Branch *branch_fork(Branch *b, int reserve, Err *err) {
     return f;
 }
 
+void branch_cut(Branch *b, int64_t pos) {
+    CHECK(pos >= 0 && pos <= b->pos, "a cut at %lld of %lld tokens", (long long)pos, (long long)b->pos);
+    kv_cut(b->kv, pos);
+    b->pos = pos;
+}
+
 void branch_drop(Branch *b) {
     if (!b) return;
     Model *m = b->m;

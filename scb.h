@@ -202,6 +202,9 @@ int  branch_step(Branch *b, int32_t id, Err *err);      // one generated id; ste
 const float *branch_logits(const Branch *b);            // (V) of the last token; until the next call
 int  branch_argmax(const Branch *b);                    // lowest id wins ties
 Branch *branch_fork(Branch *b, int reserve, Err *err);  // shares rows, copies the tail
+// Forgets every row from logical position pos on: the branch stands at pos again, with what the policy
+// has decided since. No mark may be open; logits are gone. A root aware of a question it no longer holds.
+void branch_cut(Branch *b, int64_t pos);
 void branch_drop(Branch *b);
 Mark *branch_mark(Branch *b);                           // consumed by rewind or mark_drop
 void branch_rewind(Branch *b, Mark *k);
@@ -371,6 +374,7 @@ KVCache *kv_fork(KVCache *c, int reserve);      // shares the base, copies own r
 KVMark *kv_mark(KVCache *c);
 void kv_rewind(KVCache *c, KVMark *k);          // both end the mark
 void kv_mark_drop(KVCache *c, KVMark *k);
+void kv_cut(KVCache *c, int64_t pos);           // rows of position >= pos leave the lists and the blocks
 KVBase *kv_base(KVCache *c);                    // the shared rows, no reference taken
 KVBase *kv_base_ref(KVBase *b);
 void kv_base_drop(KVBase *b);

@@ -1,298 +1,47 @@
-// scbench.c - SharedContextBench (Li et al. 2024): tasks, prompts, the two turn loops, the run.
+// scbench.c - SharedContextBench (Li et al. 2024): options, the run, the other commands.
 //
-// One session is one long context and several questions. Multi-turn: the questions are one dialogue
-// over a growing history. Multi-request: every question is asked of the bare context. An arm is one
-// (method, budget, mode) of a run; all arms of a session start from the same ids.
-// Prompt texts are this program's own; nothing here sees a tensor.
-#include "scb.h"
+// Prompts and turn loops are in turns.c, tasks in tasks/, rows and tables in report.c.
+#include "tasks/tasks.h"
 #include <jansson.h>
 #include <sys/stat.h>
-#define XXH_STATIC_LINKING_ONLY     // the state as a value: forks copy it
 #include <xxhash.h>
-
-typedef enum { MULTI_TURN, MULTI_REQUEST, N_MODES } Mode;
-static const char *const mode_name[N_MODES] = { "multi-turn", "multi-request" };
-
-// ---------------------------------------------------------------------------
-// Sessions and tasks
-
-typedef struct {
-    char *input, *answer;       // the question without its separator; the golden answer
-    double depth;               // where in the context the answer stands, 0 .. 1
-    IntVec answer_ids;
-    IntVec first;               // separator + question, end of user turn, generation header
-    IntVec next;                // end of answer, user header, question, end of user turn, header
-} Turn;
-
-typedef struct {
-    int number, units, n_turns;
-    StrBuf context;
-    Turn *turns;
-    IntVec ids; // template prefix, user header, instruction and context: the bare context
-} Session;
-
-typedef struct Task {
-    const char *name, *official, *category, *help;
-    int max_new, paper_units;
-    const char *instruction;    // stands before the context
-    const char *separator;      // between context and question, belongs to the question
-    // fills context and turns with n_units of the task's unit; a function of its arguments alone
-    void (*make)(Session *s, uint64_t seed, int n_turns, int n_units);
-    double (*score)(const char *prediction, size_t n, const char *gold);
-} Task;
-
-static void session_free(Session *s) {
-    for (int t = 0; t < s->n_turns; t++) {
-        Turn *turn = &s->turns[t];
-        free(turn->input);
-        free(turn->answer);
-        free(turn->answer_ids.p);
-        free(turn->first.p);
-        free(turn->next.p);
-    }
-    free(s->turns);
-    free(s->context.p);
-    free(s->ids.p);
-    memset(s, 0, sizeof *s);
-}
-
-// the gold text occurs in the prediction, case and all
-static double score_substring(const char *prediction, size_t n, const char *gold) {
-    return memmem(prediction, n, gold, strlen(gold)) ? 1 : 0;
-}
-
-// ---------------------------------------------------------------------------
-// retr_kv: one JSON object of random identifiers; each turn asks for the value of one key.
-// The pairs asked for and the others come from streams that do not know the number of pairs: the
-// questions stay the same at any length and a longer context only gains pairs.
-
-enum { UUID_CHARS = 36 };
-
-// a version 4 UUID from two random words
-static void uuid_text(uint64_t a, uint64_t b, char out[UUID_CHARS + 1]) {
-    a = (a & ~0xf000ull) | 0x4000ull;
-    b = (b & 0x3fffffffffffffffull) | 0x8000000000000000ull;
-    snprintf(out, UUID_CHARS + 1, "%08llx-%04llx-%04llx-%04llx-%012llx",
-             (unsigned long long)(a >> 32), (unsigned long long)(a >> 16 & 0xffff),
-             (unsigned long long)(a & 0xffff), (unsigned long long)(b >> 48),
-             (unsigned long long)(b & 0xffffffffffffull));
-}
-
-typedef struct { char key[UUID_CHARS + 1], value[UUID_CHARS + 1]; } Pair;
-
-static Pair kv_pair(uint64_t stream, uint64_t i) {
-    Pair p;
-    uint64_t at = stream + 4 * i;
-    uuid_text(mix64(at), mix64(at + 1), p.key);
-    uuid_text(mix64(at + 2), mix64(at + 3), p.value);
-    return p;
-}
-
-static void kv_make(Session *s, uint64_t seed, int n_turns, int n_units) {
-    uint64_t base = mix64(mix64(seed) ^ (uint64_t)s->number);
-    uint64_t asked = mix64(base ^ 1), others = mix64(base ^ 2);
-    Rng rng = { mix64(base ^ 3) };
-    int *slot_turn = (int *)xrealloc(NULL, (size_t)n_turns * sizeof *slot_turn);
-    for (int t = 0; t < n_turns; t++) {         // which turn asks for slot j: a seeded shuffle
-        int j = (int)rng_below(&rng, (uint64_t)t + 1);
-        slot_turn[t] = slot_turn[j];
-        slot_turn[j] = t;
-    }
-    s->units = n_units;
-    s->n_turns = n_turns;
-    s->turns = (Turn *)xrealloc(NULL, (size_t)n_turns * sizeof *s->turns);
-    memset(s->turns, 0, (size_t)n_turns * sizeof *s->turns);
-    s->context.n = 0;
-    str_puts(&s->context, "{");
-    for (int i = 0, slot = 0, other = 0; i < n_units; i++) {
-        // slot j stands at pair floor((2j + 1) n / 2T): evenly over the length
-        bool here = slot < n_turns && i == (int)((2 * slot + 1) * (int64_t)n_units / (2 * n_turns));
-        Pair p =
-            here ? kv_pair(asked, (uint64_t)slot_turn[slot]) : kv_pair(others, (uint64_t)other++);
-        str_fmt(&s->context, "%s\"%s\": \"%s\"", i ? ", " : "", p.key, p.value);
-        if (!here) continue;
-        Turn *turn = &s->turns[slot_turn[slot++]];
-        StrBuf q = { 0 };
-        str_fmt(&q,
-                "Which value does the JSON object hold for the key \"%s\"? Write only that value.\n"
-                "\"%s\":",
-                p.key, p.key);
-        turn->input = q.p;
-        turn->answer = strdup(p.value);
-        turn->depth = (i + 0.5) / n_units;
-    }
-    str_puts(&s->context, "}");
-    free(slot_turn);
-}
-
-static const Task task_table[] = {
-    { "retr_kv", "scbench_kv", "retr.string",
-      "find the value of a key in a JSON object of random pairs", 80, 2500,
-      "Here is a JSON object. Its keys and values are random identifiers; questions about single "
-      "keys follow.\n\n",
-      "\n\n", kv_make, score_substring },
-};
-
-static const Task *task_find(const char *name, Err *err) {
-    const char *names[COUNTOF(task_table)];
-    for (size_t i = 0; i < COUNTOF(task_table); i++) {
-        names[i] = task_table[i].name;
-        if (!strcmp(name, task_table[i].name) || !strcmp(name, task_table[i].official))
-            return &task_table[i];
-    }
-    int near = did_you_mean(name, names, (int)COUNTOF(names));
-    if (near >= 0)
-        FAIL_CODE(err, EXIT_USAGE, "unknown task '%s'; did you mean %s?", name, names[near]);
-    else FAIL_CODE(err, EXIT_USAGE, "unknown task '%s'; see scbench list tasks", name);
-    return NULL;
-}
-
-// ---------------------------------------------------------------------------
-// Prompts: template pieces, context, question and answer become ids on their own and are joined
-
-typedef struct {
-    const Tok *tok;
-    const ChatPieces *chat;     // of the model file, or only a BOS
-} Prompter;
-
-enum { LEFT = 1, RIGHT = 2 };
-
-// ids of the text; a template that trims its messages loses white space at the named ends
-static void add_text(const Prompter *p, const char *s, size_t n, int ends, IntVec *out) {
-    static const char space[] = " \t\r\n\v\f";
-    if (p->chat->trim && (ends & LEFT))
-        while (n && memchr(space, *s, 6)) s++, n--;
-    if (p->chat->trim && (ends & RIGHT))
-        while (n && memchr(space, s[n - 1], 6)) n--;
-    tok_encode(p->tok, s, n, 0, out);
-}
-static void add_ids(IntVec *out, const IntVec *ids) { ints_add(out, ids->p, ids->n); }
-
-static void context_ids(const Prompter *p, const Task *task, Session *s) {
-    StrBuf text = { 0 };
-    str_puts(&text, task->instruction);
-    str_add(&text, s->context.p, s->context.n);
-    s->ids.n = 0;
-    add_ids(&s->ids, &p->chat->prefix);
-    add_ids(&s->ids, &p->chat->user_open);
-    add_text(p, text.p, text.n, LEFT, &s->ids);
-    free(text.p);
-}
-
-static void turn_ids(const Prompter *p, const Task *task, Turn *t) {
-    const ChatPieces *c = p->chat;
-    StrBuf q = { 0 };
-    str_fmt(&q, "%s%s", task->separator, t->input);
-    t->first.n = t->next.n = t->answer_ids.n = 0;
-    add_text(p, q.p, q.n, RIGHT, &t->first);
-    add_ids(&t->first, &c->user_close);
-    add_ids(&t->first, &c->assistant_open);
-    add_ids(&t->next, &c->assistant_close);
-    add_ids(&t->next, &c->user_open);
-    add_text(p, q.p, q.n, LEFT | RIGHT, &t->next);
-    add_ids(&t->next, &c->user_close);
-    add_ids(&t->next, &c->assistant_open);
-    add_text(p, t->answer, strlen(t->answer), LEFT | RIGHT, &t->answer_ids);
-    free(q.p);
-}
-
-// chat pieces of the file, or plain: at most a BOS
-static void prompter_open(Prompter *p, const Tok *tok, bool no_chat, ChatPieces *plain) {
-    memset(plain, 0, sizeof *plain);
-    tok_encode(tok, "", 0, TOK_BOS, &plain->prefix);
-    p->tok = tok;
-    p->chat = tok_chat(tok)->present && !no_chat ? tok_chat(tok) : plain;
-}
-
-// tokens of the first multi-turn feed
-static int first_tokens(const Session *s) { return (int)(s->ids.n + s->turns[0].first.n); }
-
-static void session_make(const Prompter *p, const Task *task, uint64_t seed, int number,
-                         int n_turns, int n_units, Session *s) {
-    memset(s, 0, sizeof *s);
-    s->number = number;
-    task->make(s, seed, n_turns, n_units);
-    context_ids(p, task, s);
-    for (int t = 0; t < n_turns; t++) turn_ids(p, task, &s->turns[t]);
-}
-
-// The largest session whose first feed has at most ctx tokens, found by the secant rule on whole
-// tokenisations (three or four of them); guess: units of a session of that size, or 0.
-static int session_fit(const Prompter *p, const Task *task, uint64_t seed, int number, int n_turns,
-                       int ctx, int guess, Session *s, Err *err) {
-    session_make(p, task, seed, number, n_turns, n_turns, s);
-    int lo = n_turns, hi = INT_MAX, have = first_tokens(s);
-    double per_unit = (double)s->ids.n / lo;
-    if (have > ctx)
-        return FAIL_CODE(err, EXIT_USAGE,
-                         "--ctx %d is too small: %d turns of %s need at least %d tokens", ctx,
-                         n_turns, task->name, have);
-    while (hi - lo > 1 && ctx - have >= per_unit / 2) {
-        int n = lo + (int)((ctx - have) / per_unit);
-        if (guess > lo) n = guess;
-        if (n <= lo) n = lo + 1;
-        if (n >= hi) n = hi - 1;
-        guess = 0;
-        Session next;
-        session_make(p, task, seed, number, n_turns, n, &next);
-        int got = first_tokens(&next);
-        if (n - lo >= 8) per_unit = (double)(got - have) / (n - lo);
-        if (got > ctx) {
-            hi = n;
-            session_free(&next);
-            continue;
-        }
-        lo = n, have = got;
-        session_free(s);
-        *s = next;
-    }
-    return 0;
-}
 
 // ---------------------------------------------------------------------------
 // Options and the run they describe
 
 typedef struct {
     const char *task, *method, *mode, *ctx, *budget, *keep, *query_aware, *history, *positions,
-        *preset;
+        *preset, *scorer, *data, *shard;
     const char *out, *device, *shape, *tokenizer;
+    ReportOpts report;
     int sessions, turns, max_new, chunk, threads, n_decode;
     int64_t seed;
     StrList set;
-    ReportOpts report;
-    bool no_baselines, plan, verify, quiet, dump_prompts, chat, no_chat, resume, json, help;
+    bool no_baselines, plan, verify, quiet, dump_prompts, chat, no_chat, resume, skip_bad, json;
+    bool help;
 } Opts;
 
-typedef struct {
-    Method method;              // before its sizes are resolved for a session
-    Mode mode;
-    int budget;                 // --budget, or 0
-    double keep;                // --keep, or 0
-} Arm;
+enum { MAX_TASKS = 16, HARNESS_TURNS = 5, HARNESS_MAX_SEQ = 131072 };
+
+typedef struct {                // one task of a run
+    const Task *task;
+    int ctx;                    // 0: each session's own length (--ctx paper, --data)
+    int n_sessions;             // of all shards
+    Session *sessions;          // (n_sessions); another shard's have no turns
+    char data_hash[17];         // of the file of its records
+} TaskRun;
 
 typedef struct {
     Opts o;
-    Preset preset;
-    int positions;              // -1: the method's default
-    int ctx;                    // 0: each session's own length (--ctx paper)
-    bool context_first;         // --query-aware no: multi-turn feeds the context alone
-    bool own_history;
+    Bench b;
     ModelFile file;
     Config config;
     Tok *tok;
     ChatPieces plain;           // no template: at most a BOS
-    Prompter prompter;
-    const Task *tasks[COUNTOF(task_table)];
-    int n_tasks, n_arms;
-    Arm *arms;
-    Session *sessions;          // (tasks, sessions)
-    Model *model;
-    FILE *rows, *prompts;
-    Progress progress;
-    double progress_tokens;
-    bool nothing_evictable;     // warned once
-    int failures;
-    char first_failure[512];
+    TaskRun tasks[MAX_TASKS];
+    int n_tasks;
+    int shard, n_shards;        // this one, from 0
+    double done, left;          // estimated seconds of sessions played and to be played
 } Run;
 
 #define AT(field) offsetof(Opts, field)
@@ -300,26 +49,38 @@ static const OptSpec run_opts[] = {
     { "--task", NULL, OPT_STR, AT(task), "retr_kv", "LIST", "tasks, by comma, or all" },
     { "--method", NULL, OPT_STR, AT(method), "full", "LIST",
       "methods, by comma, or all; see scbench list" },
-    { "--mode", NULL, OPT_STR, AT(mode), "multi-turn", "LIST", "multi-turn, multi-request" },
-    { "--sessions", NULL, OPT_INT, AT(sessions), "20", "N", "contexts per task" },
-    { "--turns", NULL, OPT_INT, AT(turns), "5", "N", "questions per context" },
+    { "--mode", NULL, OPT_STR, AT(mode), "multi-turn", "LIST",
+      "multi-turn, multi-request, single (every question a prompt of its own)" },
+    { "--sessions", NULL, OPT_INT, AT(sessions), "0", "N",
+      "contexts per task; 0: 20, or all records of --data" },
+    { "--turns", NULL, OPT_INT, AT(turns), "0", "N", "questions per context; 0: the task's" },
     { "--ctx", NULL, OPT_STR, AT(ctx), NULL, "TOKENS|paper",
       "tokens of template, context and question 1; default: the paper's length, or what the model "
-      "and memory allow" },
+      "and memory allow; with --data: longer prompts lose their middle" },
     { "--seed", NULL, OPT_INT64, AT(seed), "1", "S", "of contexts, questions and random choices" },
     { "--max-new", NULL, OPT_INT, AT(max_new), "0", "N", "tokens per answer; 0: the task's limit" },
+    { "--data", NULL, OPT_STR, AT(data), NULL, "FILE.jsonl|DIR",
+      "official records instead of generated sessions; DIR: a file per task, scbench_kv.jsonl ..." },
+    { "--skip-bad", NULL, OPT_FLAG, AT(skip_bad), NULL, NULL,
+      "leave malformed records out instead of stopping" },
     { "--budget", NULL, OPT_STR, AT(budget), NULL, "LIST",
       "rows kept per KV head; one run of a method per value" },
     { "--keep", NULL, OPT_STR, AT(keep), NULL, "LIST", "the same as shares of --ctx" },
-    { "--query-aware", NULL, OPT_STR, AT(query_aware), NULL, "no|first",
-      "whether question 1 is in the first feed; default first in multi-turn, no in multi-request" },
+    { "--query-aware", NULL, OPT_STR, AT(query_aware), NULL, "no|first|each",
+      "the question in the first feed: none, the first one, in multi-request each; default first "
+      "in multi-turn, no in multi-request; single is always each" },
     { "--history", NULL, OPT_STR, AT(history), "golden", "golden|own",
       "what a follow-up turn sees as earlier answers" },
     { "--set", NULL, OPT_LIST, AT(set), NULL, "METHOD.name=value",
       "one size of a method; may be repeated" },
     { "--positions", NULL, OPT_STR, AT(positions), NULL, "original|cache",
       "rotate a kept key at its own position or at its place in the cache; default: the method's" },
-    { "--preset", NULL, OPT_STR, AT(preset), "scbench", "scbench|corm", "whose default sizes" },
+    { "--preset", NULL, OPT_STR, AT(preset), "scbench", "scbench|corm|harness",
+      "whose default sizes; harness: prompts, limits, cuts and scores as the released program has "
+      "them, so far for full alone" },
+    { "--scorer", NULL, OPT_STR, AT(scorer), NULL, "ours|harness",
+      "scores as the paper means them or as the released program computes them; default ours, "
+      "harness with --preset harness" },
     { "--chat", NULL, OPT_FLAG, AT(chat), NULL, NULL,
       "demand the model's chat template (used when there is one)" },
     { "--no-chat", NULL, OPT_FLAG, AT(no_chat), NULL, NULL, "leave the chat template out" },
@@ -328,8 +89,10 @@ static const OptSpec run_opts[] = {
     { "--out", NULL, OPT_STR, AT(out), NULL, "DIR",
       "rows and manifest; default out/MODEL-METHOD-DATE; must not exist" },
     { "--resume", NULL, OPT_FLAG, AT(resume), NULL, NULL, "go on with the run in --out" },
+    { "--shard", NULL, OPT_STR, AT(shard), NULL, "I/N",
+      "play every N-th session, from the I-th on, into DIR/shard-I" },
     { "--no-baselines", NULL, OPT_FLAG, AT(no_baselines), NULL, NULL,
-      "do not add full and keep-last to a sweep" },
+      "do not add full and keep-last to a sweep, nor keep-last at corm's rows to corm" },
     { "--plan", NULL, OPT_FLAG, AT(plan), NULL, NULL, "print the bytes this run needs and stop" },
     { "--verify", NULL, OPT_FLAG, AT(verify), NULL, NULL,
       "check the model file's checksums (always below 1 GB)" },
@@ -346,7 +109,7 @@ static const OptSpec gen_opts[] = {
     { "--ctx", NULL, OPT_STR, AT(ctx), "paper", "TOKENS|paper",
       "tokens of template, context and question 1" },
     { "--sessions", NULL, OPT_INT, AT(sessions), "20", "N", "contexts" },
-    { "--turns", NULL, OPT_INT, AT(turns), "5", "N", "questions per context" },
+    { "--turns", NULL, OPT_INT, AT(turns), "0", "N", "questions per context; 0: the task's" },
     { "--seed", NULL, OPT_INT64, AT(seed), "1", "S", "of contexts and questions" },
     { "--no-chat", NULL, OPT_FLAG, AT(no_chat), NULL, NULL,
       "leave the chat template out of the count" },
@@ -397,20 +160,6 @@ static int choose(const char *option, const char *value, const char *const *name
     FAIL_CODE(err, EXIT_USAGE, "%s wants one of %s, got '%s'", option, all.p, value);
     free(all.p);
     return -1;
-}
-
-static int arm_add(Run *r, const char *name, Mode mode, int budget, double keep, Err *err) {
-    Arm a = { .mode = mode, .budget = budget, .keep = keep };
-    if (method_find(name, &a.method, err)) return -1;
-    if (!method_has_budget(&a.method)) a.budget = 0, a.keep = 0;
-    for (int i = 0; i < r->n_arms; i++) {
-        Arm *b = &r->arms[i];
-        if (b->mode == a.mode && b->budget == a.budget && b->keep == a.keep &&
-            !strcmp(b->method.name, a.method.name)) return 0;
-    }
-    r->arms = (Arm *)xrealloc(r->arms, (size_t)(r->n_arms + 1) * sizeof *r->arms);
-    r->arms[r->n_arms++] = a;
-    return 0;
 }
 
 enum { MAX_LIST = 64, NAME = 48 };
@@ -465,263 +214,521 @@ static int method_names(Run *r, Names *names, Err *err) {
     return 0;
 }
 
+// -1, or the arm's number: an equal one is not added twice
+static int arm_add(Run *r, const char *name, Mode mode, int budget, double keep, int follows,
+                   Err *err) {
+    Bench *b = &r->b;
+    Arm a = { .mode = mode, .budget = budget, .keep = keep, .follows = follows };
+    if (method_find(name, &a.method, err)) return -1;
+    if (!method_has_budget(&a.method)) a.budget = 0, a.keep = 0;
+    for (int i = 0; i < b->n_arms; i++) {
+        Arm *c = &b->arms[i];
+        if (c->mode == a.mode && c->budget == a.budget && c->keep == a.keep &&
+            c->follows == a.follows && !strcmp(c->method.name, a.method.name)) return i;
+    }
+    int n = snprintf(a.label, sizeof a.label, "%.40s", name);
+    if (follows >= 0) snprintf(a.label + n, sizeof a.label - (size_t)n, " at corm's rows");
+    if (a.budget) snprintf(a.label + n, sizeof a.label - (size_t)n, " %d", a.budget);
+    if (a.keep > 0) snprintf(a.label + n, sizeof a.label - (size_t)n, " keep %g", a.keep);
+    b->arms = (Arm *)xrealloc(b->arms, (size_t)(b->n_arms + 1) * sizeof *b->arms);
+    b->arms[b->n_arms] = a;
+    return b->n_arms++;
+}
+
+// one method in one mode at every size asked for; corm brings keep-last at its mean rows
+static int arms_of(Run *r, const char *name, Mode mode, const Names *sizes, Err *err) {
+    const Opts *o = &r->o;
+    int last = -1;
+    for (int j = 0; j < (sizes->n ? sizes->n : 1); j++) {
+        int64_t budget = 0;
+        double keep = 0;
+        if (o->budget && parse_int("--budget", sizes->p[j], 32, INT_MAX, &budget, err)) return -1;
+        if (o->keep && parse_real("--keep", sizes->p[j], 1e-6, 1, &keep, err)) return -1;
+        if ((last = arm_add(r, name, mode, (int)budget, keep, -1, err)) < 0) return -1;
+    }
+    if (strcmp(name, "corm") || o->no_baselines) return 0;
+    return arm_add(r, "keep-last", mode, 0, 0, last, err) < 0 ? -1 : 0;
+}
+
+static int arm_sets(Run *r, const char *text, Err *err) {
+    const char *dot = strchr(text, '.'), *eq = strchr(text, '=');
+    char name[NAME], size[NAME];
+    int used = 0;
+    if (!dot || !eq || dot > eq)
+        return FAIL_CODE(err, EXIT_USAGE, "--set wants METHOD.name=value, got '%s'", text);
+    snprintf(name, sizeof name, "%.*s", (int)(dot - text), text);
+    snprintf(size, sizeof size, "%.*s", (int)(eq - dot - 1), dot + 1);
+    for (int i = 0; i < r->b.n_arms; i++) {
+        Arm *a = &r->b.arms[i];
+        if (strcmp(a->method.name, name) || a->follows >= 0) continue;
+        if (method_set(&a->method, size, eq + 1, err)) return -1;
+        used++;
+    }
+    if (used) return 0;
+    return FAIL_CODE(err, EXIT_USAGE, "--set %s acts on no method of this run", text);
+}
+
 static int arms_resolve(Run *r, Err *err) {
     const Opts *o = &r->o;
-    const char *list = o->budget ? o->budget : o->keep, *option = o->budget ? "--budget" : "--keep";
+    const char *list = o->budget ? o->budget : o->keep;
     Names methods, modes, sizes = { .n = 0 };
     if (o->budget && o->keep)
         return FAIL_CODE(err, EXIT_USAGE, "--budget and --keep exclude each other");
     if (method_names(r, &methods, err) ||
         names_of("--mode", o->mode ? o->mode : mode_name[0], &modes, err))
         return -1;
-    if (list && names_of(option, list, &sizes, err)) return -1;
+    if (list && names_of(o->budget ? "--budget" : "--keep", list, &sizes, err)) return -1;
     for (int k = 0; k < modes.n; k++) {
         int mode = choose("--mode", modes.p[k], mode_name, N_MODES, err);
         if (mode < 0) return -1;
-        for (int i = 0; i < methods.n; i++) {
-            for (int j = 0; j < (sizes.n ? sizes.n : 1); j++) {
-                int64_t budget = 0;
-                double keep = 0;
-                if (o->budget && parse_int(option, sizes.p[j], 32, INT_MAX, &budget, err))
-                    return -1;
-                if (o->keep && parse_real(option, sizes.p[j], 1e-6, 1, &keep, err)) return -1;
-                if (arm_add(r, methods.p[i], (Mode)mode, (int)budget, keep, err)) return -1;
-            }
-        }
+        for (int i = 0; i < methods.n; i++)
+            if (arms_of(r, methods.p[i], (Mode)mode, &sizes, err)) return -1;
     }
-    for (int k = 0; k < o->set.n; k++) {
-        const char *text = o->set.p[k], *dot = strchr(text, '.'), *eq = strchr(text, '=');
-        if (!dot || !eq || dot > eq)
-            return FAIL_CODE(err, EXIT_USAGE, "--set wants METHOD.name=value, got '%s'", text);
-        char name[NAME], size[NAME];
-        snprintf(name, sizeof name, "%.*s", (int)(dot - text), text);
-        snprintf(size, sizeof size, "%.*s", (int)(eq - dot - 1), dot + 1);
-        int used = 0;
-        for (int i = 0; i < r->n_arms; i++) {
-            if (strcmp(r->arms[i].method.name, name)) continue;
-            if (method_set(&r->arms[i].method, size, eq + 1, err)) return -1;
-            used++;
-        }
-        if (!used)
-            return FAIL_CODE(err, EXIT_USAGE, "--set %s acts on no method of this run", text);
+    for (int k = 0; k < o->set.n; k++)
+        if (arm_sets(r, o->set.p[k], err)) return -1;
+    return 0;
+}
+
+static bool has_mode(const Run *r, Mode mode) {
+    for (int i = 0; i < r->b.n_arms; i++)
+        if (r->b.arms[i].mode == mode) return true;
+    return false;
+}
+
+// which question every arm's first feed holds
+static int aware_resolve(Run *r, Err *err) {
+    const char *given = r->o.query_aware;
+    int aware = given ? choose("--query-aware", given, aware_name, 3, err) : 0;
+    if (aware < 0) return -1;
+    if (given && aware == AWARE_EACH && has_mode(r, MULTI_TURN))
+        return FAIL_CODE(err, EXIT_USAGE, "--query-aware each is for multi-request: a dialogue has "
+                         "one first feed; use first or no, or --mode single");
+    if (given && aware != AWARE_EACH && !has_mode(r, MULTI_TURN) && !has_mode(r, MULTI_REQUEST))
+        return FAIL_CODE(err, EXIT_USAGE, "--query-aware %s acts on no mode here: in --mode single "
+                         "every question is in its own first feed", given);
+    for (int i = 0; i < r->b.n_arms; i++) {
+        Arm *a = &r->b.arms[i];
+        a->aware = a->mode == SINGLE ? AWARE_EACH : given ? (Aware)aware
+                 : a->mode == MULTI_TURN ? AWARE_FIRST : AWARE_NO;
     }
     return 0;
 }
 
-// the arm's method with the sizes of a session of that many tokens
-static int arm_method(const Run *r, const Arm *a, int ctx, Method *m, Err *err) {
-    int budget = a->keep > 0 ? (int)(a->keep * ctx) : a->budget;
-    if (a->keep > 0 && budget < 32)
-        return FAIL_CODE(err, EXIT_USAGE,
-                         "--keep %g of %d tokens are %d rows; at least 32 are needed", a->keep, ctx,
-                         budget);
-    *m = a->method;
-    return method_resolve(m, r->preset, ctx, budget, r->positions, err);
+// what only that program does, and what it does not have
+static int harness_resolve(Run *r, Err *err) {
+    Bench *b = &r->b;
+    if (b->preset != PRESET_HARNESS) return 0;
+    if (r->o.scorer && b->scorer != SCORER_HARNESS)
+        return FAIL_CODE(err, EXIT_USAGE, "--preset harness scores as that program does; leave "
+                         "--scorer out, or use --preset scbench");
+    b->scorer = SCORER_HARNESS;
+    if (r->o.query_aware || has_mode(r, SINGLE))
+        return FAIL_CODE(err, EXIT_USAGE, "--preset harness has multi-turn with question 1 in the "
+                         "first feed and multi-request without; leave --query-aware and --mode "
+                         "single out");
+    for (int i = 0; i < b->n_arms; i++)
+        if (method_evicts(&b->arms[i].method))
+            return FAIL_CODE(err, EXIT_USAGE, "--preset harness runs the method full alone so far: "
+                             "that program's sizes for %s are not built, or it has no such method; "
+                             "use --preset scbench", b->arms[i].method.name);
+    return 0;
+}
+
+static int shard_resolve(Run *r, Err *err) {
+    const char *text = r->o.shard;
+    char end;
+    int i, n;
+    r->n_shards = 1;
+    if (!text) return 0;
+    if (sscanf(text, "%d/%d%c", &i, &n, &end) != 2 || i < 1 || n < i || n > 10000)
+        return FAIL_CODE(err, EXIT_USAGE, "--shard wants I/N, 1 <= I <= N, got '%s'", text);
+    if (!r->o.out)
+        return FAIL_CODE(err, EXIT_USAGE, "--shard needs --out DIR, the same for all shards");
+    r->shard = i - 1;
+    r->n_shards = n;
+    return 0;
 }
 
 static int switches_resolve(Run *r, Err *err) {
-    static const char *const presets[] = { "scbench", "corm" }, *const aware[] = { "no", "first" };
-    static const char *const histories[] = { "golden", "own" }, *const positions[] = { "original",
-                                                                                       "cache" };
+    static const char *const histories[] = { "golden", "own" };
+    static const char *const positions[] = { "original", "cache" };
     static const char *const devices[] = { "cpu", "cuda" };
+    static const char *const scorers[] = { "ours", "harness" };
     const Opts *o = &r->o;
-    int preset = choose("--preset", o->preset, presets, 2, err);
+    Bench *b = &r->b;
+    int preset = choose("--preset", o->preset, preset_name, 3, err), k = 0;
     if (preset < 0) return -1;
-    r->preset = preset ? PRESET_CORM : PRESET_SCBENCH;
-    r->positions = -1;
-    if (o->positions && (r->positions = choose("--positions", o->positions, positions, 2, err)) < 0)
+    b->preset = (Preset)preset;
+    b->positions = -1;
+    if (o->positions && (b->positions = choose("--positions", o->positions, positions, 2, err)) < 0)
         return -1;
-    if (o->device) {
-        int device = choose("--device", o->device, devices, 2, err);
-        if (device < 0) return -1;
-        if (device == 1) return FAIL(err, "this build computes on the CPU only; use --device cpu");
-    }
-    if (o->chunk < 0 || o->max_new < 0 || o->threads < 0)
-        return FAIL_CODE(err, EXIT_USAGE, "--chunk, --max-new and --threads cannot be negative");
-    bool turn = false, request = false;
-    for (int i = 0; i < r->n_arms; i++) *(r->arms[i].mode == MULTI_TURN ? &turn : &request) = true;
+    if (o->device && (k = choose("--device", o->device, devices, 2, err)) < 0) return -1;
+    if (o->device && k == 1)
+        return FAIL(err, "this build computes on the CPU only; use --device cpu");
+    if (o->scorer && (k = choose("--scorer", o->scorer, scorers, 2, err)) < 0) return -1;
+    b->scorer = o->scorer ? (Scorer)k : SCORER_OURS;
+    if (o->chunk < 0 || o->max_new < 0 || o->threads < 0 || o->sessions < 0 || o->turns < 0)
+        return FAIL_CODE(err, EXIT_USAGE, "--chunk, --max-new, --threads, --sessions and --turns "
+                         "cannot be negative");
     if (o->history) {
-        int history = choose("--history", o->history, histories, 2, err);
-        if (history < 0) return -1;
-        r->own_history = history == 1;
-        if (r->own_history && !turn)
+        if ((k = choose("--history", o->history, histories, 2, err)) < 0) return -1;
+        b->own_history = k == 1;
+        if (b->own_history && !has_mode(r, MULTI_TURN))
             return FAIL_CODE(err, EXIT_USAGE,
-                             "--history own needs --mode multi-turn: requests share no history");
+                             "--history own needs --mode multi-turn: other modes share no history");
     }
-    if (o->query_aware) {
-        int k = choose("--query-aware", o->query_aware, aware, 2, err);
-        if (k < 0) return -1;
-        if (k == 1 && request)
-            return FAIL_CODE(err, EXIT_USAGE,
-                             "--query-aware first is for --mode multi-turn alone: requests share "
-                             "the bare context");
-        r->context_first = k == 0;
+    b->max_new = o->max_new;
+    b->seed = o->seed;
+    b->quiet = o->quiet;
+    return aware_resolve(r, err) || harness_resolve(r, err) || shard_resolve(r, err) ? -1 : 0;
+}
+
+// the twelve of the paper, or those named
+static int tasks_resolve(Run *r, Err *err) {
+    Names names;
+    if (!strcmp(r->o.task, "all")) {
+        for (int i = 0; task_at(i); i++)
+            if (task_at(i) != &task_retr_kv_compressible) r->tasks[r->n_tasks++].task = task_at(i);
+        return 0;
+    }
+    if (names_of("--task", r->o.task, &names, err)) return -1;
+    for (int i = 0; i < names.n && r->n_tasks < MAX_TASKS; i++) {
+        if (!strncmp(names.p[i], "longbench", 9))
+            return FAIL_CODE(err, EXIT_USAGE, "--task %s: the LongBench tasks are not in this "
+                             "build; see scbench list tasks", names.p[i]);
+        const Task *task = task_find(names.p[i], err);
+        if (!task) return -1;
+        for (int k = 0; k < r->n_tasks; k++)
+            if (r->tasks[k].task == task)
+                return FAIL_CODE(err, EXIT_USAGE, "--task names %s twice", task->name);
+        r->tasks[r->n_tasks++].task = task;
     }
     return 0;
 }
 
 // ---------------------------------------------------------------------------
-// Sessions of a run, lengths, memory
+// Lengths and memory
 
-static int max_new_of(const Run *r, const Task *task) {
-    return r->o.max_new ? r->o.max_new : task->max_new;
-}
-
-typedef struct {                // tokens of one session
-    int context, first_turn;    // the bare context; context and question 1
-    int first[N_MODES];         // the first feed of an arm
-    int later[N_MODES]; // all that follows it, at most: questions, earlier answers, the answer
-} Lengths;
-
-static void lengths_first(const Run *r, Lengths *l, int context, int question) {
-    l->context = context;
-    l->first_turn = context + question;
-    l->first[MULTI_TURN] = r->context_first ? context : l->first_turn;
-    l->first[MULTI_REQUEST] = context;
-}
-
-static Lengths lengths_of(const Run *r, const Session *s, int max_new) {
-    Lengths l;
-    int sum = max_new, longest = 0;
-    for (int t = 0; t < s->n_turns; t++) {
-        int first = (int)s->turns[t].first.n;
-        if (first > longest) longest = first;
-        if (t)
-            sum += (int)s->turns[t].next.n +
-                   (r->own_history ? max_new : (int)s->turns[t - 1].answer_ids.n);
-    }
-    lengths_first(r, &l, (int)s->ids.n, (int)s->turns[0].first.n);
-    l.later[MULTI_TURN] = sum + l.first_turn - l.first[MULTI_TURN];
-    l.later[MULTI_REQUEST] = longest + max_new;
-    return l;
-}
-
-// the most logical tokens a session reaches
-static int lengths_end(const Lengths *l) {
-    int end[N_MODES];
-    for (int k = 0; k < N_MODES; k++) end[k] = l->first[k] + l->later[k];
-    return end[MULTI_TURN] > end[MULTI_REQUEST] ? end[MULTI_TURN] : end[MULTI_REQUEST];
-}
-
-static int arm_plan(const Run *r, const Arm *a, const Lengths *l, PlanLine *line, Err *err) {
+static int arm_plan(const Run *r, const Arm *a, Lengths l, int ctx, bool shared, PlanLine *line,
+                    Err *err) {
     Method m;
     char budget[16] = "";
-    if (arm_method(r, a, r->ctx ? r->ctx : l->first_turn, &m, err)) return -1;
+    if (arm_method(&r->b, a, ctx, &m, err)) return -1;
     if (m.size.budget > 0) snprintf(budget, sizeof budget, " %d", m.size.budget);
-    snprintf(line->label, sizeof line->label, "%.30s%s %s", m.name, budget,
-             mode_name[a->mode]);
-    line->plan = plan_run(&r->config, &m, l->context, l->first[a->mode], l->later[a->mode],
-                          r->n_arms > 1, -1, r->o.chunk);
+    snprintf(line->label, sizeof line->label, "%.30s%s %s", m.name, budget, mode_name[a->mode]);
+    line->plan = plan_run(&r->config, &m, l.context, l.first, l.later, shared, -1, r->o.chunk);
     return 0;
 }
 
-// plans of all arms into lines (n_arms); *worst is the one that needs most
-static int run_plan(const Run *r, const Lengths *l, PlanLine *lines, const PlanLine **worst,
-                    Err *err) {
+// Plans of all arms of a session whose first prompt is by that many tokens longer, into lines
+// (n_arms; *n of them: keep-last at corm's rows needs no more than corm); *worst needs most.
+static int run_plan(const Run *r, const TaskRun *k, const Session *s, int longer, PlanLine *lines,
+                    int *n, const PlanLine **worst, Err *err) {
     *worst = lines;
-    for (int i = 0; i < r->n_arms; i++) {
-        if (arm_plan(r, &r->arms[i], l, &lines[i], err)) return -1;
-        if (lines[i].plan.total > (*worst)->plan.total) *worst = &lines[i];
+    *n = 0;
+    for (int i = 0; i < r->b.n_arms; i++) {
+        const Arm *a = &r->b.arms[i];
+        if (a->follows >= 0) continue;
+        Lengths l = lengths_of(&r->b, k->task, s, a->mode, a->aware);
+        l.context = l.context + longer > 1 ? l.context + longer : 1;
+        l.first = l.first + longer > 1 ? l.first + longer : 1;
+        if (arm_plan(r, a, l, session_first(s) + longer, bench_shares(&r->b, s->s.n_turns),
+                     &lines[*n], err))
+            return -1;
+        if (lines[*n].plan.total > (*worst)->plan.total) *worst = &lines[*n];
+        ++*n;
     }
     return 0;
+}
+
+// the most logical tokens a session reaches beyond its first prompt
+static int tokens_after(const Run *r, const Task *task, const Session *s) {
+    int most = 0;
+    for (int i = 0; i < r->b.n_arms; i++) {
+        Lengths l = lengths_of(&r->b, task, s, r->b.arms[i].mode, r->b.arms[i].aware);
+        if (l.first + l.later - session_first(s) > most)
+            most = l.first + l.later - session_first(s);
+    }
+    return most;
+}
+
+static int turns_made(const Run *r, const Task *task) {
+    return r->o.turns ? r->o.turns : task->turns;
+}
+
+// of the turns made or read, the first so many are played; that program plays five
+static int turns_played(const Run *r, int had) {
+    int most = r->o.turns ? r->o.turns : r->b.preset == PRESET_HARNESS ? HARNESS_TURNS : had;
+    return most < had ? most : had;
 }
 
 // --ctx left out: the paper's length, cut to what the model and the memory allow
-static int default_ctx(Run *r, const Task *task, Err *err) {
-    const Opts *o = &r->o;
+static int default_ctx(Run *r, TaskRun *k, Err *err) {
+    const Task *task = k->task;
     Session s;
-    int max_new = max_new_of(r, task), rc = 0;
-    session_make(&r->prompter, task, (uint64_t)o->seed, 1, o->turns, task->paper_units, &s);
-    Lengths l = lengths_of(r, &s, max_new);
-    int paper = l.first_turn, question = l.first_turn - l.context;
-    int model = r->config.max_ctx - (lengths_end(&l) - l.first_turn);
+    int n_turns = turns_made(r, task), n, rc = 0;
+    int units = task->paper_units ? task->paper_units : task->min_units * n_turns;
+    session_make(&r->b.prompter, task, (uint64_t)r->o.seed, 1, n_turns, turns_played(r, n_turns),
+                 units, &s);
+    int paper = task->paper_units ? session_first(&s) : INT_MAX;
+    int model = r->config.max_ctx - tokens_after(r, task, &s);
     int most = paper < model ? paper : model, lo = 0, hi = most;
     size_t have = memory_available();
-    PlanLine *lines = (PlanLine *)calloc((size_t)r->n_arms, sizeof *lines);
+    PlanLine *lines = (PlanLine *)calloc((size_t)r->b.n_arms, sizeof *lines);
     const PlanLine *worst;
-    session_free(&s);
     while (have && !rc && lo < hi) {
-        r->ctx = hi == most ? hi : lo + (hi - lo + 1) / 2;
-        lengths_first(r, &l, r->ctx > question ? r->ctx - question : 1, question);
-        rc = run_plan(r, &l, lines, &worst, err);
-        if (!rc && worst->plan.total <= have) lo = r->ctx;
-        else hi = r->ctx - 1;
+        int ctx = hi == most ? hi : lo + (hi - lo + 1) / 2;
+        rc = run_plan(r, k, &s, ctx - session_first(&s), lines, &n, &worst, err);
+        if (!rc && worst->plan.total <= have) lo = ctx;
+        else hi = ctx - 1;
     }
-    r->ctx = have ? lo : hi;
+    k->ctx = have ? lo : hi;
     free(lines);
+    session_free(&s);
     if (rc) return -1;
-    if (r->ctx < 1)
+    if (k->ctx < 1)
         return FAIL_CODE(err, most < 1 ? EXIT_USER : EXIT_MEMORY,
                          "no context of %s with %d turns fits: %s takes %d "
                          "tokens in all, %zu MB of memory are available",
-                         task->name, o->turns, r->file.path, r->config.max_ctx, have >> 20);
-    if (!o->quiet)
-        fprintf(stderr,
-                "ctx %d tokens (the paper's %d pairs are %d, the model allows %d, memory %s)\n",
-                r->ctx, task->paper_units, paper, model, r->ctx < most ? "less" : "as many");
+                         task->name, n_turns, r->file.path, r->config.max_ctx, have >> 20);
+    if (!r->o.quiet) {
+        fprintf(stderr, "%s: ctx %d tokens (", task->name, k->ctx);
+        if (task->paper_units)
+            fprintf(stderr, "the paper's %d %s are %d, ", task->paper_units, task->unit, paper);
+        fprintf(stderr, "the model allows %d, memory %s)\n", model,
+                k->ctx < most ? "less" : "as many");
+    }
     return 0;
+}
+
+// ---------------------------------------------------------------------------
+// Sessions of a run: generated, or read from records
+
+static bool in_shard(const Run *r, const TaskRun *k, int i) {
+    return ((int)(k - r->tasks) + i) % r->n_shards == r->shard;
+}
+
+// room for n sessions, those from n_sessions on empty
+static void sessions_room(TaskRun *k, int n) {
+    k->sessions = (Session *)xrealloc(k->sessions, (size_t)n * sizeof *k->sessions);
+    memset(k->sessions + k->n_sessions, 0, (size_t)(n - k->n_sessions) * sizeof *k->sessions);
+    k->n_sessions = n;
+}
+
+// texts that are ids now
+static void text_drop(TaskSession *s) {
+    free(s->context.p);
+    free(s->numbers);
+    memset(&s->context, 0, sizeof s->context);
+    s->numbers = NULL;
+    s->n_numbers = 0;
+}
+
+static int make_one(const Run *r, const TaskRun *k, int number, int guess, Session *s, Err *err) {
+    const Task *task = k->task;
+    int n_turns = turns_made(r, task), n_play = turns_played(r, n_turns);
+    if (k->ctx)
+        return session_fit(&r->b.prompter, task, (uint64_t)r->o.seed, number, n_turns, n_play,
+                           k->ctx, guess, s, err);
+    if (!task->paper_units)
+        return FAIL_CODE(err, EXIT_USAGE, "the paper has no length for %s; give --ctx TOKENS",
+                         task->name);
+    session_make(&r->b.prompter, task, (uint64_t)r->o.seed, number, n_turns, n_play,
+                 task->paper_units, s);
+    return 0;
+}
+
+static void needle_add(TaskSession *s, const char *name, const char *source, const char *lang) {
+    s->needles = (Needle *)xrealloc(s->needles, (size_t)(s->n_needles + 1) * sizeof *s->needles);
+    Needle *n = &s->needles[s->n_needles++];
+    n->name = text_dup(name);
+    n->source = text_dup(source);
+    n->lang = text_dup(lang);
+}
+
+static void needles_free(TaskSession *s) {
+    TaskSession rest = { .needles = s->needles, .n_needles = s->n_needles };
+    session_clear(&rest);
+    s->needles = NULL;
+    s->n_needles = 0;
+}
+
+// adds the functions that the turns of another session ask for
+static void needles_asked(TaskSession *s, const TaskSession *of) {
+    for (int t = 0; t < of->n_turns; t++)
+        if (of->turns[t].name)
+            needle_add(s, of->turns[t].name, of->turns[t].label[0], of->lang ? of->lang : "");
+}
+
+// the length of session 1 is the first guess for all others, in every shard
+static int sessions_generate(Run *r, TaskRun *k, Err *err) {
+    int n = r->o.sessions ? r->o.sessions : 20, guess = 0;
+    if (!r->o.ctx && default_ctx(r, k, err)) return -1;
+    sessions_room(k, n);
+    for (int i = 0; i < n; i++) {
+        Session *s = &k->sessions[i];
+        if (i && !in_shard(r, k, i)) continue;
+        if (make_one(r, k, i + 1, guess, s, err)) return -1;
+        if (i == 0) guess = s->s.units;
+        text_drop(&s->s);
+        if (r->b.scorer == SCORER_HARNESS && s->s.n_needles) {      // its candidates are fewer
+            needles_free(&s->s);
+            needles_asked(&s->s, &s->s);
+        }
+        if (!in_shard(r, k, i)) session_free(s);
+    }
+    return 0;
+}
+
+// a record's predictions are compared with all functions asked for in its repository
+static void needles_share(TaskRun *k) {
+    for (int i = 0; i < k->n_sessions; i++) {
+        TaskSession *s = &k->sessions[i].s;
+        for (int j = 0; s->repo && j < k->n_sessions; j++) {
+            const TaskSession *other = &k->sessions[j].s;
+            if (other->repo && !strcmp(s->repo, other->repo)) needles_asked(s, other);
+        }
+    }
+}
+
+static void data_path(const Run *r, const Task *task, StrBuf *path) {
+    struct stat st;
+    path->n = 0;
+    str_puts(path, r->o.data);
+    if (stat(r->o.data, &st) == 0 && S_ISDIR(st.st_mode))
+        str_fmt(path, "/%s.jsonl", task->official);
+}
+
+static int hash_file(const char *path, char out[17], Err *err) {
+    char part[1 << 16];
+    XXH64_state_t *state = XXH64_createState();
+    FILE *f = fopen(path, "rb");
+    size_t n;
+    if (f && state) {
+        XXH64_reset(state, 0);
+        while ((n = fread(part, 1, sizeof part, f)) > 0) XXH64_update(state, part, n);
+        snprintf(out, 17, "%016llx", (unsigned long long)XXH64_digest(state));
+    }
+    int rc = f && !ferror(f) ? 0 : FAIL(err, "%s: cannot be read: %s", path, strerror(errno));
+    if (f) fclose(f);
+    XXH64_freeState(state);
+    return rc;
+}
+
+// cuts a record's prompts to what is asked for and what the model takes
+static int record_fit(Run *r, const TaskRun *k, Session *s, int first_turns, int ctx, Err *err) {
+    const Task *task = k->task;
+    int model = r->config.max_ctx;
+    if (r->b.preset == PRESET_HARNESS) {
+        int seq = ctx ? ctx : model < HARNESS_MAX_SEQ ? model : HARNESS_MAX_SEQ;
+        session_cut_harness(s, harness_max_input(task, seq, first_turns, MULTI_TURN),
+                            harness_max_input(task, seq, first_turns, MULTI_REQUEST));
+        return 0;
+    }
+    int most = model - tokens_after(r, task, s);
+    if (most < 2)
+        return FAIL(err, "%s takes %d tokens, too few for the questions and answers of session %d "
+                    "of %s; give --turns or --max-new", r->file.path, model, s->s.number,
+                    task->name);
+    return session_cut(s, ctx && ctx < most ? ctx : most, err);
+}
+
+static int sessions_read(Run *r, TaskRun *k, int ctx, Err *err) {
+    StrBuf path = { 0 };
+    Records records;
+    int rc = 0, turns = 0;
+    data_path(r, k->task, &path);
+    if (hash_file(path.p, k->data_hash, err) || records_open(&records, path.p, err)) {
+        free(path.p);
+        return -1;
+    }
+    bool cut = true;            // that program looks at the first record alone
+    int most = r->o.sessions ? r->o.sessions : INT_MAX;
+    TaskSession text;
+    while (k->n_sessions < most &&
+           (rc = records_next(&records, k->task, r->o.skip_bad, &text, err)) > 0) {
+        int n_play = turns_played(r, text.n_turns);
+        if (!k->n_sessions) {
+            turns = n_play;
+            cut = r->b.preset != PRESET_HARNESS || n_play < text.n_turns;
+        }
+        if (cut) session_keep_turns(&text, n_play);
+        sessions_room(k, k->n_sessions + 1);
+        Session *s = &k->sessions[k->n_sessions - 1];
+        s->s = text;
+        session_ids(&r->b.prompter, k->task, s);
+        text_drop(&s->s);
+        if ((rc = record_fit(r, k, s, turns, ctx, err)) < 0) break;
+    }
+    rc = rc > 0 ? 0 : rc;
+    records_close(&records);
+    if (!rc && !k->n_sessions) rc = FAIL(err, "%s holds no record", path.p);
+    if (!rc) needles_share(k);
+    for (int i = 0; !rc && i < k->n_sessions; i++)
+        if (!in_shard(r, k, i)) session_free(&k->sessions[i]);
+    if (!rc && records.skipped && !r->o.quiet)
+        fprintf(stderr, "%s: %d malformed records left out\n", path.p, records.skipped);
+    free(path.p);
+    return rc;
 }
 
 static int sessions_make(Run *r, Err *err) {
     const Opts *o = &r->o;
     int64_t ctx = 0;
-    if (o->sessions < 1 || o->turns < 1 || o->sessions > 100000 || o->turns > 1000)
-        return FAIL_CODE(err, EXIT_USAGE,
-                         "--sessions and --turns want at least 1 and at most 100000 and 1000");
-    if (o->ctx && strcmp(o->ctx, "paper")) {
-        if (parse_int("--ctx", o->ctx, 1, INT_MAX / 2, &ctx, err)) return -1;
-        r->ctx = (int)ctx;
-    } else if (!o->ctx && default_ctx(r, r->tasks[0], err)) return -1;
-    r->sessions = (Session *)calloc((size_t)r->n_tasks * (size_t)o->sessions, sizeof *r->sessions);
-    for (int k = 0; k < r->n_tasks; k++) {
-        const Task *task = r->tasks[k];
-        int guess = 0, max_new = max_new_of(r, task);
-        for (int i = 0; i < o->sessions; i++) {
-            Session *s = &r->sessions[k * o->sessions + i];
-            if (!r->ctx) {
-                session_make(&r->prompter, task, (uint64_t)o->seed, i + 1, o->turns,
-                             task->paper_units, s);
-            } else if (session_fit(&r->prompter, task, (uint64_t)o->seed, i + 1, o->turns, r->ctx,
-                                   guess, s, err)) {
-                return -1;
-            }
-            guess = s->units;
-            Lengths l = lengths_of(r, s, max_new);
-            if (lengths_end(&l) > r->config.max_ctx)
+    struct stat st;
+    if (o->sessions > 100000 || o->turns > 1000)
+        return FAIL_CODE(err, EXIT_USAGE, "--sessions and --turns want at most 100000 and 1000");
+    if (o->ctx && strcmp(o->ctx, "paper") && parse_int("--ctx", o->ctx, 1, INT_MAX / 2, &ctx, err))
+        return -1;
+    if (o->data && r->n_tasks > 1 && stat(o->data, &st) == 0 && !S_ISDIR(st.st_mode))
+        return FAIL_CODE(err, EXIT_USAGE, "--data %s is one file; with several tasks give the "
+                         "directory that holds a file for each", o->data);
+    for (int i = 0; i < r->n_tasks; i++) {
+        TaskRun *k = &r->tasks[i];
+        k->ctx = o->data ? 0 : (int)ctx;
+        if (o->data ? sessions_read(r, k, (int)ctx, err) : sessions_generate(r, k, err)) return -1;
+        if (k->n_sessions > r->b.sessions) r->b.sessions = k->n_sessions;
+        for (int j = 0; j < k->n_sessions; j++) {
+            const Session *s = &k->sessions[j];
+            if (!s->s.n_turns) continue;
+            int first = session_first(s), later = tokens_after(r, k->task, s);
+            if (first + later > r->config.max_ctx)
                 return FAIL(err,
                             "session %d of %s needs %d + %d tokens (first feed; later turns and "
-                            "answers) but "
-                            "%s takes %d; choose a smaller --ctx or --turns",
-                            i + 1, task->name, l.first_turn, lengths_end(&l) - l.first_turn,
-                            r->file.path, r->config.max_ctx);
-            free(s->context.p);
-            memset(&s->context, 0, sizeof s->context);
+                            "answers) but %s takes %d; choose a smaller --ctx or --turns",
+                            j + 1, k->task->name, first, later, r->file.path, r->config.max_ctx);
         }
     }
     return 0;
 }
 
-static const Session *longest_session(const Run *r, const Task **task) {
-    const Session *best = &r->sessions[0];
-    *task = r->tasks[0];
-    for (int i = 1; i < r->n_tasks * r->o.sessions; i++) {
-        if (first_tokens(&r->sessions[i]) <= first_tokens(best)) continue;
-        best = &r->sessions[i];
-        *task = r->tasks[i / r->o.sessions];
-    }
+// the session that reaches most tokens; NULL: this shard has none
+static const Session *longest_session(const Run *r, const TaskRun **of) {
+    const Session *best = NULL;
+    int most = -1;
+    for (int i = 0; i < r->n_tasks; i++)
+        for (int j = 0; j < r->tasks[i].n_sessions; j++) {
+            const Session *s = &r->tasks[i].sessions[j];
+            if (!s->s.n_turns) continue;
+            int tokens = session_first(s) + tokens_after(r, r->tasks[i].task, s);
+            if (tokens <= most) continue;
+            most = tokens;
+            best = s;
+            *of = &r->tasks[i];
+        }
     return best;
 }
 
 static int plan_check(Run *r, Err *err) {
-    const Task *task;
-    const Session *s = longest_session(r, &task);
-    Lengths l = lengths_of(r, s, max_new_of(r, task));
-    PlanLine *lines = (PlanLine *)calloc((size_t)r->n_arms, sizeof *lines);
+    const TaskRun *of;
+    const Session *s = longest_session(r, &of);
+    if (!s) return 0;
+    PlanLine *lines = (PlanLine *)calloc((size_t)r->b.n_arms, sizeof *lines);
     const PlanLine *worst;
     size_t have = memory_available();
-    int rc = run_plan(r, &l, lines, &worst, err);
+    int n, rc = run_plan(r, of, s, 0, lines, &n, &worst, err);
     const Plan *p = &worst->plan;
-    if (!rc && r->o.plan) plan_print(stdout, &r->config, lines, r->n_arms, l.first_turn);
+    if (!rc && r->o.plan) plan_print(stdout, &r->config, lines, n, session_first(s));
     if (!rc && have && p->total > have)
         rc = FAIL_CODE(err, EXIT_MEMORY,
                        "%s does not fit: weights %zu + KV %zu + scratch %zu + policy %zu = %zu MB, "
@@ -730,337 +737,6 @@ static int plan_check(Run *r, Err *err) {
                        p->policy >> 20, p->total >> 20, have >> 20);
     free(lines);
     return rc;
-}
-
-// ---------------------------------------------------------------------------
-// Playing one arm of one session
-
-typedef struct {
-    Run *run;
-    const Task *task;
-    const Session *s;
-    Mode mode;
-    Method method;              // sizes resolved
-    StrBuf params;
-    Context *shared;            // the bare context when the run has several arms, else NULL
-    double shared_s;            // its prefill
-    int ctx, max_new;
-    XXH64_state_t ids;          // all ids fed to the branch that answers
-} Play;
-
-static bool on_progress(void *user, double share) {
-    Run *r = (Run *)user;
-    progress_update(&r->progress, share * r->progress.total);
-    return interrupted();
-}
-
-static int write_line(FILE *f, StrBuf *line, const char *what, Err *err) {
-    str_puts(line, "\n");
-    if (fwrite(line->p, 1, line->n, f) == line->n && fflush(f) == 0) return 0;
-    return FAIL(err, "%s cannot be written: %s; free some space and go on with --resume", what,
-                strerror(errno));
-}
-
-static int dump_feed(const Play *p, int turn, const char *method, const IntVec *ids, Err *err) {
-    StrBuf line = { 0 }, text = { 0 };
-    tok_decode(p->run->tok, ids->p, ids->n, 0, &text);
-    str_fmt(&line,
-            "{\"task\": \"%s\", \"session\": %d, \"turn\": %d, \"mode\": \"%s\", \"method\": "
-            "\"%s\", \"text\": ",
-            p->task->name, p->s->number, turn, mode_name[p->mode], method);
-    json_text(&line, text.p ? text.p : "", text.n);
-    str_puts(&line, ", \"ids\": [");
-    for (size_t i = 0; i < ids->n; i++) str_fmt(&line, "%s%d", i ? ", " : "", ids->p[i]);
-    str_puts(&line, "]}");
-    int rc = write_line(p->run->prompts, &line, "prompts.jsonl", err);
-    free(line.p);
-    free(text.p);
-    return rc;
-}
-
-static void progress_of(const Play *p, const char *what, size_t tokens) {
-    char label[64];
-    Run *r = p->run;
-    snprintf(label, sizeof label, "session %d/%d %s", p->s->number, r->o.sessions, what);
-    progress_begin(&r->progress, label, (double)tokens, r->o.quiet);
-}
-
-// one feed; *seconds is what it took
-static int feed(Play *p, Branch *b, const IntVec *ids, unsigned flags, int turn, double *seconds,
-                Err *err) {
-    if (p->run->prompts && dump_feed(p, turn, p->method.name, ids, err)) return -1;
-    XXH64_update(&p->ids, ids->p, ids->n * sizeof *ids->p);
-    progress_of(p, p->method.name, ids->n);
-    double t = now_s();
-    int rc = branch_feed(b, ids->p, (int)ids->n, flags, err);
-    *seconds = now_s() - t;
-    progress_end(&p->run->progress);
-    return rc;
-}
-
-static RowsAt rows_at(const BranchStats *s) {
-    RowsAt a = { s->rows_min, s->rows_max, s->rows_mean, (int64_t)s->kv_live_bytes,
-                 (int64_t)s->kv_alloc_bytes };
-    return a;
-}
-
-static void row_begin(const Play *p, int turn, Row *row) {
-    static const char *const presets[] = { "scbench", "corm", "harness" };
-    const Run *r = p->run;
-    row_clear(row);
-    row->session = p->s->number;
-    row->turn = turn + 1;
-    row->task = p->task->name;
-    row->depth = p->s->turns[turn].depth;
-    row->mode = mode_name[p->mode];
-    row->preset = presets[r->preset];
-    row->method = p->method.name;
-    row->params = p->params.p;
-    row->scaled = p->method.size.scaled;
-    if (p->mode == MULTI_TURN) row->history = r->own_history ? "own" : "golden";
-    if (method_evicts(&p->method) && !method_at_steps(&p->method)) row->compress = "once";
-    row->query_aware = p->mode == MULTI_TURN && !r->context_first ? "first" : "no";
-    row->positions = p->method.size.positions == POSITIONS_CACHE ? "cache" : "original";
-    row->seed = r->o.seed;
-    row->ctx = p->ctx;
-    row->chat = r->prompter.chat->present;
-    row->gold = p->s->turns[turn].answer;
-}
-
-// A method that should have dropped rows in the first feed and did not is an error; one that had
-// nothing to drop is worth one sentence per run.
-static int check_first_feed(Play *p, const BranchStats *st, Err *err) {
-    Run *r = p->run;
-    if (!method_evicts(&p->method)) return 0;
-    if (method_has_budget(&p->method) && st->pos > p->method.size.budget && st->rows_max >= st->pos)
-        return FAIL(err, "internal error: %s with a budget of %d rows kept all %lld",
-                    p->method.name, p->method.size.budget, (long long)st->pos);
-    if (st->evictable == 0 && !r->nothing_evictable) {
-        fprintf(stderr,
-                "warning: %s found nothing to evict in session %d (%lld tokens): its rows say "
-                "evictable 0\n",
-                p->method.name, p->s->number, (long long)st->pos);
-        r->nothing_evictable = true;
-    }
-    return 0;
-}
-
-static int check_logits(const float *x, int n, Err *err) {
-    for (int i = 0; i < n; i++)
-        if (!isfinite(x[i]))
-            return FAIL(
-                err,
-                "the logit of token id %d is not a number: the weights are damaged or overflow; "
-                "run with --verify",
-                i);
-    return 0;
-}
-
-// Greedy decoding after a feed: at most max_new choices, a stop id is chosen but neither kept nor
-// fed, the last id of an answer cut by the limit is not fed. own: the ids stay in the history.
-static int generate(Play *p, Branch *b, double feed_started, bool own, Row *row, IntVec *out,
-                    Err *err) {
-    const Run *r = p->run;
-    int vocab = r->config.vocab_size;
-    XXH64_state_t hash;
-    double steps_s = 0;
-    XXH64_reset(&hash, 0);
-    for (row->stop = "length";;) {
-        const float *logits = branch_logits(b);
-        int id = branch_argmax(b);
-        if (out->n == 0) row->first_token_s = now_s() - feed_started;
-        if (check_logits(logits, vocab, err)) return -1;
-        XXH64_update(&hash, logits, (size_t)vocab * sizeof *logits);
-        if (tok_is_stop(r->tok, id)) {
-            row->stop = "eos";
-            break;
-        }
-        ints_push(out, id);
-        if ((int)out->n == p->max_new) break;
-        if (interrupted()) return FAIL_CODE(err, EXIT_INTERRUPTED, "interrupted");
-        double t = now_s();
-        if (branch_step(b, id, err)) return -1;
-        steps_s += now_s() - t;
-        if (own) XXH64_update(&p->ids, &id, sizeof id);
-    }
-    size_t steps = out->n - (strcmp(row->stop, "length") == 0);
-    if (steps) row->decode_tok_s = (double)steps / steps_s;
-    row->n_new = (int)out->n;
-    snprintf(row->logits_hash, sizeof row->logits_hash, "%016llx",
-             (unsigned long long)XXH64_digest(&hash));
-    return 0;
-}
-
-// from the fed question to the written row; a failed turn writes its row with the error
-static int answer(Play *p, Branch *b, int turn, int fed, double feed_started, bool own, Row *row,
-                  IntVec *out, Err *err) {
-    Run *r = p->run;
-    StrBuf text = { 0 }, line = { 0 };
-    int rc = fed;
-    out->n = 0;
-    if (!rc) {
-        BranchStats st = branch_stats(b);
-        row->q = rows_at(&st);
-        row->n_prompt = (int)st.pos;
-        if (method_evicts(&p->method)) row->evictable = (int64_t)st.evictable;
-        snprintf(row->ids_hash, sizeof row->ids_hash, "%016llx",
-                 (unsigned long long)XXH64_digest(&p->ids));
-        rc = generate(p, b, feed_started, own, row, out, err);
-    }
-    if (!rc) {
-        BranchStats st = branch_stats(b);
-        row->end = rows_at(&st);
-        row->shared = st.shared;
-        row->policy_bytes = (int64_t)st.policy_bytes;
-        row->peak_bytes = (int64_t)model_mem(r->model)->high;
-        tok_decode(r->tok, out->p, out->n, TOK_SKIP_SPECIAL, &text);
-        str_add(&text, "", 0);
-        row->prediction = text.p;
-        row->prediction_len = text.n;
-        row->score = p->task->score(text.p, text.n, p->s->turns[turn].answer);
-    } else if (interrupted()) {
-        return -1;
-    } else {
-        row->error = err->msg;
-    }
-    row_json(row, &line);
-    Err io = { 0 };
-    if (write_line(r->rows, &line, "results.jsonl", &io)) die_code(EXIT_USER, "%s", io.msg);
-    free(text.p);
-    free(line.p);
-    return rc;
-}
-
-// Golden history: feed, mark, generate, rewind, feed (golden answer + next question). Own history
-// takes no mark; the id the limit cut off goes in front of the next feed.
-static int play_multi_turn(Play *p, Err *err) {
-    const Run *r = p->run;
-    const Session *s = p->s;
-    Lengths l = lengths_of(r, s, p->max_new);
-    int tail = l.later[MULTI_TURN] + (p->shared ? l.first[MULTI_TURN] - l.context : 0);
-    Branch *b = branch_open(r->model, p->shared, &p->method, tail, err);
-    if (!b) return -1;
-    IntVec ids = { 0 }, out = { 0 };
-    int rc = 0;
-    double root_s = 0;
-    bool cut = false;
-    for (int t = 0; !rc && t < s->n_turns; t++) {
-        Row row;
-        unsigned flags = t ? 0 : FEED_FIRST;
-        row_begin(p, t, &row);
-        ids.n = 0;
-        if (t == 0 && !p->shared) add_ids(&ids, &s->ids);
-        if (t == 0 && r->context_first) {
-            rc = feed(p, b, &ids, FEED_FIRST | FEED_NO_LOGITS, 0, &root_s, err);
-            if (!rc) {
-                BranchStats st = branch_stats(b);
-                rc = check_first_feed(p, &st, err);
-            }
-            flags = 0;
-            ids.n = 0;
-        }
-        if (t && r->own_history && cut) ints_push(&ids, out.p[out.n - 1]);
-        if (t && !r->own_history) add_ids(&ids, &s->turns[t - 1].answer_ids);
-        add_ids(&ids, t ? &s->turns[t].next : &s->turns[0].first);
-        double started = now_s();
-        if (!rc) rc = feed(p, b, &ids, flags, t + 1, &row.prefill_s, err);
-        if (!rc && flags) {
-            BranchStats st = branch_stats(b);
-            rc = check_first_feed(p, &st, err);
-        }
-        if (t == 0 && (p->shared || r->context_first)) row.shared_prefill_s = p->shared_s + root_s;
-        Mark *mark = rc || r->own_history ? NULL : branch_mark(b);
-        rc = answer(p, b, t, rc, started, r->own_history, &row, &out, err);
-        if (mark) branch_rewind(b, mark);
-        cut = !rc && !strcmp(row.stop, "length");
-    }
-    branch_drop(b);
-    free(ids.p);
-    free(out.p);
-    return rc;
-}
-
-// One root fed the context; per request a fork is fed the question, answers and is dropped.
-static int play_multi_request(Play *p, Err *err) {
-    const Run *r = p->run;
-    const Session *s = p->s;
-    IntVec context = { 0 }, out = { 0 };
-    double root_s = 0;
-    Branch *root = branch_open(r->model, p->shared, &p->method, 0, err);
-    if (!root) return -1;
-    if (!p->shared) add_ids(&context, &s->ids);
-    int rc = feed(p, root, &context, FEED_FIRST | FEED_NO_LOGITS, 0, &root_s, err);
-    if (!rc) {
-        BranchStats st = branch_stats(root);
-        rc = check_first_feed(p, &st, err);
-    }
-    XXH64_state_t root_ids = p->ids;
-    for (int t = 0; t < s->n_turns; t++) {
-        Row row;
-        row_begin(p, t, &row);
-        if (t == 0) row.shared_prefill_s = p->shared_s + root_s;
-        p->ids = root_ids;
-        Branch *fork = rc ? NULL : branch_fork(root, (int)s->turns[t].first.n + p->max_new, err);
-        if (!fork) rc = -1;
-        double started = now_s();
-        if (!rc) rc = feed(p, fork, &s->turns[t].first, 0, t + 1, &row.prefill_s, err);
-        rc = answer(p, fork, t, rc, started, false, &row, &out, err);
-        if (fork) branch_drop(fork);
-        if (rc) break;
-    }
-    branch_drop(root);
-    free(context.p);
-    free(out.p);
-    return rc;
-}
-
-static int play_arm(Run *r, const Task *task, const Session *s, const Arm *a, Context *shared,
-                    double shared_s, Err *err) {
-    Play p = {
-        .run = r, .task = task, .s = s, .mode = a->mode, .shared = shared, .shared_s = shared_s
-    };
-    p.ctx = r->ctx ? r->ctx : first_tokens(s);
-    p.max_new = max_new_of(r, task);
-    if (arm_method(r, a, p.ctx, &p.method, err)) return -1;
-    method_params(&p.method, &p.params);
-    XXH64_reset(&p.ids, 0);
-    if (shared) XXH64_update(&p.ids, s->ids.p, s->ids.n * sizeof *s->ids.p);
-    int rc = (a->mode == MULTI_TURN ? play_multi_turn : play_multi_request)(&p, err);
-    free(p.params.p);
-    return rc;
-}
-
-// All arms of one session. A failed arm has written its error row; the others still run.
-static int play_session(Run *r, const Task *task, const Session *s, Err *err) {
-    Mem *mem = model_mem(r->model);
-    Context *shared = NULL;
-    double shared_s = 0;
-    mem->high = mem->used;
-    if (r->n_arms > 1) {
-        int window = 0;
-        for (int i = 0; i < r->n_arms; i++) {
-            Method m;
-            if (arm_method(r, &r->arms[i], r->ctx ? r->ctx : first_tokens(s), &m, err)) return -1;
-            if (method_window(&m) > window) window = method_window(&m);
-        }
-        Play p = { .run = r, .task = task, .s = s };
-        if (r->prompts && dump_feed(&p, 0, "context", &s->ids, err)) return -1;
-        progress_of(&p, "context", s->ids.n);
-        double t = now_s();
-        shared = context_open(r->model, s->ids.p, (int)s->ids.n, window, err);
-        shared_s = now_s() - t;
-        progress_end(&r->progress);
-        if (!shared) return -1;
-    }
-    for (int i = 0; i < r->n_arms && !interrupted(); i++) {
-        Err failed = { 0 };
-        if (!play_arm(r, task, s, &r->arms[i], shared, shared_s, &failed) || interrupted())
-            continue;
-        if (!r->failures++)
-            snprintf(r->first_failure, sizeof r->first_failure, "%.500s", failed.msg);
-    }
-    if (shared) context_drop(shared);
-    return interrupted() ? FAIL_CODE(err, EXIT_INTERRUPTED, "interrupted") : 0;
 }
 
 // ---------------------------------------------------------------------------
@@ -1080,47 +756,57 @@ static void base_name(const char *path, char *out, size_t n) {
     if (dot && dot != out) *dot = 0;
 }
 
+static json_t *manifest_tasks(const Run *r) {
+    json_t *tasks = json_array();
+    for (int i = 0; i < r->n_tasks; i++) {
+        const TaskRun *k = &r->tasks[i];
+        json_t *max_new = json_array();
+        for (int p = 0; p < k->task->n_parts; p++)
+            json_array_append_new(max_new, json_integer(part_max_new(&r->b, k->task, p)));
+        json_t *t = json_pack("{s:s, s:o, s:i, s:o}", "task", k->task->name, "max_new", max_new,
+                              "sessions", k->n_sessions, "ctx",
+                              k->ctx ? json_integer(k->ctx) : json_null());
+        if (*k->data_hash) json_object_set_new(t, "data", json_string(k->data_hash));
+        json_array_append_new(tasks, t);
+    }
+    return tasks;
+}
+
 // what a resumed run must have in common with the first one
 static json_t *manifest_options(const Run *r) {
     const Opts *o = &r->o;
-    json_t *tasks = json_array(), *arms = json_array(), *set = json_array();
-    for (int i = 0; i < r->n_tasks; i++) {
-        json_array_append_new(tasks, json_pack("{s:s, s:i}", "task", r->tasks[i]->name, "max_new",
-                                               max_new_of(r, r->tasks[i])));
-    }
-    for (int i = 0; i < r->n_arms; i++) {
-        const Arm *a = &r->arms[i];
-        json_array_append_new(arms,
-                              json_pack("{s:s, s:s, s:o, s:o}", "method", a->method.name, "mode",
-                                        mode_name[a->mode], "budget",
-                                        a->budget ? json_integer(a->budget) : json_null(), "keep",
-                                        a->keep > 0 ? json_real(a->keep) : json_null()));
+    const Bench *b = &r->b;
+    json_t *arms = json_array(), *set = json_array();
+    for (int i = 0; i < b->n_arms; i++) {
+        const Arm *a = &b->arms[i];
+        json_array_append_new(
+            arms, json_pack("{s:s, s:s, s:s, s:s}", "arm", a->label, "method", a->method.name,
+                            "mode", mode_name[a->mode], "query_aware", aware_name[a->aware]));
     }
     for (int i = 0; i < o->set.n; i++) json_array_append_new(set, json_string(o->set.p[i]));
-    return json_pack("{s:o, s:o, s:i, s:i, s:o, s:I, s:s, s:s, s:s, s:s, s:b, s:o}", "tasks", tasks,
-                     "arms", arms, "sessions", o->sessions, "turns", o->turns, "ctx",
-                     r->ctx ? json_integer(r->ctx) : json_string("paper"), "seed",
-                     (json_int_t)o->seed, "query_aware", r->context_first ? "no" : "default",
-                     "history", r->own_history ? "own" : "golden", "preset",
-                     r->preset == PRESET_CORM ? "corm" : "scbench", "positions",
-                     r->positions < 0 ? "default"
-                     : r->positions   ? "cache"
-                                      : "original",
-                     "chat", (int)r->prompter.chat->present, "set", set);
+    return json_pack("{s:o, s:o, s:i, s:s, s:I, s:s, s:s, s:s, s:s, s:b, s:s, s:o}", "tasks",
+                     manifest_tasks(r), "arms", arms, "turns", o->turns, "ctx",
+                     o->ctx ? o->ctx : "default", "seed", (json_int_t)o->seed, "history",
+                     b->own_history ? "own" : "golden", "preset", preset_name[b->preset], "scorer",
+                     b->scorer == SCORER_HARNESS ? "harness" : "ours", "positions",
+                     b->positions < 0 ? "default" : b->positions ? "cache" : "original", "chat",
+                     (int)b->prompter.chat->present, "shard", o->shard ? o->shard : "1/1", "set",
+                     set);
 }
 
-// the sizes every arm resolves to in the first session
-static json_t *manifest_methods(const Run *r) {
+// the sizes every arm resolves to in the first session of the first task
+static json_t *manifest_methods(const Run *r, const TaskRun *k, const Session *s) {
     json_t *list = json_array();
-    for (int i = 0; i < r->n_arms; i++) {
+    for (int i = 0; s && i < r->b.n_arms; i++) {
+        const Arm *a = &r->b.arms[i];
         Method m;
         Err err = { 0 };
         StrBuf params = { 0 };
-        if (arm_method(r, &r->arms[i], r->ctx ? r->ctx : first_tokens(&r->sessions[0]), &m, &err))
+        if (a->follows >= 0 || arm_method(&r->b, a, k->ctx ? k->ctx : session_first(s), &m, &err))
             continue;
         method_params(&m, &params);
-        json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:b}", "method", m.name, "mode",
-                                              mode_name[r->arms[i].mode], "params",
+        json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:b}", "arm", a->label, "mode",
+                                              mode_name[a->mode], "params",
                                               json_loads(params.p, 0, NULL), "scaled",
                                               (int)m.size.scaled));
         free(params.p);
@@ -1128,13 +814,29 @@ static json_t *manifest_methods(const Run *r) {
     return list;
 }
 
+// prompts that lost their middle
+static json_t *manifest_cuts(const Run *r) {
+    json_t *list = json_array();
+    for (int i = 0; i < r->n_tasks; i++)
+        for (int j = 0; j < r->tasks[i].n_sessions; j++) {
+            const Session *s = &r->tasks[i].sessions[j];
+            if (!s->s.n_turns || !s->whole) continue;
+            json_array_append_new(list, json_pack("{s:s, s:i, s:i, s:i}", "task",
+                                                  r->tasks[i].task->name, "session", s->s.number,
+                                                  "tokens", s->whole, "kept", session_first(s)));
+        }
+    return list;
+}
+
 static char *manifest_text(const Run *r) {
     static const char *const dtypes[] = { "f32", "bf16", "q8", "u8", "i32" };
     const Config *c = &r->config;
+    const TaskRun *of = NULL;
+    const Session *s = longest_session(r, &of);
     char hash[17];
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)r->file.head->hash);
     json_t *m = json_pack("{s:s, s:o, s:o}", "program", "scbench", "options", manifest_options(r),
-                          "methods", manifest_methods(r));
+                          "methods", manifest_methods(r, of, s));
     json_object_set_new(m, "model", json_pack("{s:s, s:s, s:I, s:s, s:i, s:i, s:i, s:i, s:i, s:i}",
         "path", r->file.path, "hash", hash, "bytes", (json_int_t)r->file.size,
         "dtype", dtypes[c->dtype], "layers", c->n_layers, "dim", c->dim, "heads", c->n_heads,
@@ -1143,6 +845,8 @@ static char *manifest_text(const Run *r) {
         "chat", (int)tok_chat(r->tok)->present, "bos", tok_bos(r->tok)));
     json_object_set_new(m, "machine", json_pack("{s:s, s:i, s:i, s:s}", "isa", cpu_isa(),
         "threads", cpu_threads(), "chunk", r->o.chunk, "compiler", __VERSION__));
+    if (r->o.data) json_object_set_new(m, "data", json_string(r->o.data));
+    json_object_set_new(m, "cut", manifest_cuts(r));
 #ifdef GIT_REVISION
     json_object_set_new(m, "revision", json_string(GIT_REVISION));
 #endif
@@ -1162,107 +866,233 @@ static FILE *open_in(const char *dir, const char *name, Err *err) {
 
 // all that can be refused before the weights are read
 static int run_prepare(Run *r, const char *model, Err *err) {
-    if (arms_resolve(r, err) || switches_resolve(r, err)) return -1;
+    if (arms_resolve(r, err) || switches_resolve(r, err) || tasks_resolve(r, err)) return -1;
     if (r->o.chat && r->o.no_chat)
         return FAIL_CODE(err, EXIT_USAGE, "--chat and --no-chat exclude each other");
-    Names names;
-    if (!strcmp(r->o.task, "all")) {
-        for (size_t i = 0; i < COUNTOF(task_table); i++) r->tasks[r->n_tasks++] = &task_table[i];
-    } else {
-        if (names_of("--task", r->o.task, &names, err)) return -1;
-        for (int i = 0; i < names.n && r->n_tasks < (int)COUNTOF(task_table); i++)
-            if (!(r->tasks[r->n_tasks++] = task_find(names.p[i], err))) return -1;
-    }
+    if (r->o.skip_bad && !r->o.data)
+        return FAIL_CODE(err, EXIT_USAGE, "--skip-bad acts on the records of --data");
     if (cpu_init(r->o.threads, err) || file_open(&r->file, model, r->o.verify, err)) return -1;
     if (config_read(&r->file, &r->config, err) || !(r->tok = tok_open(&r->file, err))) return -1;
     if (r->o.chat && !tok_chat(r->tok)->present)
         return FAIL(err, "%s has no chat template; leave --chat out", model);
-    prompter_open(&r->prompter, r->tok, r->o.no_chat, &r->plain);
+    prompter_open(&r->b.prompter, r->tok, r->o.no_chat, &r->plain);
+    r->b.prompter.harness = r->b.preset == PRESET_HARNESS;
+    r->b.prompter.own_history = r->b.own_history;
+    r->b.vocab = r->config.vocab_size;
     return sessions_make(r, err) || plan_check(r, err) ? -1 : 0;
 }
 
-static int run_sessions(Run *r, const bool *done, Err *err) {
-    int total = r->n_tasks * r->o.sessions;
-    double started = now_s();
-    for (int i = 0; i < total; i++) {
-        if (done[i]) continue;
-        double t = now_s();
-        if (interrupted()) return FAIL_CODE(err, EXIT_INTERRUPTED, "interrupted");
-        if (play_session(r, r->tasks[i / r->o.sessions], &r->sessions[i], err)) return -1;
-        if (!r->o.quiet)
-            fprintf(stderr, "session %d/%d of %s: %.1f s, %.0f s in all\n", r->sessions[i].number,
-                    r->o.sessions, r->tasks[i / r->o.sessions]->name, now_s() - t,
-                    now_s() - started);
+// ---------------------------------------------------------------------------
+// How long it will take: floating point operations of feeds and bytes read by steps, at rates that
+// a short probe of this model measured
+
+typedef struct { double flops, bytes; } Work;
+
+static void work_feed(const Config *c, double n, double pos, Work *w) {
+    double params = (double)c->n_layers * c->dim *
+                    (2.0 * c->n_heads * c->head_dim + 2.0 * c->n_kv_heads * c->head_dim +
+                     3.0 * c->hidden_dim);
+    double pairs = n * pos + n * n / 2;
+    w->flops += 2 * params * n + 4.0 * c->n_layers * c->n_heads * c->head_dim * pairs;
+}
+
+static void work_steps(const Config *c, double n, double pos, Work *w) {
+    double rows = (double)config_row_bytes(c) * c->n_layers * c->n_kv_heads;
+    w->bytes += n * ((double)config_weight_bytes(c) + rows * pos);
+}
+
+// every answer as long as it may be, every row kept
+static Work session_work(const Run *r, const Task *task, const Session *s) {
+    const Config *c = &r->config;
+    Work w = { 0, 0 };
+    bool shared = bench_shares(&r->b, s->s.n_turns);
+    double context = (double)s->context.n;
+    if (shared) work_feed(c, context, 0, &w);
+    for (int i = 0; i < r->b.n_arms; i++) {
+        const Arm *a = &r->b.arms[i];
+        double pos = context;
+        if (!shared && a->aware != AWARE_EACH) work_feed(c, context, 0, &w);
+        for (int t = 0; t < s->s.n_turns; t++) {
+            const TurnIds *ids = &s->turn[t];
+            double n = (double)(t && a->mode == MULTI_TURN ? ids->answer.n + ids->next.n
+                                                           : ids->first.n);
+            if (!shared && a->aware == AWARE_EACH) work_feed(c, context, 0, &w);
+            work_feed(c, n, pos, &w);
+            work_steps(c, part_max_new(&r->b, task, s->s.turns[t].part), pos + n, &w);
+            if (a->mode == MULTI_TURN) pos += n;
+        }
     }
+    return w;
+}
+
+// seconds a unit of work takes: one short feed and some steps
+static int probe(Run *r, const Session *s, double *per_flop, double *per_byte, Err *err) {
+    enum { FEED = 256, STEPS = 4 };
+    Method full;
+    Work feed = { 0, 0 }, steps = { 0, 0 };
+    int n = (int)s->context.n < FEED ? (int)s->context.n : FEED;
+    if (method_find("full", &full, err) || method_resolve(&full, PRESET_SCBENCH, n, 0, -1, err))
+        return -1;
+    Branch *b = branch_open(r->b.model, NULL, &full, STEPS, err);
+    if (!b) return -1;
+    double t = now_s();
+    int rc = branch_feed(b, s->context.p, n, FEED_FIRST, err);
+    work_feed(&r->config, n, 0, &feed);
+    *per_flop = (now_s() - t) / feed.flops;
+    t = now_s();
+    for (int i = 0; !rc && i < STEPS; i++) rc = branch_step(b, s->context.p[0], err);
+    work_steps(&r->config, STEPS, n, &steps);
+    *per_byte = (now_s() - t) / steps.bytes;
+    branch_drop(b);
+    return rc;
+}
+
+static void put_time(char out[32], double s) {
+    if (s < 90) snprintf(out, 32, "%.0f s", s);
+    else if (s < 5400) snprintf(out, 32, "%.0f min", s / 60);
+    else snprintf(out, 32, "%.1f h", s / 3600);
+}
+
+static bool is_done(const Run *r, const bool *done, int most, int k, int i) {
+    return done[k * most + i] || !r->tasks[k].sessions[i].s.n_turns;
+}
+
+// estimates into r->left; says them before a run of several tasks
+static int estimate(Run *r, const bool *done, int most, double *cost, Err *err) {
+    double per_flop = 1e-11, per_byte = 1e-10;
+    bool probed = false;
+    int sessions = 0;
+    for (int k = 0; k < r->n_tasks; k++)
+        for (int i = 0; i < r->tasks[k].n_sessions; i++) {
+            const Session *s = &r->tasks[k].sessions[i];
+            if (is_done(r, done, most, k, i)) continue;
+            if (!probed && r->n_tasks > 1 && !r->o.quiet &&
+                probe(r, s, &per_flop, &per_byte, err))
+                return -1;
+            probed = true;
+            Work w = session_work(r, r->tasks[k].task, s);
+            cost[k * most + i] = w.flops * per_flop + w.bytes * per_byte;
+            r->left += cost[k * most + i];
+            sessions++;
+        }
+    char text[32];
+    put_time(text, r->left);
+    if (r->n_tasks > 1 && !r->o.quiet && sessions)
+        fprintf(stderr, "%d sessions of %d tasks in %d ways: %s if every answer is as long as it "
+                "may be\n", sessions, r->n_tasks, r->b.n_arms, text);
     return 0;
 }
 
-static int run_in_dir(Run *r, const char *dir, Err *err) {
-    const char *tasks[COUNTOF(task_table)];
-    int total = r->n_tasks * r->o.sessions;
-    bool *done = (bool *)calloc((size_t)total, sizeof *done);
-    int *rows = (int *)calloc((size_t)total, sizeof *rows);
-    char *manifest = manifest_text(r);
-    for (int i = 0; i < r->n_tasks; i++) tasks[i] = r->tasks[i]->name;
-    for (int i = 0; i < total; i++) rows[i] = r->n_arms * r->sessions[i].n_turns;
-    int rc = report_begin(dir, manifest, r->o.resume, err);
-    if (!rc && r->o.resume)
-        rc = report_resume(dir, tasks, r->n_tasks, r->o.sessions, rows, done, err);
-    if (!rc && !(r->rows = open_in(dir, "results.jsonl", err))) rc = -1;
-    if (!rc && r->o.dump_prompts && !(r->prompts = open_in(dir, "prompts.jsonl", err))) rc = -1;
-    if (!rc) {
-        model_set_progress(r->model, on_progress, r);
-        rc = run_sessions(r, done, err);
-        if (rc && err->code == EXIT_INTERRUPTED)
-            FAIL_CODE(err, EXIT_INTERRUPTED, "interrupted; finished sessions are in %s, go on with "
-                      "the same options and --out %s --resume", dir, dir);
+static bool on_progress(void *user, double share) {
+    Run *r = (Run *)user;
+    progress_update(&r->b.progress, share * r->b.progress.total);
+    return interrupted();
+}
+
+static int run_sessions(Run *r, const bool *done, int most, Err *err) {
+    double *cost = (double *)calloc((size_t)(r->n_tasks * most) + 1, sizeof *cost), started;
+    int rc = estimate(r, done, most, cost, err);
+    model_set_progress(r->b.model, on_progress, r);
+    started = now_s();
+    for (int at = 0; !rc && at < r->n_tasks * most; at++) {
+        TaskRun *k = &r->tasks[at / most];
+        if (at % most >= k->n_sessions || is_done(r, done, most, at / most, at % most)) continue;
+        Session *s = &k->sessions[at % most];
+        r->b.sessions = k->n_sessions;
+        double t = now_s();
+        int ctx = k->ctx ? k->ctx : session_first(s);
+        rc = interrupted() ? FAIL_CODE(err, EXIT_INTERRUPTED, "interrupted")
+                           : bench_session(&r->b, k->task, s, ctx, err);
+        r->done += cost[at];
+        r->left -= cost[at];
+        char left[32];
+        put_time(left, (now_s() - started) * r->left / r->done);
+        if (!rc && !r->o.quiet)
+            fprintf(stderr, "session %d/%d of %s: %.1f s, about %s left\n", s->s.number,
+                    k->n_sessions, k->task->name, now_s() - t, left);
     }
-    if (!rc) rc = report_end(dir, err);
-    if (r->rows) fclose(r->rows);
-    if (r->prompts) fclose(r->prompts);
-    if (!rc) {
-        const char *dirs[] = { dir };
-        static const ReportOpts plain;
-        rc = report_print(stdout, dirs, 1, &plain, err);
+    free(cost);
+    return rc;
+}
+
+// done (tasks, most): sessions whose rows are all there
+static int resume_find(const Run *r, const char *dir, bool *done, int most, Err *err) {
+    const char *tasks[MAX_TASKS];
+    int *rows = (int *)calloc((size_t)(r->n_tasks * most), sizeof *rows);
+    for (int k = 0; k < r->n_tasks; k++) {
+        tasks[k] = r->tasks[k].task->name;
+        for (int i = 0; i < r->tasks[k].n_sessions; i++)
+            rows[k * most + i] = r->tasks[k].sessions[i].s.n_turns * r->b.n_arms;
     }
-    if (!rc) printf("rows: %s/results.jsonl\n", dir);
-    if (!rc && r->failures)
-        rc = FAIL(err, "%d arm%s failed, the first with: %s", r->failures,
-                  r->failures == 1 ? "" : "s", r->first_failure);
-    free(manifest);
-    free(done);
+    int rc = report_resume(dir, tasks, r->n_tasks, most, rows, done, err);
     free(rows);
     return rc;
 }
 
+static int run_in_dir(Run *r, const char *dir, Err *err) {
+    int most = r->b.sessions;
+    bool *done = (bool *)calloc((size_t)(r->n_tasks * most), sizeof *done);
+    char *manifest = manifest_text(r);
+    int rc = report_begin(dir, manifest, r->o.resume, err);
+    if (!rc && r->o.resume) rc = resume_find(r, dir, done, most, err);
+    if (!rc && !(r->b.rows = open_in(dir, "results.jsonl", err))) rc = -1;
+    if (!rc && r->o.dump_prompts && !(r->b.prompts = open_in(dir, "prompts.jsonl", err))) rc = -1;
+    if (!rc) {
+        rc = run_sessions(r, done, most, err);
+        if (rc && err->code == EXIT_INTERRUPTED)
+            FAIL_CODE(err, EXIT_INTERRUPTED, "interrupted; finished sessions are in %s, go on with "
+                      "the same options and --out %s --resume", dir, r->o.out ? r->o.out : dir);
+    }
+    if (!rc) rc = report_end(dir, err);
+    if (r->b.rows) fclose(r->b.rows);
+    if (r->b.prompts) fclose(r->b.prompts);
+    const ReportOpts tables = { NULL, NULL, 0 };
+    if (!rc) rc = report_print(stdout, &dir, 1, &tables, err);
+    if (!rc) printf("rows: %s/results.jsonl\n", dir);
+    if (!rc && r->b.failures)
+        rc = FAIL(err, "%d arm%s failed, the first with: %s", r->b.failures,
+                  r->b.failures == 1 ? "" : "s", r->b.first_failure);
+    free(manifest);
+    free(done);
+    return rc;
+}
+
 static void run_free(Run *r) {
-    for (int i = 0; r->sessions && i < r->n_tasks * r->o.sessions; i++)
-        session_free(&r->sessions[i]);
-    free(r->sessions);
-    free(r->arms);
+    for (int k = 0; k < r->n_tasks; k++) {
+        for (int i = 0; i < r->tasks[k].n_sessions; i++) session_free(&r->tasks[k].sessions[i]);
+        free(r->tasks[k].sessions);
+    }
+    free(r->b.arms);
     free(r->o.set.p);
     free(r->plain.prefix.p);
-    if (r->model) model_close(r->model);
+    if (r->b.model) model_close(r->b.model);
     if (r->tok) tok_close(r->tok);
     if (r->file.p) file_close(&r->file);
 }
 
-static int cmd_run(Run *r, const char *model, Err *err) {
-    StrBuf dir = { 0 };
+// the run's directory: a shard's lies in that of all
+static int run_dir(const Run *r, const char *model, StrBuf *dir, Err *err) {
     char name[64], date[24];
-    int rc = run_prepare(r, model, err);
-    if (rc || r->o.plan) return rc;
     base_name(model, name, sizeof name);
     stamp(date, "%Y%m%d-%H%M%S");
-    if (r->o.out) str_puts(&dir, r->o.out);
-    else str_fmt(&dir, "out/%s-%.64s-%s", name, r->o.method, date);
-    for (char *c = dir.p; !r->o.out && *c; c++) *c = *c == ',' ? '+' : *c;
-    if (r->o.resume && !r->o.out) rc = FAIL_CODE(err, EXIT_USAGE, "--resume needs --out DIR");
-    else if (!r->o.resume && access(dir.p, F_OK) == 0)
-        rc =
-            FAIL(err, "%s exists; choose another --out, or go on with that run by --resume", dir.p);
+    if (r->o.out) str_puts(dir, r->o.out);
+    else str_fmt(dir, "out/%s-%.64s-%s", name, r->o.method, date);
+    for (char *c = dir->p; !r->o.out && *c; c++) *c = *c == ',' ? '+' : *c;
+    if (r->o.shard) str_fmt(dir, "/shard-%d", r->shard + 1);
+    if (r->o.resume && !r->o.out) return FAIL_CODE(err, EXIT_USAGE, "--resume needs --out DIR");
+    if (!r->o.resume && access(dir->p, F_OK) == 0)
+        return FAIL(err, "%s exists; choose another --out, or go on with that run by --resume",
+                    dir->p);
+    return 0;
+}
+
+static int cmd_run(Run *r, const char *model, Err *err) {
+    StrBuf dir = { 0 };
+    int rc = run_prepare(r, model, err);
+    if (rc || r->o.plan) return rc;
+    rc = run_dir(r, model, &dir, err);
     ModelOpts opts = { r->o.chunk };
-    if (!rc && !(r->model = model_open(&r->file, &opts, err))) rc = -1;
+    if (!rc && !(r->b.model = model_open(&r->file, &opts, err))) rc = -1;
     if (!rc) rc = file_all_used(&r->file, err);
     if (!rc) {
         interrupt_install();
@@ -1275,17 +1105,24 @@ static int cmd_run(Run *r, const char *model, Err *err) {
 // ---------------------------------------------------------------------------
 // list, gen, plan, speed, report
 
+static void list_tasks(void) {
+    for (int i = 0; task_at(i); i++) {
+        const Task *t = task_at(i);
+        char limits[24];
+        if (t->n_parts == 2) snprintf(limits, sizeof limits, "%d/%d", t->parts[0].max_new,
+                                      t->parts[1].max_new);
+        else snprintf(limits, sizeof limits, "%d", t->parts[0].max_new);
+        printf("%-20s %-28s %-13s %d turns, answers of %7s tokens; %s\n", t->name, t->official,
+               t->category, t->turns, limits, t->help);
+    }
+}
+
 static int cmd_list(const StrList *pos, Err *err) {
     static const char *const kinds[] = { "tasks", "methods", "shapes" };
     int only = pos->n ? choose("scbench list", pos->p[0], kinds, 3, err) : 3;
     if (only < 0) return -1;
-    if (only == 0 || only == 3) {
-        if (only == 3) puts("tasks");
-        for (size_t i = 0; i < COUNTOF(task_table); i++)
-            printf("%-10s %-12s %-12s answers of %3d tokens; %s\n", task_table[i].name,
-                   task_table[i].official, task_table[i].category, task_table[i].max_new,
-                   task_table[i].help);
-    }
+    if (only == 3) puts("tasks");
+    if (only == 0 || only == 3) list_tasks();
     if (only == 3) puts("\nmethods");
     if (only == 1 || only == 3) method_list(stdout);
     if (only == 3) puts("\nshapes");
@@ -1293,53 +1130,33 @@ static int cmd_list(const StrList *pos, Err *err) {
     return 0;
 }
 
-static void gen_line(const Session *s, StrBuf *line) {
-    line->n = 0;
-    str_fmt(line, "{\"id\": %d, \"context\": ", s->number - 1);
-    json_text(line, s->context.p, s->context.n);
-    str_puts(line, ", \"multi_turns\": [");
-    for (int t = 0; t < s->n_turns; t++) {
-        str_puts(line, t ? ", {\"input\": " : "{\"input\": ");
-        json_text(line, s->turns[t].input, strlen(s->turns[t].input));
-        str_puts(line, ", \"answer\": ");
-        json_text(line, s->turns[t].answer, strlen(s->turns[t].answer));
-        str_puts(line, "}");
-    }
-    str_puts(line, "]}");
-}
-
 static int cmd_gen(Run *r, Err *err) {
     const Opts *o = &r->o;
     int64_t ctx = 0;
-    const Task *task = task_find(o->task, err);
-    if (!task) return -1;
+    TaskRun *k = &r->tasks[0];
+    if (!(k->task = task_find(o->task, err))) return -1;
     if (!o->tokenizer || !o->out)
         return FAIL_CODE(err, EXIT_USAGE,
                          "scbench gen needs --tokenizer FILE.bin and --out FILE.jsonl");
-    if (o->sessions < 1 || o->turns < 1)
-        return FAIL_CODE(err, EXIT_USAGE, "--sessions and --turns want at least 1");
+    if (o->sessions < 1 || o->turns < 0)
+        return FAIL_CODE(err, EXIT_USAGE, "--sessions wants at least 1, --turns at least 0");
     if (strcmp(o->ctx, "paper") && parse_int("--ctx", o->ctx, 1, INT_MAX / 2, &ctx, err)) return -1;
     if (access(o->out, F_OK) == 0) return FAIL(err, "%s exists; choose another --out", o->out);
     if (file_open(&r->file, o->tokenizer, false, err) || !(r->tok = tok_open(&r->file, err)))
         return -1;
-    prompter_open(&r->prompter, r->tok, o->no_chat, &r->plain);
-    StrBuf line = { 0 }, all = { 0 };
+    prompter_open(&r->b.prompter, r->tok, o->no_chat, &r->plain);
+    k->ctx = (int)ctx;
+    StrBuf all = { 0 };
     int guess = 0, rc = 0;
     for (int i = 0; !rc && i < o->sessions; i++) {
         Session s;
-        if (ctx)
-            rc = session_fit(&r->prompter, task, (uint64_t)o->seed, i + 1, o->turns, (int)ctx,
-                             guess, &s, err);
-        else
-            session_make(&r->prompter, task, (uint64_t)o->seed, i + 1, o->turns, task->paper_units,
-                         &s);
-        guess = s.units;
-        gen_line(&s, &line);
-        str_fmt(&all, "%s\n", line.p);
+        if ((rc = make_one(r, k, i + 1, guess, &s, err))) break;
+        if (i == 0) guess = s.s.units;
+        record_write(k->task, &s.s, &all);
+        str_puts(&all, "\n");
         session_free(&s);
     }
     if (!rc) rc = write_whole(o->out, all.p, all.n, err);
-    free(line.p);
     free(all.p);
     return rc;
 }
@@ -1354,25 +1171,25 @@ static int config_of(Run *r, const StrList *pos, Err *err) {
 }
 
 static int cmd_plan(Run *r, const StrList *pos, Err *err) {
-    int64_t ctx;
+    int64_t n;
     if (!r->o.ctx) return FAIL_CODE(err, EXIT_USAGE, "scbench plan needs --ctx TOKENS");
-    if (parse_int("--ctx", r->o.ctx, 1, INT_MAX / 2, &ctx, err)) return -1;
-    r->ctx = (int)ctx;
+    if (parse_int("--ctx", r->o.ctx, 1, INT_MAX / 2, &n, err)) return -1;
     if (arms_resolve(r, err) || switches_resolve(r, err)) return -1;
     if (cpu_init(r->o.threads, err) || config_of(r, pos, err)) return -1;
-    PlanLine *lines = (PlanLine *)calloc((size_t)r->n_arms, sizeof *lines);
-    int rc = 0;
-    for (int i = 0; !rc && i < r->n_arms; i++) {
+    PlanLine *lines = (PlanLine *)calloc((size_t)r->b.n_arms, sizeof *lines);
+    int rc = 0, ctx = (int)n, n_lines = 0;
+    for (int i = 0; !rc && i < r->b.n_arms; i++) {
+        PlanLine *line = &lines[n_lines];
         Method m;
-        rc = arm_method(r, &r->arms[i], r->ctx, &m, err);
-        if (rc) break;
-        snprintf(lines[i].label, sizeof lines[i].label, m.size.budget ? "%s %d" : "%s", m.name,
+        if (r->b.arms[i].follows >= 0) continue;
+        if ((rc = arm_method(&r->b, &r->b.arms[i], ctx, &m, err))) break;
+        snprintf(line->label, sizeof line->label, m.size.budget ? "%s %d" : "%s", m.name,
                  m.size.budget);
-        lines[i].plan =
-            plan_run(&r->config, &m, r->ctx, r->ctx, r->o.max_new, false, -1, r->o.chunk);
+        line->plan = plan_run(&r->config, &m, ctx, ctx, r->o.max_new, false, -1, r->o.chunk);
+        n_lines++;
     }
-    if (!rc) plan_print(stdout, &r->config, lines, r->n_arms, r->ctx);
-    if (!rc) plan_seconds(stdout, &r->config, r->ctx);
+    if (!rc) plan_print(stdout, &r->config, lines, n_lines, ctx);
+    if (!rc) plan_seconds(stdout, &r->config, ctx);
     free(lines);
     return rc;
 }
@@ -1386,6 +1203,8 @@ static int cmd_speed(Run *r, const StrList *pos, Err *err) {
         return FAIL_CODE(err, EXIT_USAGE,
                          "--n-decode wants at least 1, --chunk and --threads at least 0");
     if (cpu_init(r->o.threads, err) || config_of(r, pos, err)) return -1;
+    if (r->o.shape && ctx + r->o.n_decode > r->config.max_ctx)  // random weights take any length
+        r->config.max_ctx = (int)ctx + r->o.n_decode;
     if (ctx + r->o.n_decode > r->config.max_ctx)
         return FAIL(err, "--ctx %lld and %d steps are more than the model's %d tokens",
                     (long long)ctx, r->o.n_decode, r->config.max_ctx);
@@ -1399,12 +1218,12 @@ static int cmd_speed(Run *r, const StrList *pos, Err *err) {
                          "needs %zu MB, %zu MB are available; try a smaller --ctx", p.total >> 20,
                          have >> 20);
     ModelOpts opts = { r->o.chunk };
-    r->model =
+    r->b.model =
         r->o.shape ? model_random(&r->config, &opts, 1, err) : model_open(&r->file, &opts, err);
-    if (!r->model) return -1;
+    if (!r->b.model) return -1;
     base_name(r->o.shape ? r->o.shape : pos->p[0], name, sizeof name);
     if (r->o.shape) snprintf(name, sizeof name, "%s (random weights)", r->o.shape);
-    return speed_run(stdout, r->model, name, (int)ctx, r->o.n_decode, r->o.json, err);
+    return speed_run(stdout, r->b.model, name, (int)ctx, r->o.n_decode, r->o.json, err);
 }
 
 static const OptSpec report_opts[] = {

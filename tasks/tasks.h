@@ -44,7 +44,7 @@ typedef struct {
 } TaskTurn;
 
 typedef struct {
-    int number, units, n_turns; // session number from 0; units it holds
+    int number, units, n_turns; // session number from 1; units it holds
     StrBuf context;
     TaskTurn *turns;
     char *lang, *repo, *family; // repoqa; icl's task name; NULL otherwise
@@ -95,6 +95,9 @@ Rng session_rng(uint64_t seed, int number, uint64_t purpose);
 // evenly over the length: slot j of n stands at unit floor((2j + 1) units / 2n)
 int even_slot(int j, int n, int units);
 
+// the block that is fed for a question about a novel: input, cues, and the options if there are
+char *reader_question(const TaskTurn *t, bool zh);
+
 // score of one turn in [0, 1]. RepoQA compares with s->needles.
 double task_score(const Task *t, const TaskSession *s, int turn, const char *prediction, size_t n,
                   Scorer which);
@@ -108,6 +111,116 @@ char *code_extract(const char *lang, const char *answer, size_t n);
 typedef struct { double best; int at; bool pass; } RepoMatch;
 RepoMatch repoqa_match(const TaskSession *s, const char *asked, const char *lang, const char *answer,
                        size_t n, double threshold);
+
+// ===========================================================================
+// Prompts and turn loops (turns.c), SEMANTICS 2 to 5
+typedef enum { MULTI_TURN, MULTI_REQUEST, SINGLE, N_MODES } Mode;
+typedef enum { AWARE_NO, AWARE_FIRST, AWARE_EACH } Aware;   // which question is in the first feed
+extern const char *const mode_name[N_MODES], *const aware_name[3], *const preset_name[3];
+
+typedef struct {                // how texts become ids
+    const Tok *tok;
+    const ChatPieces *chat;     // of the model file, or only a BOS
+    bool harness;               // that program's prompts: one tokenisation per prompt, a BOS more
+    bool own_history;           // there, follow-ups hold no earlier answer
+} Prompter;
+
+typedef struct {
+    IntVec answer;              // the golden answer as history (harness: part of next)
+    IntVec first;               // separator, question, end of user turn, generation header
+    IntVec next;                // end of answer, user header, question, end of user turn, header
+} TurnIds;
+
+typedef struct {
+    TaskSession s;              // without its context text, once that is ids
+    IntVec context;             // template prefix, user header, instruction and context, bare
+    IntVec joint;               // harness: the first multi-turn prompt, one text; else empty
+    TurnIds *turn;              // (s.n_turns)
+    int whole;                  // tokens of the first prompt before its middle was cut; 0: not cut
+} Session;
+
+// chat pieces of the file, or plain: at most a BOS
+void prompter_open(Prompter *p, const Tok *tok, bool no_chat, ChatPieces *plain);
+// a generated session of n_units; its first n_play turns stay
+void session_make(const Prompter *p, const Task *task, uint64_t seed, int number, int n_turns,
+                  int n_play, int n_units, Session *s);
+// The largest session whose first multi-turn prompt has at most ctx tokens. guess: units of a
+// session of that size, or 0. On failure *s is empty.
+int  session_fit(const Prompter *p, const Task *task, uint64_t seed, int number, int n_turns,
+                 int n_play, int ctx, int guess, Session *s, Err *err);
+// ids of a session whose texts are there (from a record)
+void session_ids(const Prompter *p, const Task *task, Session *s);
+void session_keep_turns(TaskSession *s, int n);         // frees the turns behind the first n
+int  session_first(const Session *s);                   // tokens of the first multi-turn prompt
+// Keeps the first and the last limit / 2 ids of the first prompt, so that the cut is in the
+// context; fails when question 1 alone is longer than the last half.
+int  session_cut(Session *s, int limit, Err *err);
+// harness: multi-turn prompt and bare context are cut each to its own limit; below 0: no limit
+void session_cut_harness(Session *s, int limit, int request_limit);
+void session_free(Session *s);
+int  harness_max_new(const Task *task, int part);       // that program's limits
+int  harness_max_input(const Task *task, int max_seq, int n_turns, Mode mode);
+
+typedef struct {
+    Method method;              // before its sizes are resolved for a session
+    Mode mode;
+    Aware aware;
+    int budget;                 // --budget, or 0
+    double keep;                // --keep, or 0
+    int follows;                // the arm whose mean rows are this one's budget; -1: none
+    char label[64];             // the same in all rows of the arm
+} Arm;
+
+typedef struct {                // a run as the turn loops see it
+    Model *model;
+    Prompter prompter;
+    Preset preset;
+    Scorer scorer;
+    int positions;              // -1: the method's default
+    int max_new;                // 0: the task's limits
+    int vocab, sessions;        // sessions: for the progress line
+    int64_t seed;
+    bool own_history, quiet;
+    Arm *arms;
+    int n_arms;
+    FILE *rows, *prompts;       // prompts: NULL unless every feed is to be written
+    Progress progress;
+    bool nothing_evictable;     // warned once
+    int failures;               // arms; the first one's sentence
+    char first_failure[512];
+} Bench;
+
+int  part_max_new(const Bench *b, const Task *task, int part);
+bool bench_shares(const Bench *b, int n_turns);         // the bare context has several users
+// the arm's method with the sizes of a session of ctx tokens
+int  arm_method(const Bench *b, const Arm *a, int ctx, Method *m, Err *err);
+typedef struct { int context, first, later; } Lengths;  // tokens: context, first feed, all that follows
+Lengths lengths_of(const Bench *b, const Task *task, const Session *s, Mode mode, Aware aware);
+// All arms of one session, one row per turn; ctx: the session's nominal length. A failed arm has
+// written its error row and the others still run. -1: interrupted, or no context.
+int  bench_session(Bench *b, const Task *task, const Session *s, int ctx, Err *err);
+
+// ===========================================================================
+// Records (tasks/records.c): sessions in the official format, one JSON object per line
+typedef struct {
+    const char *path;
+    FILE *f;
+    char *text;                 // the line read last
+    size_t cap;
+    int line, sessions, skipped;        // line: from 1; sessions read; malformed lines left out
+} Records;
+
+int  records_open(Records *r, const char *path, Err *err);
+void records_close(Records *r);
+// The next session, numbered from 1: 1, 0 at the end, -1 with a sentence that names file, line and
+// field. skip_bad: such lines are told on stderr and left out.
+int  records_next(Records *r, const Task *task, bool skip_bad, TaskSession *s, Err *err);
+int  record_parse(const Task *task, const char *text, size_t n, TaskSession *s, Err *err);
+void record_write(const Task *task, const TaskSession *s, StrBuf *line);    // no newline
+
+// scbench score --task T FILE.jsonl (predictions.c): the released harness's prediction files, one
+// record (session, turn) per line. Prints one JSON line per record, then one with the means.
+int predictions_score(FILE *out, const Task *task, const char *path, Scorer which, Err *err);
 
 EXTERN_C_END
 #endif

@@ -4,7 +4,6 @@
 // and the recorder answers 500, 501, ... until a stop id or the limit.
 #include "scb.h"
 #include <jansson.h>
-#include <math.h>
 
 enum { VOCAB = 600, STOP = 599 };
 static StrBuf calls;
@@ -77,6 +76,11 @@ static Branch *fake_branch_fork(Branch *b, int reserve, Err *err) {
     return f;
 }
 static void fake_branch_drop(Branch *b) { call("drop\n"); free(b); }
+static void fake_branch_cut(Branch *b, int64_t pos) {
+    call("cut");
+    str_fmt(&calls, " %d\n", (int)pos);
+    b->pos = pos;
+}
 static Mark *fake_branch_mark(Branch *b) {
     Mark *k = (Mark *)malloc(sizeof *k);
     call("mark\n");
@@ -106,7 +110,6 @@ static void fake_tok_decode(const Tok *t, const int32_t *ids, size_t n, unsigned
     for (size_t i = 0; i < n; i++) str_fmt(out, "<%d>", ids[i]);
 }
 
-#define main scbench_main
 #define interrupted fake_interrupted
 #define context_open fake_context_open
 #define context_drop fake_context_drop
@@ -117,14 +120,14 @@ static void fake_tok_decode(const Tok *t, const int32_t *ids, size_t n, unsigned
 #define branch_argmax fake_branch_argmax
 #define branch_fork fake_branch_fork
 #define branch_drop fake_branch_drop
+#define branch_cut fake_branch_cut
 #define branch_mark fake_branch_mark
 #define branch_rewind fake_branch_rewind
 #define branch_stats fake_branch_stats
 #define model_mem fake_model_mem
 #define tok_is_stop fake_tok_is_stop
 #define tok_decode fake_tok_decode
-#include "scbench.c"
-#undef main
+#include "turns.c"
 
 static int failures;
 #define EXPECT(cond, ...) do { if (!(cond)) { \
@@ -135,11 +138,12 @@ static int failures;
 
 enum { TURNS = 2 };
 static Session session;
-static Run run;
+static Bench bench;
+static ChatPieces plain;
 static char *rows_text;
 static size_t rows_size;
 static json_t *rows[16];
-static int n_rows;
+static int n_rows, ctx;
 
 static void set_ids(IntVec *v, int a, int b) {
     ints_push(v, a);
@@ -148,41 +152,62 @@ static void set_ids(IntVec *v, int a, int b) {
 
 static void session_build(void) {
     memset(&session, 0, sizeof session);
-    session.number = 3;
-    session.n_turns = TURNS;
-    session.turns = (Turn *)calloc(TURNS, sizeof *session.turns);
-    for (int i = 1; i <= 3; i++) ints_push(&session.ids, i);
+    session.s.number = 3;
+    session_turns(&session.s, TURNS);
+    session.turn = (TurnIds *)calloc(TURNS, sizeof *session.turn);
+    for (int i = 1; i <= 3; i++) ints_push(&session.context, i);
     for (int t = 0; t < TURNS; t++) {
-        Turn *u = &session.turns[t];
+        TurnIds *u = &session.turn[t];
+        TaskTurn *turn = &session.s.turns[t];
         int at = 10 * (t + 1);
         set_ids(&u->first, at, at + 1);
         set_ids(&u->next, at + 5, at + 6);
-        set_ids(&u->answer_ids, at + 9, 0);
-        u->input = strdup("?");
-        u->answer = strdup(t ? "<77>" : "<500>");
-        u->depth = 0.25 + 0.5 * t;
+        set_ids(&u->answer, at + 9, 0);
+        turn->input = strdup("?");
+        turn->question = strdup("?");
+        turn->answer = strdup(t ? "<77>" : "<500>");
+        turn_label(turn, turn->answer);
+        turn->depth = 0.25 + 0.5 * t;
     }
 }
 
-static void arm(const char *name, Mode mode) {
+static Arm *arm_aware(const char *name, Mode mode, Aware aware) {
     Err err = { "", 0 };
-    if (arm_add(&run, name, mode, 0, 0, &err)) die_code(1, "%s", err.msg);
+    bench.arms = (Arm *)xrealloc(bench.arms, (size_t)(bench.n_arms + 1) * sizeof *bench.arms);
+    Arm *a = &bench.arms[bench.n_arms++];
+    memset(a, 0, sizeof *a);
+    a->mode = mode;
+    a->aware = aware;
+    a->follows = -1;
+    snprintf(a->label, sizeof a->label, "%s", name);
+    if (method_find(name, &a->method, &err)) die_code(1, "%s", err.msg);
+    return a;
+}
+static Arm *arm(const char *name, Mode mode) {
+    return arm_aware(name, mode, mode == MULTI_TURN ? AWARE_FIRST : mode == SINGLE ? AWARE_EACH : AWARE_NO);
 }
 
 static void begin(int stop, int max_new) {
-    free(run.arms);
-    memset(&run, 0, sizeof run);
-    run.ctx = 5;
-    run.o.sessions = 9;
-    run.o.max_new = max_new;
-    run.o.seed = 4;
-    run.o.quiet = true;
-    run.config.vocab_size = VOCAB;
-    run.prompter.chat = &run.plain;
-    run.nothing_evictable = true;
+    free(bench.arms);
+    memset(&bench, 0, sizeof bench);
+    ctx = 5;
+    bench.positions = -1;
+    bench.sessions = 9;
+    bench.max_new = max_new;
+    bench.seed = 4;
+    bench.quiet = true;
+    bench.vocab = VOCAB;
+    bench.prompter.chat = &plain;
+    bench.nothing_evictable = true;
     stop_after = stop;
     bad_logits_at = no_compression = interrupt_at = n_calls = 0;
     calls.n = 0;
+}
+
+static void rows_open(void) {
+    free(rows_text);
+    rows_text = NULL;
+    bench.rows = open_memstream(&rows_text, &rows_size);
 }
 
 // plays the session, compares the calls, parses the rows
@@ -190,10 +215,9 @@ static int play(const char *expected, const char *what) {
     Err err = { "", 0 };
     for (int i = 0; i < n_rows; i++) json_decref(rows[i]);
     n_rows = 0;
-    free(rows_text);
-    run.rows = open_memstream(&rows_text, &rows_size);
-    int rc = play_session(&run, &task_table[0], &session, &err);
-    fclose(run.rows);
+    rows_open();
+    int rc = bench_session(&bench, &task_retr_kv, &session, ctx, &err);
+    fclose(bench.rows);
     str_add(&calls, "", 0);
     EXPECT(!expected || !strcmp(calls.p, expected), "%s: expected\n%sgot\n%s", what, expected, calls.p);
     for (char *line = rows_text, *end; (end = strchr(line, '\n')) != NULL && n_rows < 16; line = end + 1)
@@ -257,7 +281,7 @@ static void test_multi_turn(void) {
 
 static void test_own_history(void) {
     begin(2, 80);
-    run.own_history = true;
+    bench.own_history = true;
     arm("full", MULTI_TURN);
     play("open full tail 162\nfeed first 1 2 3 10 11\nstep 500\nstep 501\nfeed 25 26\nstep 500\nstep 501\ndrop\n", "own");
     int32_t fed[9] = { 1, 2, 3, 10, 11, 500, 501, 25, 26 };
@@ -266,7 +290,7 @@ static void test_own_history(void) {
     EXPECT(!strcmp(text_of(1, "ids_hash"), hash), "ids_hash of own history");
 
     begin(9, 2);        // cut by the limit: the last id goes in front of the next feed
-    run.own_history = true;
+    bench.own_history = true;
     arm("full", MULTI_TURN);
     play("open full tail 6\nfeed first 1 2 3 10 11\nstep 500\nfeed 501 25 26\nstep 500\ndrop\n", "own, cut");
     EXPECT(!strcmp(text_of(1, "history"), "own"), "history own");
@@ -274,8 +298,7 @@ static void test_own_history(void) {
 
 static void test_query_aware_no(void) {
     begin(1, 80);
-    run.context_first = true;
-    arm("full", MULTI_TURN);
+    arm_aware("full", MULTI_TURN, AWARE_NO);
     play("open full tail 85\nfeed first silent 1 2 3\nfeed 10 11\nmark\nstep 500\nrewind\n"
          "feed 19 25 26\nmark\nstep 500\nrewind\ndrop\n", "query-aware no");
     EXPECT(!strcmp(text_of(0, "query_aware"), "no"), "query_aware no");
@@ -314,7 +337,7 @@ static void test_sweep(void) {
     arm("full", MULTI_TURN);
     arm("keep-last", MULTI_TURN);
     arm("full", MULTI_REQUEST);
-    run.arms[1].budget = 32;
+    bench.arms[1].budget = 32;
     str_fmt(&expected, "context 1 2 3\nopen on context full tail 85\n%sopen on context keep-last tail 85\n%s"
             "open on context full tail 0\n%scontext drop\n", turn, turn, request);
     play(expected.p, "sweep");
@@ -326,26 +349,144 @@ static void test_sweep(void) {
     free(expected.p);
 }
 
+// the context and question 1 go in, the policy acts, and the root is cut back to the context's end
+static void test_request_aware(void) {
+    begin(1, 80);
+    arm_aware("full", MULTI_REQUEST, AWARE_FIRST);
+    play("open full tail 0\nfeed first silent 1 2 3 10 11\ncut 3\nfork tail 82\nfeed 10 11\nstep 500\ndrop\n"
+         "fork tail 82\nfeed 20 21\nstep 500\ndrop\ndrop\n", "query-aware first");
+    EXPECT(!strcmp(text_of(0, "query_aware"), "first"), "query_aware %s", text_of(0, "query_aware"));
+    int32_t fed[5] = { 1, 2, 3, 20, 21 };
+    char hash[17];
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)XXH64(fed, sizeof fed, 0));
+    EXPECT(!strcmp(text_of(1, "ids_hash"), hash), "the hash holds the ids that were cut");
+    begin(1, 80);
+    arm_aware("full", MULTI_REQUEST, AWARE_FIRST);
+    arm_aware("full", MULTI_REQUEST, AWARE_NO);
+    play("context 1 2 3\nopen on context full tail 2\nfeed first silent 10 11\ncut 3\nfork tail 82\nfeed 10 11\n"
+         "step 500\ndrop\nfork tail 82\nfeed 20 21\nstep 500\ndrop\ndrop\nopen on context full tail 0\n"
+         "feed first silent\nfork tail 82\nfeed 10 11\nstep 500\ndrop\nfork tail 82\nfeed 20 21\nstep 500\n"
+         "drop\ndrop\ncontext drop\n", "query-aware first on a shared context");
+    EXPECT(!strcmp(text_of(1, "ids_hash"), hash), "the same hash on a shared context");
+}
+
+// a root per question, on the context that the questions share
+static void test_single(void) {
+    static const char *const calls_of_both = "context 1 2 3\nopen on context full tail 82\nfeed first 10 11\nstep 500\n"
+        "drop\nopen on context full tail 82\nfeed first 20 21\nstep 500\ndrop\ncontext drop\n";
+    begin(1, 80);
+    arm("full", SINGLE);
+    play(calls_of_both, "single");
+    EXPECT(!strcmp(text_of(1, "query_aware"), "each") && !strcmp(text_of(1, "mode"), "single"), "names of single");
+    EXPECT(json_is_null(json_object_get(rows[1], "history")), "no history in single");
+    EXPECT(int_of(0, "n_prompt") == 5 && int_of(1, "n_prompt") == 5, "every prompt is the context and its question");
+    begin(1, 80);
+    arm_aware("full", MULTI_REQUEST, AWARE_EACH);
+    play(calls_of_both, "query-aware each");
+    session.s.n_turns = 1;
+    begin(1, 80);
+    arm("full", SINGLE);
+    play("open full tail 80\nfeed first 1 2 3 10 11\nstep 500\ndrop\n", "one question owns its rows");
+    session.s.n_turns = TURNS;
+}
+
+// keep-last follows corm with its mean rows: the recorder says 5 and 8 in two turns
+static void test_follower(void) {
+    begin(1, 80);
+    arm("corm", MULTI_TURN);
+    arm("keep-last", MULTI_TURN)->follows = 0;
+    play(NULL, "follower");
+    EXPECT(n_rows == 4 && bench.failures == 0, "%d rows, %d failures: %s", n_rows, bench.failures, bench.first_failure);
+    json_t *params = json_object_get(rows[2], "params");
+    EXPECT(json_integer_value(json_object_get(params, "budget")) == 7, "budget %d, the mean of 5 and 8 is 6.5",
+           (int)json_integer_value(json_object_get(params, "budget")));
+}
+
+// the harness: one prompt from the start, an end id where the limit cut the answer
+static void test_harness(void) {
+    begin(1, 80);
+    bench.preset = PRESET_HARNESS;
+    bench.prompter.harness = true;
+    for (int i = 1; i <= 6; i++) ints_push(&session.joint, i);
+    arm("full", MULTI_TURN);
+    arm("full", MULTI_REQUEST);
+    play("open full tail 83\nfeed first 1 2 3 4 5 6\nmark\nstep 500\nrewind\nfeed 19 25 26\nmark\nstep 500\n"
+         "rewind\ndrop\nopen full tail 0\nfeed first silent 1 2 3\nfork tail 82\nfeed 10 11\nstep 500\ndrop\n"
+         "fork tail 82\nfeed 20 21\nstep 500\ndrop\ndrop\n", "harness: nothing is shared");
+    begin(9, 2);
+    bench.preset = PRESET_HARNESS;
+    bench.prompter.harness = bench.own_history = true;
+    ints_push(&plain.assistant_close, STOP);
+    arm("full", MULTI_TURN);
+    play("open full tail 6\nfeed first 1 2 3 4 5 6\nstep 500\nfeed 599 25 26\nstep 500\ndrop\n", "harness, own, cut");
+    plain.assistant_close.n = session.joint.n = 0;
+}
+
+static void test_lengths(void) {
+    begin(1, 80);
+    arm("full", MULTI_TURN);
+    Lengths l = lengths_of(&bench, &task_retr_kv, &session, MULTI_TURN, AWARE_NO);
+    EXPECT(l.context == 3 && l.first == 3 && l.later == 85, "alone: %d %d %d", l.context, l.first, l.later);
+    l = lengths_of(&bench, &task_retr_kv, &session, MULTI_REQUEST, AWARE_FIRST);
+    EXPECT(l.first == 5 && l.later == 82, "first: %d %d", l.first, l.later);
+    l = lengths_of(&bench, &task_retr_kv, &session, SINGLE, AWARE_EACH);
+    EXPECT(l.first == 5 && l.later == 80, "each: %d %d", l.first, l.later);
+    bench.max_new = 0;          // a mix: the limit of each turn's part
+    session.s.turns[1].part = 1;
+    l = lengths_of(&bench, &task_mix_sum_niah, &session, MULTI_TURN, AWARE_FIRST);
+    EXPECT(l.later == 800, "golden history after a long answer: %d", l.later);
+    bench.own_history = true;
+    l = lengths_of(&bench, &task_mix_sum_niah, &session, MULTI_TURN, AWARE_FIRST);
+    EXPECT(l.later == 800 + 2 + 15, "own history: %d", l.later);
+    session.s.turns[1].part = 0;
+    EXPECT(harness_max_input(&task_retr_kv, 131072, 5, MULTI_TURN) == 130322, "retr_kv");
+    EXPECT(harness_max_input(&task_mix_sum_niah, 131072, 5, MULTI_TURN) == 129035, "mix_sum_niah");
+    EXPECT(harness_max_input(&task_mix_repoqa_kv, 131072, 5, MULTI_REQUEST) == 127312, "mix_repoqa_kv");
+    EXPECT(harness_max_input(&task_math_find, 131072, 5, MULTI_TURN) == 131047, "math_find");
+}
+
+static void cut_check(int limit, const char *expected) {
+    Session s;
+    Err err = { "", 0 };
+    StrBuf got = { 0 };
+    memset(&s, 0, sizeof s);
+    session_turns(&s.s, 1);
+    s.turn = (TurnIds *)calloc(1, sizeof *s.turn);
+    for (int i = 0; i < 10; i++) ints_push(&s.context, i);
+    set_ids(&s.turn[0].first, 91, 92);
+    str_add(&got, NULL, 0);
+    if (session_cut(&s, limit, &err)) str_puts(&got, "refused");
+    else for (size_t i = 0; i < s.context.n; i++) str_fmt(&got, "%d", s.context.p[i]);
+    EXPECT(!strcmp(got.p, expected), "a cut to %d leaves %s, not %s", limit, got.p, expected);
+    EXPECT((s.whole == 12) == (limit < 12 && strcmp(expected, "refused")), "cut to %d: whole %d", limit, s.whole);
+    for (int i = 0; i < 12; i++) ints_push(&s.joint, i);
+    session_cut_harness(&s, limit, -1);
+    size_t want = limit < 12 ? (size_t)(limit / 2 * 2) : 12;
+    EXPECT(s.joint.n == want && (limit >= 12 || s.joint.p[want / 2] == 12 - limit / 2), "harness cut to %d", limit);
+    session_free(&s);
+    free(got.p);
+}
+
 static void test_failures(void) {
     begin(5, 80);
     arm("full", MULTI_TURN);
     arm("full", MULTI_REQUEST);
     bad_logits_at = 1;
     int rc = play(NULL, "NaN");
-    EXPECT(rc == 0 && run.failures == 2 && n_rows == 2, "NaN logits: rc %d, %d failures, %d rows", rc,
-           run.failures, n_rows);
+    EXPECT(rc == 0 && bench.failures == 2 && n_rows == 2, "NaN logits: rc %d, %d failures, %d rows", rc,
+           bench.failures, n_rows);
     EXPECT(strstr(text_of(0, "error"), "not a number"), "error says %s", text_of(0, "error"));
     EXPECT(json_is_null(json_object_get(rows[0], "score")), "a failed turn has no score");
 
     begin(1, 80);
     arm("keep-last", MULTI_TURN);
-    run.ctx = 64;
-    run.arms[0].budget = 32;
+    ctx = 64;
+    bench.arms[0].budget = 32;
     no_compression = 1;
-    for (int i = 0; i < 60; i++) ints_push(&session.ids, 1);
+    for (int i = 0; i < 60; i++) ints_push(&session.context, 1);
     play(NULL, "no compression");
-    session.ids.n = 3;
-    EXPECT(run.failures == 1 && strstr(text_of(0, "error"), "internal error: keep-last"), "no compression: %s",
+    session.context.n = 3;
+    EXPECT(bench.failures == 1 && strstr(text_of(0, "error"), "internal error: keep-last"), "no compression: %s",
            text_of(0, "error"));
 
     begin(5, 80);
@@ -353,10 +494,9 @@ static void test_failures(void) {
     arm("full", MULTI_REQUEST);
     interrupt_at = 10;
     Err err = { "", 0 };
-    free(rows_text);
-    run.rows = open_memstream(&rows_text, &rows_size);
-    rc = play_session(&run, &task_table[0], &session, &err);
-    fclose(run.rows);
+    rows_open();
+    rc = bench_session(&bench, &task_retr_kv, &session, ctx, &err);
+    fclose(bench.rows);
     EXPECT(rc && err.code == EXIT_INTERRUPTED, "interrupted: rc %d code %d", rc, err.code);
     EXPECT(!strstr(rows_text, "error\": \"") && strchr(rows_text, '\n') == strrchr(rows_text, '\n'),
            "an interrupted turn writes no row: %s", rows_text);
@@ -370,11 +510,23 @@ int main(void) {
     test_query_aware_no();
     test_multi_request();
     test_sweep();
+    test_request_aware();
+    test_single();
+    test_follower();
+    test_harness();
+    test_lengths();
+    cut_check(12, "0123456789");
+    cut_check(11, "01234789");
+    cut_check(10, "01234789");
+    cut_check(6, "0129");
+    cut_check(4, "01");
+    cut_check(2, "refused");
     test_failures();
     for (int i = 0; i < n_rows; i++) json_decref(rows[i]);
     free(rows_text);
-    free(run.arms);
+    free(bench.arms);
     free(calls.p);
+    free(plain.assistant_close.p);
     session_free(&session);
     printf("%d failures\n", failures);
     return failures != 0;

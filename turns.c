@@ -1,0 +1,788 @@
+// turns.c - prompts and the turn loops of SharedContextBench (Li et al. 2024).
+//
+// One session is one long context and several questions. Multi-turn: the questions are one dialogue
+// over a growing history. Multi-request: every question is asked of the bare context. Single: every
+// question is a prompt of its own. An arm is one (method, budget, mode) of a run; all arms of a
+// session start from the same ids. Nothing here sees a tensor.
+#include "tasks/tasks.h"
+#define XXH_STATIC_LINKING_ONLY     // the state as a value: forks copy it
+#include <xxhash.h>
+
+const char *const mode_name[N_MODES] = { "multi-turn", "multi-request", "single" };
+const char *const aware_name[3] = { "no", "first", "each" };
+const char *const preset_name[3] = { "scbench", "corm", "harness" };
+
+// ---------------------------------------------------------------------------
+// Prompts: template pieces, context, question and answer become ids on their own and are joined
+
+enum { LEFT = 1, RIGHT = 2 };
+
+// what is left of a text when a template that trims its messages loses white space at these ends
+static const char *trimmed(const Prompter *p, const char *s, size_t *n, int ends) {
+    static const char space[] = " \t\r\n\v\f";
+    if (p->chat->trim && (ends & LEFT))
+        while (*n && memchr(space, *s, 6)) s++, --*n;
+    if (p->chat->trim && (ends & RIGHT))
+        while (*n && memchr(space, s[*n - 1], 6)) --*n;
+    return s;
+}
+
+static void add_text(const Prompter *p, const char *s, size_t n, int ends, IntVec *out) {
+    s = trimmed(p, s, &n, ends);
+    tok_encode(p->tok, s, n, 0, out);
+}
+static void add_ids(IntVec *out, const IntVec *ids) { ints_add(out, ids->p, ids->n); }
+
+static void context_ids(const Prompter *p, const Task *task, Session *s) {
+    StrBuf text = { 0 };
+    str_puts(&text, task->instruction);
+    str_add(&text, s->s.context.p, s->s.context.n);
+    add_ids(&s->context, &p->chat->prefix);
+    add_ids(&s->context, &p->chat->user_open);
+    add_text(p, text.p, text.n, LEFT, &s->context);
+    free(text.p);
+}
+
+static void turn_ids(const Prompter *p, const Task *task, const TaskTurn *turn, TurnIds *t) {
+    const ChatPieces *c = p->chat;
+    StrBuf q = { 0 };
+    str_fmt(&q, "%s%s", task->separator, turn->question);
+    add_text(p, q.p, q.n, RIGHT, &t->first);
+    add_ids(&t->first, &c->user_close);
+    add_ids(&t->first, &c->assistant_open);
+    add_ids(&t->next, &c->assistant_close);
+    add_ids(&t->next, &c->user_open);
+    add_text(p, q.p, q.n, LEFT | RIGHT, &t->next);
+    add_ids(&t->next, &c->user_close);
+    add_ids(&t->next, &c->assistant_open);
+    add_text(p, turn->answer, strlen(turn->answer), LEFT | RIGHT, &t->answer);
+    free(q.p);
+}
+
+void prompter_open(Prompter *p, const Tok *tok, bool no_chat, ChatPieces *plain) {
+    memset(p, 0, sizeof *p);
+    memset(plain, 0, sizeof *plain);
+    tok_encode(tok, "", 0, TOK_BOS, &plain->prefix);
+    p->tok = tok;
+    p->chat = tok_chat(tok)->present && !no_chat ? tok_chat(tok) : plain;
+}
+
+// ---------------------------------------------------------------------------
+// The harness's prompts: every prompt is rendered to one text and tokenised at once, special tokens
+// in it included; the first one gets the tokenizer's BOS although the template has written one.
+
+static void put_piece(const Prompter *p, const IntVec *ids, StrBuf *out) {
+    if (p->chat->present) tok_decode(p->tok, ids->p, ids->n, 0, out);
+}
+
+static void put_message(const Prompter *p, const char *s, int ends, StrBuf *out) {
+    size_t n = strlen(s);
+    s = trimmed(p, s, &n, ends);
+    str_add(out, s, n);
+}
+
+static void encode_prompt(const Prompter *p, StrBuf *text, unsigned flags, IntVec *out) {
+    tok_encode(p->tok, text->p ? text->p : "", text->n, TOK_SPECIAL | flags, out);
+    free(text->p);
+}
+
+// What math_find's sentence asks for: the text from "The " to the last " is" of a line of the
+// question, else the question.
+static char *math_target(const TaskTurn *t) {
+    const char *from = strstr(t->input, "The "), *last = NULL;
+    size_t line = from ? strcspn(from, "\n") : 0;
+    for (size_t i = 5; from && i + 3 <= line; i++)
+        if (!memcmp(from + i, " is", 3)) last = from + i;
+    if (!last) return text_dup(t->input);
+    char *out = text_fmt("Find %.*s.", (int)(last - from), from);
+    out[5] = 't';
+    return out;
+}
+
+static bool is_math(const Task *task) { return task->parts[0].rule == SCORE_NUMBER; }
+
+// the question block of turn t; math_find has the sentence of turn target in front of it
+static char *harness_question(const Task *task, const TaskSession *s, int t, int target) {
+    if (!is_math(task)) return text_dup(s->turns[t].question);
+    char *head = math_target(&s->turns[target]);
+    char *text = text_fmt("%s\n\n%s", head, s->turns[t].question);
+    free(head);
+    return text;
+}
+
+// a list of names is fed back as Python prints it
+static char *harness_answer(const Task *task, const TaskTurn *t) {
+    StrBuf out = { 0 };
+    if (task->parts[t->part].rule != SCORE_NAMES) return text_dup(t->answer);
+    for (int i = 0; i < t->n_labels; i++) str_fmt(&out, "%s'%s'", i ? ", " : "[", t->label[i]);
+    str_puts(&out, t->n_labels ? "]" : "[]");
+    return out.p;
+}
+
+// what stands before and in the context slot; leak: math_find's shared context holds question 1
+static void put_context(const Prompter *p, const Task *task, const TaskSession *s, bool leak,
+                        StrBuf *out) {
+    StrBuf body = { 0 };
+    if (!is_math(task)) str_puts(&body, task->instruction);
+    else if (leak) str_fmt(&body, "%s\n\n", s->turns[0].input);
+    else {
+        char *target = math_target(&s->turns[0]);
+        str_fmt(&body, "%s\n\n", target);
+        free(target);
+    }
+    str_add(&body, s->context.p ? s->context.p : "", s->context.n);
+    put_piece(p, &p->chat->prefix, out);
+    put_piece(p, &p->chat->user_open, out);
+    put_message(p, body.p, LEFT, out);
+    free(body.p);
+}
+
+static void put_generation(const Prompter *p, StrBuf *out) {
+    put_piece(p, &p->chat->user_close, out);
+    put_piece(p, &p->chat->assistant_open, out);
+}
+
+static void harness_turn(const Prompter *p, const Task *task, const TaskSession *s, int t,
+                         TurnIds *ids) {
+    StrBuf first = { 0 }, next = { 0 };
+    bool chat = p->chat->present;
+    char *q = harness_question(task, s, t, t);
+    put_message(p, q, RIGHT, &first);
+    put_generation(p, &first);
+    encode_prompt(p, &first, 0, &ids->first);
+    free(q);
+    if (t == 0) return;
+    // its chat follow-ups all name the last turn's target
+    q = harness_question(task, s, t, chat ? s->n_turns - 1 : t);
+    if (!p->own_history) {
+        char *a = harness_answer(task, &s->turns[t - 1]);
+        put_message(p, a, LEFT | RIGHT, &next);
+        if (chat) put_piece(p, &p->chat->assistant_close, &next);
+        else str_puts(&next, "\n\n");
+        free(a);
+    }
+    put_piece(p, &p->chat->user_open, &next);
+    put_message(p, q, LEFT | RIGHT, &next);
+    put_generation(p, &next);
+    if (chat && s->turns[t].forced) str_puts(&next, "This paper");
+    encode_prompt(p, &next, 0, &ids->next);
+    free(q);
+}
+
+static void harness_ids(const Prompter *p, const Task *task, Session *s) {
+    StrBuf context = { 0 }, joint = { 0 };
+    put_context(p, task, &s->s, true, &context);
+    encode_prompt(p, &context, TOK_BOS, &s->context);
+    put_context(p, task, &s->s, false, &joint);
+    str_puts(&joint, "\n\n");
+    put_message(p, s->s.turns[0].question, RIGHT, &joint);
+    put_generation(p, &joint);
+    encode_prompt(p, &joint, TOK_BOS, &s->joint);
+    for (int t = 0; t < s->s.n_turns; t++) harness_turn(p, task, &s->s, t, &s->turn[t]);
+}
+
+int harness_max_new(const Task *task, int part) {
+    static const struct { const char *official; int max_new[2]; } limits[] = {
+        { "scbench_kv", { 150, 0 } }, { "scbench_kv_compressible", { 150, 0 } },
+        { "scbench_prefix_suffix", { 150, 0 } }, { "scbench_vt", { 30, 0 } },
+        { "scbench_repoqa", { 1024, 0 } }, { "scbench_qa_eng", { 40, 0 } },
+        { "scbench_qa_chn", { 40, 0 } }, { "scbench_choice_eng", { 40, 0 } },
+        { "scbench_mf", { 5, 0 } }, { "scbench_many_shot", { 10, 0 } },
+        { "scbench_summary", { 200, 0 } }, { "scbench_summary_with_needles", { 800, 15 } },
+        { "scbench_repoqa_and_kv", { 1024, 80 } },
+    };
+    for (size_t i = 0; i < COUNTOF(limits); i++)
+        if (!strcmp(task->official, limits[i].official)) return limits[i].max_new[part];
+    return task->parts[part].max_new;
+}
+
+int harness_max_input(const Task *task, int max_seq, int n_turns, Mode mode) {
+    int most = max_seq - harness_max_new(task, 0) * n_turns;
+    if (task->n_parts == 2)
+        most = max_seq - (harness_max_new(task, 0) + harness_max_new(task, 1)) * n_turns / 2;
+    return mode == MULTI_REQUEST ? most - 1000 : most;
+}
+
+// ---------------------------------------------------------------------------
+// Sessions
+
+void session_free(Session *s) {
+    for (int t = 0; s->turn && t < s->s.n_turns; t++) {
+        free(s->turn[t].answer.p);
+        free(s->turn[t].first.p);
+        free(s->turn[t].next.p);
+    }
+    free(s->turn);
+    free(s->context.p);
+    free(s->joint.p);
+    session_clear(&s->s);
+    memset(s, 0, sizeof *s);
+}
+
+int session_first(const Session *s) {
+    return (int)(s->joint.n ? s->joint.n : s->context.n + s->turn[0].first.n);
+}
+
+void session_keep_turns(TaskSession *s, int n) {
+    if (n >= s->n_turns) return;
+    TaskSession rest = { .n_turns = s->n_turns - n };
+    rest.turns = (TaskTurn *)xrealloc(NULL, (size_t)rest.n_turns * sizeof *rest.turns);
+    memcpy(rest.turns, s->turns + n, (size_t)rest.n_turns * sizeof *rest.turns);
+    session_clear(&rest);
+    s->n_turns = n;
+}
+
+void session_ids(const Prompter *p, const Task *task, Session *s) {
+    s->turn = (TurnIds *)xrealloc(NULL, (size_t)s->s.n_turns * sizeof *s->turn);
+    memset(s->turn, 0, (size_t)s->s.n_turns * sizeof *s->turn);
+    if (p->harness) {
+        harness_ids(p, task, s);
+        return;
+    }
+    context_ids(p, task, s);
+    for (int t = 0; t < s->s.n_turns; t++) turn_ids(p, task, &s->s.turns[t], &s->turn[t]);
+}
+
+void session_make(const Prompter *p, const Task *task, uint64_t seed, int number, int n_turns,
+                  int n_play, int n_units, Session *s) {
+    memset(s, 0, sizeof *s);
+    s->s.number = number;
+    task->make(&s->s, seed, n_turns, n_units);
+    session_keep_turns(&s->s, n_play);
+    session_ids(p, task, s);
+}
+
+// the secant rule on whole tokenisations, three or four of them
+int session_fit(const Prompter *p, const Task *task, uint64_t seed, int number, int n_turns,
+                int n_play, int ctx, int guess, Session *s, Err *err) {
+    int lo = task->min_units * n_turns, hi = INT_MAX;
+    session_make(p, task, seed, number, n_turns, n_play, lo, s);
+    int have = session_first(s);
+    double per_unit = (double)s->context.n / lo;
+    if (have > ctx) {
+        session_free(s);
+        return FAIL_CODE(err, EXIT_USAGE,
+                         "--ctx %d is too small: %d turns of %s need at least %d tokens", ctx,
+                         n_turns, task->name, have);
+    }
+    while (hi - lo > 1 && ctx - have >= per_unit / 2) {
+        int n = lo + (int)((ctx - have) / per_unit);
+        if (guess > lo) n = guess;
+        if (n <= lo) n = lo + 1;
+        if (n >= hi) n = hi - 1;
+        guess = 0;
+        Session next;
+        session_make(p, task, seed, number, n_turns, n_play, n, &next);
+        int got = session_first(&next);
+        if (n - lo >= 8) per_unit = (double)(got - have) / (n - lo);
+        if (got > ctx) {
+            hi = n;
+            session_free(&next);
+            continue;
+        }
+        lo = n, have = got;
+        session_free(s);
+        *s = next;
+    }
+    return 0;
+}
+
+// the first and the last n / 2 ids of a list longer than n
+static void cut_middle(IntVec *v, int n) {
+    size_t half = (size_t)(n / 2);
+    if (n < 0 || v->n <= (size_t)n) return;
+    memmove(v->p + half, v->p + v->n - half, half * sizeof *v->p);
+    v->n = 2 * half;
+}
+
+int session_cut(Session *s, int limit, Err *err) {
+    int have = session_first(s), question = (int)s->turn[0].first.n, tail = limit / 2 - question;
+    if (have <= limit) return 0;
+    if (tail < 0 || limit / 2 > (int)s->context.n)
+        return FAIL(err, "session %d cannot be cut to %d tokens: its first question alone has %d; "
+                    "choose a larger --ctx or a model that takes more", s->s.number, limit,
+                    question);
+    s->whole = have;
+    memmove(s->context.p + limit / 2, s->context.p + s->context.n - tail,
+            (size_t)tail * sizeof *s->context.p);
+    s->context.n = (size_t)(limit / 2 + tail);
+    return 0;
+}
+
+void session_cut_harness(Session *s, int limit, int request_limit) {
+    if (limit >= 0 && (int)s->joint.n > limit) s->whole = (int)s->joint.n;
+    cut_middle(&s->joint, limit);
+    cut_middle(&s->context, request_limit);
+}
+
+// ---------------------------------------------------------------------------
+// Arms and lengths
+
+int part_max_new(const Bench *b, const Task *task, int part) {
+    if (b->max_new) return b->max_new;
+    return b->preset == PRESET_HARNESS ? harness_max_new(task, part) : task->parts[part].max_new;
+}
+
+static int turn_max_new(const Bench *b, const Task *task, const Session *s, int t) {
+    return part_max_new(b, task, s->s.turns[t].part);
+}
+
+int arm_method(const Bench *b, const Arm *a, int ctx, Method *m, Err *err) {
+    int budget = a->keep > 0 ? (int)(a->keep * ctx) : a->budget;
+    if (a->keep > 0 && budget < 32)
+        return FAIL_CODE(err, EXIT_USAGE,
+                         "--keep %g of %d tokens are %d rows; at least 32 are needed", a->keep, ctx,
+                         budget);
+    *m = a->method;
+    return method_resolve(m, b->preset, ctx, budget, b->positions, err);
+}
+
+bool bench_shares(const Bench *b, int n_turns) {
+    if (b->preset == PRESET_HARNESS) return false;
+    return b->n_arms > 1 || (n_turns > 1 && b->arms[0].aware == AWARE_EACH);
+}
+
+Lengths lengths_of(const Bench *b, const Task *task, const Session *s, Mode mode, Aware aware) {
+    int context = (int)s->context.n, first = session_first(s), history = 0;
+    Lengths l = { context, aware == AWARE_NO ? context : first, 0 };
+    for (int t = 0; t < s->s.n_turns; t++) {
+        int question = (int)s->turn[t].first.n, answer = turn_max_new(b, task, s, t), later = 0;
+        if (mode == MULTI_TURN) {
+            if (t == 0) history = first - l.first;
+            else history += (int)s->turn[t].next.n +
+                            (b->own_history ? turn_max_new(b, task, s, t - 1)
+                                            : (int)s->turn[t - 1].answer.n);
+            later = history + answer;
+        } else if (aware == AWARE_EACH) {
+            if (context + question > l.first) l.first = context + question;
+            later = answer;
+        } else {
+            later = question + answer;
+        }
+        if (later > l.later) l.later = later;
+    }
+    return l;
+}
+
+// ---------------------------------------------------------------------------
+// Playing one arm of one session
+
+typedef struct {
+    Bench *b;
+    const Task *task;
+    const Session *s;
+    const Arm *arm;
+    Method method;              // sizes resolved
+    StrBuf params;
+    Context *shared;            // the bare context when it has several users, else NULL
+    double shared_s;            // its prefill
+    int ctx;
+    XXH64_state_t ids;          // all ids fed to the branch that answers
+    double rows_sum;            // mean live rows at the end of the questions, over n_rows turns
+    int n_rows;
+} Play;
+
+static int write_line(FILE *f, StrBuf *line, const char *what, Err *err) {
+    str_puts(line, "\n");
+    if (fwrite(line->p, 1, line->n, f) == line->n && fflush(f) == 0) return 0;
+    return FAIL(err, "%s cannot be written: %s; free some space and go on with --resume", what,
+                strerror(errno));
+}
+
+static int dump_feed(const Play *p, int turn, const char *method, const IntVec *ids, Err *err) {
+    StrBuf line = { 0 }, text = { 0 };
+    tok_decode(p->b->prompter.tok, ids->p, ids->n, 0, &text);
+    str_fmt(&line,
+            "{\"task\": \"%s\", \"session\": %d, \"turn\": %d, \"mode\": \"%s\", \"method\": "
+            "\"%s\", \"text\": ",
+            p->task->name, p->s->s.number, turn, p->arm ? mode_name[p->arm->mode] : "all", method);
+    json_text(&line, text.p ? text.p : "", text.n);
+    str_puts(&line, ", \"ids\": [");
+    for (size_t i = 0; i < ids->n; i++) str_fmt(&line, "%s%d", i ? ", " : "", ids->p[i]);
+    str_puts(&line, "]}");
+    int rc = write_line(p->b->prompts, &line, "prompts.jsonl", err);
+    free(line.p);
+    free(text.p);
+    return rc;
+}
+
+static void progress_of(const Play *p, const char *what, size_t tokens) {
+    char label[64];
+    snprintf(label, sizeof label, "%s %d/%d %.30s", p->task->name, p->s->s.number, p->b->sessions,
+             what);
+    progress_begin(&p->b->progress, label, (double)tokens, p->b->quiet);
+}
+
+// one feed; *seconds is what it took
+static int feed(Play *p, Branch *b, const IntVec *ids, unsigned flags, int turn, double *seconds,
+                Err *err) {
+    if (p->b->prompts && dump_feed(p, turn, p->method.name, ids, err)) return -1;
+    XXH64_update(&p->ids, ids->p, ids->n * sizeof *ids->p);
+    progress_of(p, p->method.name, ids->n);
+    double t = now_s();
+    int rc = branch_feed(b, ids->p, (int)ids->n, flags, err);
+    *seconds = now_s() - t;
+    progress_end(&p->b->progress);
+    return rc;
+}
+
+static RowsAt rows_at(const BranchStats *s) {
+    RowsAt a = { s->rows_min, s->rows_max, s->rows_mean, (int64_t)s->kv_live_bytes,
+                 (int64_t)s->kv_alloc_bytes };
+    return a;
+}
+
+static void row_begin(const Play *p, int turn, Row *row) {
+    const Bench *b = p->b;
+    const TaskTurn *t = &p->s->s.turns[turn];
+    row_clear(row);
+    row->session = p->s->s.number;
+    row->turn = turn + 1;
+    row->turns = p->s->s.n_turns;
+    row->task = p->task->name;
+    row->depth = t->depth;
+    row->mode = mode_name[p->arm->mode];
+    row->preset = preset_name[b->preset];
+    row->method = p->method.name;
+    row->arm = p->arm->label;
+    row->params = p->params.p;
+    row->scaled = p->method.size.scaled;
+    if (p->arm->mode == MULTI_TURN) row->history = b->own_history ? "own" : "golden";
+    if (method_evicts(&p->method) && !method_at_steps(&p->method)) row->compress = "once";
+    row->query_aware = aware_name[p->arm->aware];
+    row->positions = p->method.size.positions == POSITIONS_CACHE ? "cache" : "original";
+    row->scorer = b->scorer == SCORER_HARNESS ? "harness" : "ours";
+    if (p->task->n_parts > 1) row->part = p->task->parts[t->part].name;
+    if (p->task->parts[t->part].rule == SCORE_REPOQA) row->lang = p->s->s.lang;
+    row->seed = b->seed;
+    row->ctx = p->ctx;
+    row->chat = b->prompter.chat->present;
+    row->question = t->question;
+    row->gold = t->answer;
+    row->question = t->question;
+}
+
+// A method that should have dropped rows in the first feed and did not is an error; one that had
+// nothing to drop is worth one sentence per run.
+static int check_first_feed(Play *p, const Branch *root, Err *err) {
+    BranchStats st = branch_stats(root);
+    if (!method_evicts(&p->method)) return 0;
+    if (method_has_budget(&p->method) && st.pos > p->method.size.budget && st.rows_max >= st.pos)
+        return FAIL(err, "internal error: %s with a budget of %d rows kept all %lld",
+                    p->method.name, p->method.size.budget, (long long)st.pos);
+    if (st.evictable == 0 && !p->b->nothing_evictable) {
+        fprintf(stderr,
+                "warning: %s found nothing to evict in session %d (%lld tokens): its rows say "
+                "evictable 0\n",
+                p->method.name, p->s->s.number, (long long)st.pos);
+        p->b->nothing_evictable = true;
+    }
+    return 0;
+}
+
+static int check_logits(const float *x, int n, Err *err) {
+    for (int i = 0; i < n; i++)
+        if (!isfinite(x[i]))
+            return FAIL(
+                err,
+                "the logit of token id %d is not a number: the weights are damaged or overflow; "
+                "run with --verify",
+                i);
+    return 0;
+}
+
+// Greedy decoding after a feed: at most max_new choices, a stop id is chosen but neither kept nor
+// fed, the last id of an answer cut by the limit is not fed. own: the ids stay in the history.
+static int generate(Play *p, Branch *b, int max_new, double feed_started, bool own, Row *row,
+                    IntVec *out, Err *err) {
+    int vocab = p->b->vocab;
+    XXH64_state_t hash;
+    double steps_s = 0;
+    XXH64_reset(&hash, 0);
+    for (row->stop = "length";;) {
+        const float *logits = branch_logits(b);
+        int id = branch_argmax(b);
+        if (out->n == 0) row->first_token_s = now_s() - feed_started;
+        if (check_logits(logits, vocab, err)) return -1;
+        XXH64_update(&hash, logits, (size_t)vocab * sizeof *logits);
+        if (tok_is_stop(p->b->prompter.tok, id)) {
+            row->stop = "eos";
+            break;
+        }
+        ints_push(out, id);
+        if ((int)out->n == max_new) break;
+        if (interrupted()) return FAIL_CODE(err, EXIT_INTERRUPTED, "interrupted");
+        double t = now_s();
+        if (branch_step(b, id, err)) return -1;
+        steps_s += now_s() - t;
+        if (own) XXH64_update(&p->ids, &id, sizeof id);
+    }
+    size_t steps = out->n - (strcmp(row->stop, "length") == 0);
+    if (steps) row->decode_tok_s = (double)steps / steps_s;
+    row->n_new = (int)out->n;
+    snprintf(row->logits_hash, sizeof row->logits_hash, "%016llx",
+             (unsigned long long)XXH64_digest(&hash));
+    return 0;
+}
+
+static void score(const Play *p, int turn, const StrBuf *text, Row *row) {
+    const TaskSession *s = &p->s->s;
+    const TaskTurn *t = &s->turns[turn];
+    row->score = task_score(p->task, s, turn, text->p, text->n, p->b->scorer);
+    if (p->task->parts[t->part].rule != SCORE_REPOQA) return;
+    RepoMatch m = repoqa_match(s, t->name, s->lang, text->p, text->n, 0);
+    row->similarity = m.best;
+    row->matched = m.at >= 0 && m.pass;
+}
+
+// from the fed question to the written row; a failed turn writes its row with the error
+static int answer(Play *p, Branch *b, int turn, int fed, double feed_started, bool own, Row *row,
+                  IntVec *out, Err *err) {
+    StrBuf text = { 0 }, line = { 0 };
+    int rc = fed;
+    out->n = 0;
+    if (!rc) {
+        BranchStats st = branch_stats(b);
+        row->q = rows_at(&st);
+        row->n_prompt = (int)st.pos;
+        if (method_evicts(&p->method)) row->evictable = (int64_t)st.evictable;
+        snprintf(row->ids_hash, sizeof row->ids_hash, "%016llx",
+                 (unsigned long long)XXH64_digest(&p->ids));
+        p->rows_sum += st.rows_mean;
+        p->n_rows++;
+        rc = generate(p, b, turn_max_new(p->b, p->task, p->s, turn), feed_started, own, row, out,
+                      err);
+    }
+    if (!rc) {
+        BranchStats st = branch_stats(b);
+        row->end = rows_at(&st);
+        row->shared = st.shared;
+        row->policy_bytes = (int64_t)st.policy_bytes;
+        row->peak_bytes = (int64_t)model_mem(p->b->model)->high;
+        unsigned flags = p->b->prompter.harness ? 0 : TOK_SKIP_SPECIAL;
+        tok_decode(p->b->prompter.tok, out->p, out->n, flags, &text);
+        str_add(&text, "", 0);
+        row->prediction = text.p;
+        row->prediction_len = text.n;
+        score(p, turn, &text, row);
+    } else if (interrupted()) {
+        return -1;
+    } else {
+        row->error = err->msg;
+    }
+    row_json(row, &line);
+    Err io = { 0 };
+    if (write_line(p->b->rows, &line, "results.jsonl", &io)) die_code(EXIT_USER, "%s", io.msg);
+    free(text.p);
+    free(line.p);
+    return rc;
+}
+
+// the harness's end of a turn that its limit cut off: an end id stands before the next prompt
+static int32_t end_id(const Prompter *p) {
+    const IntVec *close = &p->chat->assistant_close;
+    if (close->n && tok_is_stop(p->tok, close->p[0])) return close->p[0];
+    for (int id = 0; id < tok_vocab(p->tok); id++)
+        if (tok_is_stop(p->tok, id)) return id;
+    return -1;
+}
+
+// ids of the first feed on the root: the question, or nothing yet when the context goes alone
+static void first_ids(const Play *p, IntVec *ids) {
+    const Session *s = p->s;
+    ids->n = 0;
+    if (s->joint.n) add_ids(ids, &s->joint);
+    else if (!p->shared) add_ids(ids, &s->context);
+}
+
+// what turn t > 0 of a dialogue feeds; cut: the limit ended the answer out
+static void next_ids(const Play *p, int t, bool cut, const IntVec *out, IntVec *ids) {
+    const Prompter *prompter = &p->b->prompter;
+    ids->n = 0;
+    if (p->b->own_history && cut) {
+        int32_t id = prompter->harness ? end_id(prompter) : out->p[out->n - 1];
+        if (id >= 0) ints_push(ids, id);
+    }
+    if (!p->b->own_history) add_ids(ids, &p->s->turn[t - 1].answer);
+    add_ids(ids, &p->s->turn[t].next);
+}
+
+// Golden history: feed, mark, generate, rewind, feed (golden answer + next question). Own history
+// takes no mark; the id the limit cut off goes in front of the next feed.
+static int play_multi_turn(Play *p, Err *err) {
+    const Session *s = p->s;
+    Lengths l = lengths_of(p->b, p->task, s, MULTI_TURN, p->arm->aware);
+    Branch *b = branch_open(p->b->model, p->shared, &p->method,
+                            l.later + (p->shared ? l.first - l.context : 0), err);
+    if (!b) return -1;
+    IntVec ids = { 0 }, out = { 0 };
+    int rc = 0;
+    double root_s = 0;
+    bool cut = false, own = p->b->own_history, alone = p->arm->aware == AWARE_NO;
+    for (int t = 0; !rc && t < s->s.n_turns; t++) {
+        Row row;
+        unsigned flags = t ? 0 : FEED_FIRST;
+        row_begin(p, t, &row);
+        if (t == 0) first_ids(p, &ids);
+        else next_ids(p, t, cut, &out, &ids);
+        if (t == 0 && alone) {
+            rc = feed(p, b, &ids, FEED_FIRST | FEED_NO_LOGITS, 0, &root_s, err);
+            if (!rc) rc = check_first_feed(p, b, err);
+            flags = 0;
+            ids.n = 0;
+        }
+        if (t == 0 && !s->joint.n) add_ids(&ids, &s->turn[0].first);
+        double started = now_s();
+        if (!rc) rc = feed(p, b, &ids, flags, t + 1, &row.prefill_s, err);
+        if (!rc && flags) rc = check_first_feed(p, b, err);
+        if (t == 0 && (p->shared || alone)) row.shared_prefill_s = p->shared_s + root_s;
+        Mark *mark = rc || own ? NULL : branch_mark(b);
+        rc = answer(p, b, t, rc, started, own, &row, &out, err);
+        if (mark) branch_rewind(b, mark);
+        cut = !rc && !strcmp(row.stop, "length");
+    }
+    branch_drop(b);
+    free(ids.p);
+    free(out.p);
+    return rc;
+}
+
+// The root of multi-request: fed the context, or the context and question 1 and then cut back to
+// the context's end, so that the policy has seen a question.
+static Branch *request_root(Play *p, double *seconds, XXH64_state_t *ids_so_far, Err *err) {
+    const Session *s = p->s;
+    IntVec ids = { 0 };
+    bool aware = p->arm->aware == AWARE_FIRST;
+    Branch *root = branch_open(p->b->model, p->shared, &p->method,
+                               aware && p->shared ? (int)s->turn[0].first.n : 0, err);
+    if (!root) return NULL;
+    if (!p->shared) add_ids(&ids, &s->context);
+    if (aware) {
+        XXH64_update(&p->ids, ids.p, ids.n * sizeof *ids.p);
+        *ids_so_far = p->ids;
+        add_ids(&ids, &s->turn[0].first);
+    }
+    int rc = feed(p, root, &ids, FEED_FIRST | FEED_NO_LOGITS, 0, seconds, err);
+    if (!aware) *ids_so_far = p->ids;
+    if (!rc) rc = check_first_feed(p, root, err);
+    if (!rc && aware) branch_cut(root, (int64_t)s->context.n);
+    free(ids.p);
+    if (!rc) return root;
+    branch_drop(root);
+    return NULL;
+}
+
+// One root fed the context; per request a fork is fed the question, answers and is dropped.
+static int play_multi_request(Play *p, Err *err) {
+    const Session *s = p->s;
+    IntVec out = { 0 };
+    double root_s = 0;
+    XXH64_state_t root_ids = p->ids;
+    Branch *root = request_root(p, &root_s, &root_ids, err);
+    int rc = root ? 0 : -1;
+    for (int t = 0; t < s->s.n_turns; t++) {
+        Row row;
+        row_begin(p, t, &row);
+        if (t == 0) row.shared_prefill_s = p->shared_s + root_s;
+        p->ids = root_ids;
+        int room = (int)s->turn[t].first.n + turn_max_new(p->b, p->task, s, t);
+        Branch *fork = rc ? NULL : branch_fork(root, room, err);
+        if (!fork) rc = -1;
+        double started = now_s();
+        if (!rc) rc = feed(p, fork, &s->turn[t].first, 0, t + 1, &row.prefill_s, err);
+        rc = answer(p, fork, t, rc, started, false, &row, &out, err);
+        if (fork) branch_drop(fork);
+        if (rc) break;
+    }
+    branch_drop(root);
+    free(out.p);
+    return rc;
+}
+
+// A root per question, fed the context and that question: single, and multi-request with
+// --query-aware each
+static int play_roots(Play *p, Err *err) {
+    const Session *s = p->s;
+    IntVec ids = { 0 }, out = { 0 };
+    XXH64_state_t start = p->ids;
+    int rc = 0;
+    for (int t = 0; !rc && t < s->s.n_turns; t++) {
+        Row row;
+        row_begin(p, t, &row);
+        if (t == 0 && p->shared) row.shared_prefill_s = p->shared_s;
+        p->ids = start;
+        ids.n = 0;
+        if (!p->shared) add_ids(&ids, &s->context);
+        add_ids(&ids, &s->turn[t].first);
+        int room = turn_max_new(p->b, p->task, s, t) + (p->shared ? (int)ids.n : 0);
+        Branch *b = branch_open(p->b->model, p->shared, &p->method, room, err);
+        double started = now_s();
+        rc = b ? feed(p, b, &ids, FEED_FIRST, t + 1, &row.prefill_s, err) : -1;
+        if (!rc) rc = check_first_feed(p, b, err);
+        rc = answer(p, b, t, rc, started, false, &row, &out, err);
+        branch_drop(b);
+    }
+    free(ids.p);
+    free(out.p);
+    return rc;
+}
+
+// *rows: mean live rows at the end of the questions; unchanged where there were none
+static int play_arm(Bench *b, const Task *task, const Session *s, const Arm *a, int ctx,
+                    Context *shared, double shared_s, double *rows, Err *err) {
+    Play p = { .b = b, .task = task, .s = s, .arm = a, .shared = shared, .shared_s = shared_s,
+               .ctx = ctx };
+    if (arm_method(b, a, ctx, &p.method, err)) return -1;
+    method_params(&p.method, &p.params);
+    XXH64_reset(&p.ids, 0);
+    if (shared) XXH64_update(&p.ids, s->context.p, s->context.n * sizeof *s->context.p);
+    int rc = a->mode == MULTI_TURN          ? play_multi_turn(&p, err)
+             : a->aware == AWARE_EACH       ? play_roots(&p, err)
+                                            : play_multi_request(&p, err);
+    if (p.n_rows) *rows = p.rows_sum / p.n_rows;
+    free(p.params.p);
+    return rc;
+}
+
+// the bare context for all arms; window: the largest of their methods
+static Context *context_shared(Bench *b, const Task *task, const Session *s, int ctx,
+                               double *seconds, Err *err) {
+    int window = 0;
+    for (int i = 0; i < b->n_arms; i++) {
+        Method m;
+        if (arm_method(b, &b->arms[i], ctx, &m, err)) return NULL;
+        if (method_window(&m) > window) window = method_window(&m);
+    }
+    Play p = { .b = b, .task = task, .s = s };
+    if (b->prompts && dump_feed(&p, 0, "context", &s->context, err)) return NULL;
+    progress_of(&p, "context", s->context.n);
+    double t = now_s();
+    Context *c = context_open(b->model, s->context.p, (int)s->context.n, window, err);
+    *seconds = now_s() - t;
+    progress_end(&b->progress);
+    return c;
+}
+
+int bench_session(Bench *b, const Task *task, const Session *s, int ctx, Err *err) {
+    Mem *mem = model_mem(b->model);
+    Context *shared = NULL;
+    double shared_s = 0;
+    mem->high = mem->used;
+    if (bench_shares(b, s->s.n_turns) &&
+        !(shared = context_shared(b, task, s, ctx, &shared_s, err)))
+        return -1;
+    double *rows = (double *)xrealloc(NULL, (size_t)b->n_arms * sizeof *rows);
+    for (int i = 0; i < b->n_arms && !interrupted(); i++) {
+        Err failed = { 0 };
+        Arm a = b->arms[i];
+        rows[i] = NAN;
+        if (a.follows >= 0) a.budget = rows[a.follows] >= 1 ? (int)lround(rows[a.follows]) : 1;
+        if (!play_arm(b, task, s, &a, ctx, shared, shared_s, &rows[i], &failed) || interrupted())
+            continue;
+        if (!b->failures++)
+            snprintf(b->first_failure, sizeof b->first_failure, "%.500s", failed.msg);
+    }
+    free(rows);
+    if (shared) context_drop(shared);
+    return interrupted() ? FAIL_CODE(err, EXIT_INTERRUPTED, "interrupted") : 0;
+}
