@@ -1,8 +1,7 @@
-// test_gen.c - the generators: lengths, targets, seeds; every question can be answered from the text
-// alone. Tokenizers are made up here, from one id per byte to pieces that ignore word borders.
-#include "scb.h"
+// test_gen.c - from texts to prompts: sessions of a wanted length, the order of the pieces, the prompts
+// of the harness. Tokenizers are made up here, from one id per byte to pieces that ignore word borders.
+#include "tasks/tasks.h"
 #include <ctype.h>
-#include <jansson.h>
 
 typedef enum { BYTES, RUNS, DIGITS_APART, FIVES, N_KINDS } Kind;
 static Kind kind;
@@ -21,10 +20,14 @@ static void fake_tok_encode(const Tok *t, const char *s, size_t n, unsigned flag
     }
 }
 
-#define main scbench_main
+static void fake_tok_decode(const Tok *t, const int32_t *ids, size_t n, unsigned flags, StrBuf *out) {
+    (void)t; (void)flags;
+    for (size_t i = 0; i < n; i++) str_fmt(out, ids[i] > 255 ? "<%d>" : "%c", ids[i]);
+}
+
 #define tok_encode fake_tok_encode
-#include "scbench.c"
-#undef main
+#define tok_decode fake_tok_decode
+#include "turns.c"
 
 static int failures;
 #define EXPECT(cond, ...) do { if (!(cond)) { \
@@ -33,120 +36,35 @@ static int failures;
     printf(__VA_ARGS__); \
     putchar('\n'); } } while (0)
 
-static ChatPieces plain;
-static Prompter prompter = { NULL, &plain };
 
-// the sizes of --ctx hold within one pair, for every tokenizer
-static void test_lengths(const Task *task) {
-    static const int sizes[] = { 700, 1500, 4097, 20011 };
+static ChatPieces plain;
+static Prompter prompter = { .chat = &plain };
+
+// --ctx holds within one unit (one to three where units differ in length), for every tokenizer, and
+// whatever length was guessed
+static void test_lengths(const Task *task, int size, int slack) {
+    Err err = { "", 0 };
+    Session s, next;
     for (int k = 0; k < N_KINDS; k++) {
         kind = (Kind)k;
-        for (size_t i = 0; i < COUNTOF(sizes); i++) {
-            int guess = 0;
-            for (int number = 1; number <= 3; number++) {
-                Session s, next;
-                Err err = { "", 0 };
-                if (session_fit(&prompter, task, 5, number, 3, sizes[i], guess, &s, &err)) {
-                    EXPECT(false, "tokenizer %d, ctx %d: %s", k, sizes[i], err.msg);
-                    continue;
-                }
-                session_make(&prompter, task, 5, number, 3, s.units + 1, &next);
-                int have = first_tokens(&s), pair = first_tokens(&next) - have;
-                EXPECT(have <= sizes[i] && sizes[i] - have < pair, "tokenizer %d: %d tokens for ctx %d, one pair is %d",
-                       k, have, sizes[i], pair);
-                guess = s.units;
-                session_free(&s);
-                session_free(&next);
+        int guess = 0;
+        for (int number = 1; number <= 2; number++) {
+            if (session_fit(&prompter, task, 5, number, 2, 2, size, guess, &s, &err)) {
+                EXPECT(false, "%s, tokenizer %d, ctx %d: %s", task->name, k, size, err.msg);
+                continue;
             }
-        }
-    }
-    Session s;
-    Err err = { "", 0 };
-    kind = BYTES;
-    int rc = session_fit(&prompter, task, 5, 1, 3, 100, 0, &s, &err);
-    EXPECT(rc && err.code == EXIT_USAGE && strstr(err.msg, "--ctx 100 is too small"), "too small: %s", err.msg);
-    session_free(&s);
-}
-
-static int by_text(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
-
-// reads the context as JSON, checks that keys differ, answers each question by its quoted key
-static void solve(const Session *s) {
-    json_error_t je;
-    json_t *table = json_loadb(s->context.p, s->context.n, JSON_REJECT_DUPLICATES, &je), *value;
-    EXPECT(table, "context: %s", je.text);
-    EXPECT((int)json_object_size(table) == s->units, "%zu pairs, %d wanted", json_object_size(table), s->units);
-    const char *key;
-    int n = 0;
-    const char **all = (const char **)calloc(2 * (size_t)s->units, sizeof *all);
-    json_object_foreach(table, key, value) {
-        all[n++] = key;
-        all[n++] = json_string_value(value);
-        EXPECT(strlen(key) == 36 && json_string_length(value) == 36, "not 36 characters: %s", key);
-    }
-    qsort(all, (size_t)n, sizeof *all, by_text);
-    for (int i = 1; i < n; i++) EXPECT(strcmp(all[i - 1], all[i]), "%s occurs twice", all[i]);
-    for (int t = 0; t < s->n_turns; t++) {
-        char asked[37];
-        const Turn *turn = &s->turns[t];
-        EXPECT(sscanf(strchr(turn->input, '"'), "\"%36[0-9a-f-]\"", asked) == 1, "no key in %s", turn->input);
-        const char *found = json_string_value(json_object_get(table, asked));
-        EXPECT(found && !strcmp(found, turn->answer), "turn %d: %s holds %s", t, asked, found ? found : "nothing");
-        EXPECT(!strstr(turn->input, turn->answer), "the question holds its answer");
-    }
-    free(all);
-    json_decref(table);
-}
-
-static void test_content(const Task *task) {
-    kind = RUNS;
-    for (int turns = 1; turns <= 9; turns += 2) {
-        for (int units = turns; units < 300; units = units * 2 + 1) {
-            Session s;
-            session_make(&prompter, task, 11, 2, turns, units, &s);
-            solve(&s);
-            // depths: one per slot, the middle of the turns-th parts of the list to half a pair
-            for (int j = 0; j < turns; j++) {
-                int hits = 0;
-                for (int t = 0; t < turns; t++)
-                    hits += fabs(s.turns[t].depth - (j + 0.5) / turns) <= 0.5 / units + 1e-9;
-                EXPECT(hits >= 1, "%d turns, %d pairs: no target near depth %.3f", turns, units, (j + 0.5) / turns);
-            }
+            session_make(&prompter, task, 5, number, 2, 2, s.s.units + slack, &next);
+            int have = session_first(&s), more = session_first(&next);
+            EXPECT(have <= size && size < more, "%s, tokenizer %d: %d tokens for ctx %d, %d more units are %d",
+                   task->name, k, have, size, slack, more);
+            guess = s.s.units;
             session_free(&s);
+            session_free(&next);
         }
     }
-}
-
-static void test_seeds(const Task *task) {
-    Session a, b;
-    session_make(&prompter, task, 1, 1, 5, 40, &a);
-    session_make(&prompter, task, 1, 1, 5, 40, &b);
-    EXPECT(!strcmp(a.context.p, b.context.p) && !strcmp(a.turns[3].input, b.turns[3].input), "the same seed differs");
-    session_free(&b);
-    static const int other[][2] = { { 2, 1 }, { 1, 2 }, { 0, 1 } };
-    for (size_t i = 0; i < COUNTOF(other); i++) {
-        session_make(&prompter, task, (uint64_t)other[i][0], other[i][1], 5, 40, &b);
-        for (int t = 0; t < 5; t++) {
-            EXPECT(strcmp(a.turns[t].input, b.turns[t].input), "seed %d session %d asks the same", other[i][0], other[i][1]);
-            EXPECT(!strstr(b.context.p, a.turns[t].answer), "seed %d session %d shares a pair", other[i][0], other[i][1]);
-        }
-        session_free(&b);
-    }
-    session_make(&prompter, task, 1, 1, 5, 400, &b);    // a longer context asks the same questions
-    for (int t = 0; t < 5; t++) {
-        EXPECT(!strcmp(a.turns[t].input, b.turns[t].input), "question %d depends on the length", t + 1);
-        EXPECT(fabs(a.turns[t].depth - b.turns[t].depth) < 0.02, "the depth of turn %d depends on the length", t + 1);
-    }
-    session_free(&a);
-    session_free(&b);
-    int seen[5][5] = { { 0 } };                         // every turn meets every depth
-    for (int number = 1; number <= 100; number++) {
-        session_make(&prompter, task, 1, number, 5, 50, &a);
-        for (int t = 0; t < 5; t++) seen[t][(int)(a.turns[t].depth * 5)]++;
-        session_free(&a);
-    }
-    for (int t = 0; t < 5; t++)
-        for (int j = 0; j < 5; j++) EXPECT(seen[t][j] >= 8 && seen[t][j] <= 35, "turn %d stood %d times in fifth %d of 100", t + 1, seen[t][j], j + 1);
+    kind = BYTES;
+    int rc = session_fit(&prompter, task, 5, 1, 2, 2, 100, 0, &s, &err);
+    EXPECT(rc && err.code == EXIT_USAGE && strstr(err.msg, "--ctx 100 is too small"), "too small: %s", err.msg);
 }
 
 static bool ids_are(const IntVec *v, const char *expected) {     // ids above 255 print as <id>
@@ -163,60 +81,112 @@ static bool ids_are(const IntVec *v, const char *expected) {     // ids above 25
     return same;
 }
 
-static void one_turn(Session *s, uint64_t seed, int n_turns, int n_units) {
+static void two_turns(TaskSession *s, uint64_t seed, int n_turns, int n_units) {
     (void)seed; (void)n_units;
-    s->n_turns = n_turns;
-    s->turns = (Turn *)calloc((size_t)n_turns, sizeof *s->turns);
-    s->turns[0].input = strdup("Q? ");
-    s->turns[0].answer = strdup(" A\n");
+    session_turns(s, n_turns);
+    for (int t = 0; t < n_turns; t++) {
+        TaskTurn *turn = &s->turns[t];
+        turn->input = text_dup(t ? "The last is" : " The first is");
+        turn->question = text_dup(t ? "Q2" : "Q? ");
+        turn->answer = text_dup(t ? "B" : " A\n");
+        turn_label(turn, t ? "C" : "A");
+        turn_label(turn, "B");
+        turn->forced = t > 0;
+    }
     str_puts(&s->context, " text ");
+}
+
+static void chat_pieces(ChatPieces *chat, bool present) {
+    memset(chat, 0, sizeof *chat);
+    chat->present = present;
+    ints_push(&chat->prefix, 301);
+    ints_push(&chat->user_open, 302);
+    ints_push(&chat->user_close, 303);
+    ints_push(&chat->assistant_open, 304);
+    ints_push(&chat->assistant_close, 305);
+}
+static void chat_free(ChatPieces *chat) {
+    free(chat->prefix.p);
+    free(chat->user_open.p);
+    free(chat->user_close.p);
+    free(chat->assistant_open.p);
+    free(chat->assistant_close.p);
+}
+
+static Task toy_task(ScoreRule rule) {
+    Task t = { .name = "toy", .official = "toy", .parts = { { "toy", 1, rule } }, .n_parts = 1,
+               .instruction = " Read. ", .separator = "\n\n", .min_units = 1, .make = two_turns };
+    return t;
 }
 
 // the pieces are joined in this order; a trimming template loses white space at message ends only
 static void test_prompt(void) {
-    static const Task toy = { "toy", "toy", "", "", 1, 1, " Read. ", "\n\n", one_turn, score_substring };
+    Task toy = toy_task(SCORE_SUBSTRING);
     ChatPieces chat;
-    Prompter p = { NULL, &chat };
+    Prompter p = { .chat = &chat };
     Session s;
-    memset(&chat, 0, sizeof chat);
-    ints_push(&chat.prefix, 301);
-    ints_push(&chat.user_open, 302);
-    ints_push(&chat.user_close, 303);
-    ints_push(&chat.assistant_open, 304);
-    ints_push(&chat.assistant_close, 305);
+    chat_pieces(&chat, true);
     kind = BYTES;
     for (int trim = 0; trim < 2; trim++) {
         chat.trim = trim;
-        session_make(&p, &toy, 1, 1, 1, 1, &s);
-        ids_are(&s.ids, trim ? "<301><302>Read.  text " : "<301><302> Read.  text ");
-        ids_are(&s.turns[0].first, trim ? "\n\nQ?<303><304>" : "\n\nQ? <303><304>");
-        ids_are(&s.turns[0].next, trim ? "<305><302>Q?<303><304>" : "<305><302>\n\nQ? <303><304>");
-        ids_are(&s.turns[0].answer_ids, trim ? "A" : " A\n");
+        session_make(&p, &toy, 1, 1, 2, 1, 1, &s);
+        EXPECT(s.s.n_turns == 1, "%d turns kept of 2", s.s.n_turns);
+        ids_are(&s.context, trim ? "<301><302>Read.  text " : "<301><302> Read.  text ");
+        ids_are(&s.turn[0].first, trim ? "\n\nQ?<303><304>" : "\n\nQ? <303><304>");
+        ids_are(&s.turn[0].next, trim ? "<305><302>Q?<303><304>" : "<305><302>\n\nQ? <303><304>");
+        ids_are(&s.turn[0].answer, trim ? "A" : " A\n");
         session_free(&s);
     }
-    free(chat.prefix.p);
-    free(chat.user_open.p);
-    free(chat.user_close.p);
-    free(chat.assistant_open.p);
-    free(chat.assistant_close.p);
+    chat_free(&chat);
 }
 
-static void test_score(void) {
-    EXPECT(score_substring("xx ab-1 yy", 10, "ab-1") == 1, "inside");
-    EXPECT(score_substring("xx AB-1 yy", 10, "ab-1") == 0, "another case");
-    EXPECT(score_substring("ab-", 3, "ab-1") == 0, "cut");
-    EXPECT(score_substring("a\0ab-1", 6, "ab-1") == 1, "behind a NUL");
-    EXPECT(score_substring("", 0, "ab-1") == 0, "empty");
+// the harness renders pieces to text: <301> is five letters here
+static void test_harness(void) {
+    Task names = toy_task(SCORE_NAMES), math = toy_task(SCORE_NUMBER);
+    ChatPieces chat, none;
+    Prompter p = { .chat = &chat, .harness = true };
+    Session s;
+    chat_pieces(&chat, true);
+    memset(&none, 0, sizeof none);
+    session_make(&p, &names, 1, 1, 2, 2, 1, &s);
+    ids_are(&s.joint, "<301><302> Read.  text \n\nQ? <303><304>");
+    ids_are(&s.context, "<301><302> Read.  text ");
+    ids_are(&s.turn[0].first, "Q? <303><304>");
+    ids_are(&s.turn[1].first, "Q2<303><304>");
+    ids_are(&s.turn[1].next, "['A', 'B']<305><302>Q2<303><304>This paper");
+    EXPECT(s.turn[0].answer.n == 0, "the answer is part of the follow-up");
+    session_free(&s);
+    p.own_history = true;
+    session_make(&p, &names, 1, 1, 2, 2, 1, &s);
+    ids_are(&s.turn[1].next, "<302>Q2<303><304>This paper");
+    session_free(&s);
+    p.own_history = false;
+    session_make(&p, &math, 1, 1, 2, 2, 1, &s);     // its shared context holds question 1; the last target everywhere
+    ids_are(&s.joint, "<301><302>Find the first.\n\n text \n\nQ? <303><304>");
+    ids_are(&s.context, "<301><302> The first is\n\n text ");
+    ids_are(&s.turn[0].first, "Find the first.\n\nQ? <303><304>");
+    ids_are(&s.turn[1].next, " A\n<305><302>Find the last.\n\nQ2<303><304>This paper");
+    session_free(&s);
+    p.chat = &none;
+    session_make(&p, &names, 1, 1, 2, 2, 1, &s);    // no template
+    ids_are(&s.joint, " Read.  text \n\nQ? ");
+    ids_are(&s.turn[1].next, "['A', 'B']\n\nQ2");
+    session_free(&s);
+    chat_free(&chat);
 }
 
 int main(void) {
-    for (size_t i = 0; i < COUNTOF(task_table); i++) {
-        test_lengths(&task_table[i]);
-        test_seeds(&task_table[i]);
+    // bytes that two turns of every task need, and units that may differ in length
+    for (int i = 0; task_at(i); i++) {
+        const Task *t = task_at(i);
+        bool even = !strcmp(t->category, "retr.string") && t != &task_retr_mh &&
+                    t != &task_retr_kv_compressible;
+        test_lengths(t, 9001, even ? 1 : 12);
     }
-    test_content(task_find("scbench_kv", NULL));
+    test_lengths(&task_retr_kv, 700, 1);
+    test_lengths(&task_retr_kv, 20011, 1);
     test_prompt();
-    test_score();
+    test_harness();
     printf("%d failures\n", failures);
     return failures != 0;
 }
