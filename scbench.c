@@ -1236,6 +1236,23 @@ static const OptSpec report_opts[] = {
     { "--help", "-h", OPT_FLAG, AT(help), NULL, NULL, "this text" },
 };
 
+static const OptSpec score_opts[] = {
+    { "--task", NULL, OPT_STR, AT(task), NULL, "TASK", "the task of the file; needed" },
+    { "--scorer", NULL, OPT_STR, AT(scorer), "ours", "ours|harness",
+      "scores as the paper means them or as the released program computes them" },
+    { "--help", "-h", OPT_FLAG, AT(help), NULL, NULL, "this text" },
+};
+
+// scores of predictions that another program wrote
+static int cmd_score(const Opts *o, const char *path, Err *err) {
+    static const char *const scorers[] = { "ours", "harness" };
+    if (!o->task) return FAIL_CODE(err, EXIT_USAGE, "scbench score needs --task TASK");
+    const Task *task = task_find(o->task, err);
+    int scorer = choose("--scorer", o->scorer, scorers, 2, err);
+    if (!task || scorer < 0) return -1;
+    return predictions_score(stdout, task, path, (Scorer)scorer, err);
+}
+
 static const OptSpec help_opts[] = { { "--help", "-h", OPT_FLAG, AT(help), NULL, NULL,
                                        "this text" } };
 
@@ -1250,6 +1267,7 @@ static const struct Command {
     { "plan", "MODEL.bin | --shape NAME, --ctx TOKENS [options]", plan_opts, COUNTOF(plan_opts), 0,
       1 },
     { "speed", "MODEL.bin | --shape NAME [options]", speed_opts, COUNTOF(speed_opts), 0, 1 },
+    { "score", "--task TASK PREDICTIONS.jsonl [options]", score_opts, COUNTOF(score_opts), 1, 1 },
     { "report", "DIR... [options]", report_opts, COUNTOF(report_opts), 1, INT_MAX },
 };
 
@@ -1275,6 +1293,7 @@ static int dispatch(const struct Command *c, Run *r, const StrList *pos, Err *er
     if (!strcmp(c->name, "gen")) return cmd_gen(r, err);
     if (!strcmp(c->name, "plan")) return cmd_plan(r, pos, err);
     if (!strcmp(c->name, "speed")) return cmd_speed(r, pos, err);
+    if (!strcmp(c->name, "score")) return cmd_score(&r->o, pos->p[0], err);
     return report_print(stdout, pos->p, pos->n, &r->o.report, err);
 }
 
