@@ -230,20 +230,23 @@ static void source_add(Results *d, const char *dir) {
 
 // the hash behind a model's name goes where the name alone tells the models apart
 static void sources_name(Results *d) {
+    bool *twice = (bool *)calloc((size_t)d->n_sources + 1, sizeof *twice);
+    for (int i = 0; i < d->n_sources; i++) {
+        const char *name = d->source[i].model;
+        size_t n = strcspn(name, "\n");
+        for (int k = 0; k < d->n_sources; k++) {
+            const char *other = d->source[k].model;
+            bool same = strcspn(other, "\n") == n && !strncmp(other, name, n);
+            twice[i] = twice[i] || (same && strcmp(other, name));
+        }
+    }
     for (int i = 0; i < d->n_sources; i++) {
         char *hash = strchr(d->source[i].model, '\n');
-        bool twice = false;
         if (!hash) continue;
-        size_t n = (size_t)(hash - d->source[i].model) + 1;
-        for (int k = 0; k < d->n_sources; k++)
-            twice = twice || (!strncmp(d->source[k].model, d->source[i].model, n) &&
-                              strcmp(d->source[k].model, d->source[i].model));
-        if (twice) hash[0] = '\t', hash[7] = 0;         // still equal to no other source's
+        if (strlen(hash) > 7) hash[7] = 0;
+        *hash = twice[i] ? ' ' : 0;
     }
-    for (int i = 0; i < d->n_sources; i++) {
-        char *end = strpbrk(d->source[i].model, "\n\t");
-        if (end) *end = *end == '\t' ? ' ' : 0;
-    }
+    free(twice);
 }
 
 static int is_shard(const struct dirent *e) { return !strncmp(e->d_name, "shard-", 6); }

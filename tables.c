@@ -704,7 +704,9 @@ static void reuse_block(Printer *p, Tasks l, const char *what) {
         grid_col(&g, "difference", "interval");
     }
     for (int a = 0; a < d->n_arms; a++) {
-        if (!arm_in(d, l, a)) continue;
+        int modes = 0;
+        for (int m = 0; m < MODES; m++) modes += any_of(d, l, (Key){ a, m });
+        if (modes < 2) continue;
         label_put(d, &g, a, -1);
         for (int i = 0; i < MODES; i++) {
             Pair v = average(d, l, (Key){ a, order[i] }, NOBODY, ALL_ROWS);
