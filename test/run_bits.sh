@@ -36,7 +36,7 @@ for d in sys.argv[2:]:
         r = json.loads(line)
         assert r["error"] is None, r
         keep = [k for k in r if not k.endswith(("_s", "tok_s", "peak_bytes"))] if full else [
-            "session", "turn", "mode", "method", "params", "ids_hash", "logits_hash", "score", "n_new",
+            "session", "turn", "mode", "arm", "params", "ids_hash", "logits_hash", "score", "n_new",
             "rows_min_q", "rows_mean_q", "rows_max_end"]
         lines.append(json.dumps({k: r[k] for k in keep}))
 print("\n".join(sorted(lines)))
@@ -61,8 +61,8 @@ same() { cmp -s "$2" "$3" || fail "$1: $(diff "$2" "$3" | head -n 4)"; }
 export OMP_NUM_THREADS=1                # --threads 2 below says otherwise
 bench base $sweep --sessions 2
 rows few "$tmp/base" >"$tmp/base.rows"
-[ "$(wc -l <"$tmp/base.rows")" = 48 ] || fail "2 sessions x 3 turns x 8 arms gave $(wc -l <"$tmp/base.rows") rows"
-grep -q '^retr_kv, multi-turn: 2 sessions' "$tmp/base.txt" || fail "no table at the end"
+[ "$(wc -l <"$tmp/base.rows")" = 60 ] || fail "2 sessions x 3 turns x 10 arms gave $(wc -l <"$tmp/base.rows") rows"
+grep -q '^retr_kv: accuracy in % by turn, 2 sessions' "$tmp/base.txt" || fail "no table at the end"
 ./scbench report "$tmp/base" | cmp -s - <(grep -v '^rows: /' "$tmp/base.txt") || fail "report prints another table"
 
 bench again $sweep --sessions 2
@@ -77,7 +77,7 @@ for way in '--threads 2' '--chunk 7' '--chunk 256' '--chunk 5000'; do
 done
 size="$short $corm" bench chunk1 --method full,corm --mode multi-turn --sessions 1 --chunk 1
 rows few "$tmp/chunk1" >"$tmp/a"
-grep '"session": 1,.*"multi-turn", "method": "\(full\|corm\)"' "$tmp/base.rows" >"$tmp/b"
+grep "\"session\": 1,.*\"multi-turn\", \"arm\": \"\(full\|corm\|keep-last at corm's rows\)\"" "$tmp/base.rows" >"$tmp/b"
 same '--chunk 1' "$tmp/b" "$tmp/a"
 SCBENCH_ISA=portable bench portable $sweep --sessions 2
 rows few "$tmp/portable" >"$tmp/a"
@@ -98,19 +98,25 @@ for method in full keep-last streamingllm corm; do
 done
 rows few "${alone[@]}" >"$tmp/a"
 same 'arms alone' "$tmp/base.rows" "$tmp/a"
+for mode in multi-turn multi-request; do    # without keep-last beside it, corm's context has no other user
+    size="$short $corm" bench "own-$mode" --method corm --no-baselines --mode $mode --sessions 2
+done
+rows few "$tmp/own-multi-turn" "$tmp/own-multi-request" >"$tmp/a"
+grep '"arm": "corm"' "$tmp/base.rows" >"$tmp/b"
+same 'corm on rows of its own' "$tmp/b" "$tmp/a"
 
 # ---- a hash that never changes would pass everything above
 .venv/bin/python - "$tmp/base" <<'EOF' || fail "the hashes cannot tell runs apart"
 import json, sys
 rows = [json.loads(line) for line in open(sys.argv[1] + "/results.jsonl")]
-logits = {(r["session"], r["turn"], r["mode"], r["method"]): r["logits_hash"] for r in rows}
+logits = {(r["session"], r["turn"], r["mode"], r["arm"]): r["logits_hash"] for r in rows}
 for s in (1, 2):
     for t in (1, 2, 3):
         for m in ("multi-turn", "multi-request"):
-            of = [logits[s, t, m, k] for k in ("full", "keep-last", "streamingllm", "corm")]
-            assert len(set(of)) == 4, (s, t, m, of)
+            of = [logits[s, t, m, k] for k in ("full", "keep-last 100", "streamingllm 100", "corm", "keep-last at corm's rows")]
+            assert len(set(of)) == 5, (s, t, m, of)
 assert len({r["ids_hash"] for r in rows}) == 2 * (3 + 2), "request 1 and turn 1 have the same ids"
-assert all(r["rows_max_q"] <= 100 for r in rows if r["method"] == "keep-last")
+assert all(r["rows_max_q"] <= 100 for r in rows if r["arm"] == "keep-last 100")
 assert all(r["rows_max_q"] == r["n_prompt"] for r in rows if r["method"] == "full")
 assert all(r["evictable"] is None for r in rows if r["method"] == "full")
 EOF
@@ -161,18 +167,28 @@ refuse() {
 o="--out $tmp/never --quiet"
 refuse 1 'exists' "$model" $short --out "$tmp/base"
 refuse 1 'another seed' "$model" $size $sweep --sessions 2 --seed 2 --resume --out "$tmp/base"
-refuse 1 'no run to go on' "$model" $short --resume --out "$tmp/never"
+refuse 1 'no run' "$model" $short --resume --out "$tmp/never"
 refuse 2 '--resume needs --out' "$model" $short --resume
 refuse 2 'did you mean --ctx' "$model" --ctxx 3
 refuse 2 'did you mean retr_kv' "$model" --task retrkv $o
 refuse 2 'did you mean .corm' "$model" --method crom $o
-refuse 2 'multi-turn, multi-request' "$model" --mode single $o
+refuse 2 'multi-turn, multi-request, single' "$model" --mode singel $o
 refuse 2 'at least\|from 32' "$model" --method keep-last --budget 31 $o
 refuse 2 'corm keeps no fixed' "$model" --method corm --budget 64 $o
 refuse 2 'exclude' "$model" --method keep-last --budget 64 --keep 0.5 $o
 refuse 2 'no method of this run' "$model" --method full --set corm.window=3 $o
 refuse 2 'windo' "$model" --method corm --set corm.windo=3 --ctx 700 $o
-refuse 2 'multi-turn alone' "$model" --mode multi-request --query-aware first $o
+refuse 2 'one first feed' "$model" --query-aware each $o
+refuse 2 'acts on no mode' "$model" --mode single --query-aware first $o
+refuse 2 'LongBench' "$model" --task longbench/hotpotqa $o
+refuse 2 'names retr_kv twice' "$model" --task retr_kv,scbench_kv $o
+refuse 2 'full alone so far' "$model" --preset harness --method corm $o
+refuse 2 'leave .*scorer' "$model" --preset harness --scorer ours $o
+refuse 2 'single' "$model" --preset harness --mode single $o
+refuse 2 'I/N' "$model" --shard 3/2 $o
+refuse 2 'shard needs --out' "$model" --shard 1/2
+refuse 2 'skip-bad acts' "$model" --skip-bad $o
+refuse 1 'cannot be read' "$model" --data "$tmp/no-such-file" $o
 refuse 2 'share no history' "$model" --mode multi-request --history own $o
 refuse 2 'too small' "$model" --ctx 50 $o
 refuse 1 'takes 2048' "$model" --ctx 2040 $o
