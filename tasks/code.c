@@ -3,8 +3,9 @@
 // An entry:
 //     @ widest_jump steepest_gap (xs:L k:i) i $a=3..20 $o=>~largest|<~smallest [plain]
 //     1 purpose   2 input   3 output   4 procedure (one line each)
-//     statements: x = e, x += e, xs[i] = e, if e { } elif e { } else { }, while e { }, return e,
-//                 for i in a..b [by k] { }, for i in a downto b { }, for x in xs { }, push(xs, e) ..
+//     statements: x = e, x += e, xs[i] = e, if e { } elif e { } else { }, while e { },
+//                 for i in a..b [by k] { }, for i in a downto b { }, for x in xs { },
+//                 return e, push(xs, e) ..
 //     ? [3, 9, 1], 4 = 8
 // Types: i integer, b truth value, c character, s text, L integers, S texts, G rows of integers.
 // $a is drawn from a range, $o from options "code~words~other words" ($o, $o2 name the words in the
@@ -24,7 +25,8 @@ enum { MAX_ENTRIES = 400 };
 static bool is_word(int c) { return isalnum((unsigned char)c) || c == '_'; }
 
 const char *code_lang_name(CodeLang lang) {
-    static const char *const name[N_LANGS] = { "python", "cpp", "java", "php", "rust", "go", "typescript" };
+    static const char *const name[N_LANGS] = { "python", "cpp", "java",      "php",
+                                               "rust",   "go",  "typescript" };
     return name[lang];
 }
 
@@ -49,7 +51,8 @@ static void entry_head(CodeEntry *e, const char *p, const char *end) {
         char *name = e->param[e->n_params];
         int n = 0;
         while (is_word(*p) && n < 23) name[n++] = *p++;
-        CHECK(*p == ':' && e->n_params < MAX_ENTRY_PARAMS, "code corpus: bad parameter near '%.30s'", p);
+        CHECK(*p == ':' && e->n_params < MAX_ENTRY_PARAMS,
+              "code corpus: bad parameter near '%.30s'", p);
         e->type[e->n_params++] = type_of_letter(p[1]);
         p += 2;
     }
@@ -88,7 +91,8 @@ static int parse_corpus(CodeEntry *all, int n, const char *p, const char *end) {
             for (int i = 0; i < 4; i++) {
                 p = e + 1;
                 e = line_end(p, end);
-                CHECK(p[0] == '1' + i && p[1] == ' ', "code corpus: part %d missing near '%.40s'", i + 1, p);
+                CHECK(p[0] == '1' + i && p[1] == ' ', "code corpus: part %d missing near '%.40s'",
+                      i + 1, p);
                 t->part[i] = p + 2;
                 t->part_n[i] = (size_t)(e - p - 2);
             }
@@ -123,11 +127,13 @@ const CodeEntry *code_entry(int i) { return i >= 0 && i < corpus.n ? &corpus.e[i
 // Drafts: constants drawn, modifiers written into the notation and the description
 
 void code_number(StrBuf *out, int n) {
-    static const char *const small[] = { "zero", "one", "two", "three", "four", "five", "six", "seven",
-        "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen",
-        "seventeen", "eighteen", "nineteen" };
-    static const char *const tens[] = { "", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy",
-        "eighty", "ninety" };
+    static const char *const small[] = {
+        "zero",     "one",     "two",     "three",     "four",     "five",    "six",
+        "seven",    "eight",   "nine",    "ten",       "eleven",   "twelve",  "thirteen",
+        "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"
+    };
+    static const char *const tens[] = { "",      "",      "twenty",  "thirty", "forty",
+                                        "fifty", "sixty", "seventy", "eighty", "ninety" };
     if (n >= 100) {
         str_fmt(out, "%s hundred", small[n / 100 % 10]);
         if (n % 100 == 0) return;
@@ -141,124 +147,131 @@ void code_number(StrBuf *out, int n) {
 
 typedef enum { MOD_PRE, MOD_POST, MOD_GUARD } ModKind;
 // in code and words: $c, $d numbers, $q, $r letters; in code: @ the parameter, ~ its replacement,
-// ^ the returned expression. flag: a modifier without constants, told apart by this bit
+// ^ the returned expression
 typedef struct {
     ModKind kind;
     char param, ret;                    // types it fits; 0: any
     int lo, hi;                         // of $c; 0: none
-    int flag;
     const char *code, *words;
 } CodeMod;
 
 static const CodeMod mods[] = {
-    { MOD_PRE, 'L', 0, 3, 60, 0, "~ = []; for zitem in @ { if zitem > $c { push(~, zitem) } }",
+    { MOD_PRE, 'L', 0, 3, 60, "~ = []; for zitem in @ { if zitem > $c { push(~, zitem) } }",
       "Entries that are not above $c are thrown away first." },
-    { MOD_PRE, 'L', 0, 20, 99, 0, "~ = []; for zitem in @ { if zitem < $c { push(~, zitem) } }",
+    { MOD_PRE, 'L', 0, 20, 99, "~ = []; for zitem in @ { if zitem < $c { push(~, zitem) } }",
       "Entries of $c and more are dropped at the start." },
-    { MOD_PRE, 'L', 0, 3, 90, 0, "~ = []; for zitem in @ { push(~, zitem + $c) }",
+    { MOD_PRE, 'L', 0, 3, 90, "~ = []; for zitem in @ { push(~, zitem + $c) }",
       "Beforehand every entry is raised by $c." },
-    { MOD_PRE, 'L', 0, 3, 90, 0, "~ = []; for zitem in @ { push(~, zitem - $c) }",
+    { MOD_PRE, 'L', 0, 3, 90, "~ = []; for zitem in @ { push(~, zitem - $c) }",
       "Beforehand $c is taken off every entry." },
-    { MOD_PRE, 'L', 0, 3, 40, 0, "~ = []; for zitem in @ { push(~, zitem * $c) }",
+    { MOD_PRE, 'L', 0, 3, 40, "~ = []; for zitem in @ { push(~, zitem * $c) }",
       "Each entry counts $c times its size." },
-    { MOD_PRE, 'L', 0, 3, 19, 0, "~ = []; for zitem in @ { if zitem % $c != 0 { push(~, zitem) } }",
+    { MOD_PRE, 'L', 0, 3, 19, "~ = []; for zitem in @ { if zitem % $c != 0 { push(~, zitem) } }",
       "Multiples of $c are left out from the start." },
-    { MOD_PRE, 'L', 0, 3, 9, 0, "~ = []; for zat in 0..len(@) by $c { push(~, @[zat]) }",
+    { MOD_PRE, 'L', 0, 3, 9, "~ = []; for zat in 0..len(@) by $c { push(~, @[zat]) }",
       "Only entries at positions divisible by $c, counted from zero, take part." },
-    { MOD_PRE, 'L', 0, 3, 12, 0, "~ = []; for zat in $c..len(@) { push(~, @[zat]) }",
+    { MOD_PRE, 'L', 0, 3, 12, "~ = []; for zat in $c..len(@) { push(~, @[zat]) }",
       "The leading $c entries are skipped." },
-    { MOD_PRE, 'L', 0, 5, 60, 0, "~ = []; for zat in 0..min(len(@), $c) { push(~, @[zat]) }",
+    { MOD_PRE, 'L', 0, 5, 60, "~ = []; for zat in 0..min(len(@), $c) { push(~, @[zat]) }",
       "Nothing behind the first $c entries is looked at." },
-    { MOD_PRE, 'L', 0, 3, 90, 0, "~ = copy(@); push(~, $c)",
+    { MOD_PRE, 'L', 0, 3, 90, "~ = copy(@); push(~, $c)",
       "The number $c is added as an extra last entry before the work begins." },
-    { MOD_PRE, 'L', 0, 3, 90, 0, "~ = []; for zitem in @ { push(~, abs(zitem - $c)) }",
+    { MOD_PRE, 'L', 0, 3, 90, "~ = []; for zitem in @ { push(~, abs(zitem - $c)) }",
       "Each entry is first replaced by its distance from $c." },
-    { MOD_PRE, 'L', 0, 9, 99, 0, "~ = []; for zitem in @ { push(~, min(zitem, $c)) }",
+    { MOD_PRE, 'L', 0, 9, 99, "~ = []; for zitem in @ { push(~, min(zitem, $c)) }",
       "Entries beyond $c are first lowered to $c." },
-    { MOD_PRE, 'L', 0, 3, 60, 0, "~ = []; for zitem in @ { push(~, max(zitem, $c)) }",
+    { MOD_PRE, 'L', 0, 3, 60, "~ = []; for zitem in @ { push(~, max(zitem, $c)) }",
       "Entries short of $c are first lifted to $c." },
-    { MOD_PRE, 'L', 0, 0, 0, 1, "~ = []; for zat in len(@) - 1 downto 0 { push(~, @[zat]) }",
+    { MOD_PRE, 'L', 0, 0, 0, "~ = []; for zat in len(@) - 1 downto 0 { push(~, @[zat]) }",
       "The entries are taken in backward order." },
-    { MOD_PRE, 's', 0, 0, 0, 0, "~ = \"\"; for zch in @ { if zch != '$q' { ~ += zch } }",
+    { MOD_PRE, 's', 0, 0, 0, "~ = \"\"; for zch in @ { if zch != '$q' { ~ += zch } }",
       "The letter '$q' is ignored wherever it stands." },
-    { MOD_PRE, 's', 0, 0, 0, 0, "~ = \"\"; for zch in @ { if zch == '$q' { ~ += '$r' } else { ~ += zch } }",
+    { MOD_PRE, 's', 0, 0, 0,
+      "~ = \"\"; for zch in @ { if zch == '$q' { ~ += '$r' } else { ~ += zch } }",
       "Each letter '$q' is first read as '$r'." },
-    { MOD_PRE, 's', 0, 5, 70, 0, "~ = \"\"; for zat in 0..min(len(@), $c) { ~ += @[zat] }",
+    { MOD_PRE, 's', 0, 5, 70, "~ = \"\"; for zat in 0..min(len(@), $c) { ~ += @[zat] }",
       "Nothing behind the first $c characters is looked at." },
-    { MOD_PRE, 's', 0, 3, 12, 0, "~ = \"\"; for zat in $c..len(@) { ~ += @[zat] }",
+    { MOD_PRE, 's', 0, 3, 12, "~ = \"\"; for zat in $c..len(@) { ~ += @[zat] }",
       "The leading $c characters are skipped." },
-    { MOD_PRE, 's', 0, 0, 0, 0, "~ = @ + \"$q$r\"",
+    { MOD_PRE, 's', 0, 0, 0, "~ = @ + \"$q$r\"",
       "The letters '$q' and '$r' are put behind the text before the work begins." },
-    { MOD_PRE, 'i', 0, 3, 90, 0, "~ = @ + $c", "The first number is raised by $c beforehand." },
-    { MOD_PRE, 'i', 0, 3, 40, 0, "~ = @ * $c", "The first number counts $c times its size." },
-    { MOD_PRE, 'i', 0, 100, 990, 0, "~ = @ % $c",
+    { MOD_PRE, 'i', 0, 3, 90, "~ = @ + $c", "The first number is raised by $c beforehand." },
+    { MOD_PRE, 'i', 0, 3, 40, "~ = @ * $c", "The first number counts $c times its size." },
+    { MOD_PRE, 'i', 0, 100, 990, "~ = @ % $c",
       "Of the first number only the remainder after division by $c is used." },
-    { MOD_PRE, 'i', 0, 3, 40, 0, "~ = max(@, $c)", "A first number short of $c is lifted to $c." },
-    { MOD_PRE, 'i', 0, 50, 990, 0, "~ = min(@, $c)", "A first number beyond $c is lowered to $c." },
-    { MOD_PRE, 'i', 0, 3, 90, 0, "~ = abs(@ - $c)",
+    { MOD_PRE, 'i', 0, 3, 40, "~ = max(@, $c)", "A first number short of $c is lifted to $c." },
+    { MOD_PRE, 'i', 0, 50, 990, "~ = min(@, $c)", "A first number beyond $c is lowered to $c." },
+    { MOD_PRE, 'i', 0, 3, 90, "~ = abs(@ - $c)",
       "The first number is replaced by its distance from $c." },
-    { MOD_POST, 0, 'i', 3, 90, 0, "zres = ^; return zres * $c", "The value found is multiplied by $c at the end." },
-    { MOD_POST, 0, 'i', 3, 90, 0, "zres = ^; return zres + $c", "At the end $c is added to the value found." },
-    { MOD_POST, 0, 'i', 3, 90, 0, "zres = ^; return zres - $c", "At the end $c is subtracted from the value found." },
-    { MOD_POST, 0, 'i', 5, 400, 0, "zres = ^; return zres % $c",
+    { MOD_POST, 0, 'i', 3, 90, "zres = ^; return zres * $c",
+      "The value found is multiplied by $c at the end." },
+    { MOD_POST, 0, 'i', 3, 90, "zres = ^; return zres + $c",
+      "At the end $c is added to the value found." },
+    { MOD_POST, 0, 'i', 3, 90, "zres = ^; return zres - $c",
+      "At the end $c is subtracted from the value found." },
+    { MOD_POST, 0, 'i', 5, 400, "zres = ^; return zres % $c",
       "Only the remainder of the value found after division by $c is handed back." },
-    { MOD_POST, 0, 'i', 9, 400, 0, "zres = ^; if zres > $c { return $c }; return zres",
+    { MOD_POST, 0, 'i', 9, 400, "zres = ^; if zres > $c { return $c }; return zres",
       "The answer never exceeds $c; what would be more is cut to it." },
-    { MOD_POST, 0, 'i', 3, 60, 0, "zres = ^; if zres < $c { return $c }; return zres",
+    { MOD_POST, 0, 'i', 3, 60, "zres = ^; if zres < $c { return $c }; return zres",
       "The answer is never less than $c." },
-    { MOD_POST, 0, 'i', 3, 90, 0, "return abs($c - (^))", "What comes back is how far the value found lies from $c." },
-    { MOD_POST, 0, 'b', 0, 0, 2, "return not (^)", "Finally the verdict is turned into its opposite." },
-    { MOD_POST, 0, 's', 0, 0, 0, "zres = ^; zres += \"$q$r\"; return zres",
+    { MOD_POST, 0, 'i', 3, 90, "return abs($c - (^))",
+      "What comes back is how far the value found lies from $c." },
+    { MOD_POST, 0, 'b', 0, 0, "return not (^)",
+      "Finally the verdict is turned into its opposite." },
+    { MOD_POST, 0, 's', 0, 0, "zres = ^; zres += \"$q$r\"; return zres",
       "The letters '$q' and '$r' are appended to what is handed back." },
-    { MOD_POST, 0, 's', 0, 0, 0, "return \"$q$r\" + (^)",
+    { MOD_POST, 0, 's', 0, 0, "return \"$q$r\" + (^)",
       "What is handed back begins with the extra letters '$q' and '$r'." },
-    { MOD_POST, 0, 'L', 3, 90, 0, "zres = ^; push(zres, $c); return zres",
+    { MOD_POST, 0, 'L', 3, 90, "zres = ^; push(zres, $c); return zres",
       "The number $c is appended to the finished list." },
-    { MOD_POST, 0, 'L', 3, 90, 0, "zres = ^; for zat in 0..len(zres) { zres[zat] += $c }; return zres",
+    { MOD_POST, 0, 'L', 3, 90,
+      "zres = ^; for zat in 0..len(zres) { zres[zat] += $c }; return zres",
       "Every number of the finished list is raised by $c." },
-    { MOD_POST, 0, 'L', 3, 60, 0, "zres = ^; for zat in 0..len(zres) { zres[zat] *= $c }; return zres",
+    { MOD_POST, 0, 'L', 3, 60,
+      "zres = ^; for zat in 0..len(zres) { zres[zat] *= $c }; return zres",
       "Every number of the finished list is multiplied by $c." },
-    { MOD_GUARD, 'L', 'i', 3, 12, 0, "if len(@) < $c { return $d }",
+    { MOD_GUARD, 'L', 'i', 3, 12, "if len(@) < $c { return $d }",
       "With fewer than $c entries the answer is $d at once." },
-    { MOD_GUARD, 'L', 'b', 3, 12, 0, "if len(@) < $c { return false }",
+    { MOD_GUARD, 'L', 'b', 3, 12, "if len(@) < $c { return false }",
       "With fewer than $c entries the verdict is no at once." },
-    { MOD_GUARD, 'L', 'b', 13, 60, 0, "if len(@) > $c { return true }",
+    { MOD_GUARD, 'L', 'b', 13, 60, "if len(@) > $c { return true }",
       "With more than $c entries the verdict is yes at once." },
-    { MOD_GUARD, 'L', 'L', 3, 12, 0, "if len(@) < $c { return [$d] }",
+    { MOD_GUARD, 'L', 'L', 3, 12, "if len(@) < $c { return [$d] }",
       "With fewer than $c entries the answer is a list holding $d alone." },
-    { MOD_GUARD, 'L', 's', 3, 12, 0, "if len(@) < $c { return \"$q$r\" }",
+    { MOD_GUARD, 'L', 's', 3, 12, "if len(@) < $c { return \"$q$r\" }",
       "With fewer than $c entries the answer is the text '$q$r'." },
-    { MOD_GUARD, 's', 'i', 3, 12, 0, "if len(@) < $c { return $d }",
+    { MOD_GUARD, 's', 'i', 3, 12, "if len(@) < $c { return $d }",
       "Texts shorter than $c characters give $d at once." },
-    { MOD_GUARD, 's', 'b', 3, 12, 0, "if len(@) < $c { return false }",
+    { MOD_GUARD, 's', 'b', 3, 12, "if len(@) < $c { return false }",
       "Texts shorter than $c characters give no at once." },
-    { MOD_GUARD, 's', 'b', 20, 80, 0, "if len(@) > $c { return true }",
+    { MOD_GUARD, 's', 'b', 20, 80, "if len(@) > $c { return true }",
       "Texts longer than $c characters give yes at once." },
-    { MOD_GUARD, 's', 's', 3, 12, 0, "if len(@) < $c { return \"$q$r\" }",
+    { MOD_GUARD, 's', 's', 3, 12, "if len(@) < $c { return \"$q$r\" }",
       "Texts shorter than $c characters give '$q$r' at once." },
-    { MOD_GUARD, 's', 'L', 3, 12, 0, "if len(@) < $c { return [$d] }",
+    { MOD_GUARD, 's', 'L', 3, 12, "if len(@) < $c { return [$d] }",
       "Texts shorter than $c characters give a list holding $d alone." },
-    { MOD_GUARD, 'i', 'i', 100, 990, 0, "if @ > $c { return $d }",
+    { MOD_GUARD, 'i', 'i', 100, 990, "if @ > $c { return $d }",
       "A first number above $c gives $d at once." },
-    { MOD_GUARD, 'i', 'b', 100, 990, 0, "if @ > $c { return false }",
+    { MOD_GUARD, 'i', 'b', 100, 990, "if @ > $c { return false }",
       "A first number above $c gives no at once." },
-    { MOD_GUARD, 'i', 'L', 100, 990, 0, "if @ > $c { return [$d] }",
+    { MOD_GUARD, 'i', 'L', 100, 990, "if @ > $c { return [$d] }",
       "A first number above $c gives a list holding $d alone." },
-    { MOD_GUARD, 'i', 's', 100, 990, 0, "if @ > $c { return \"$q$r\" }",
+    { MOD_GUARD, 'i', 's', 100, 990, "if @ > $c { return \"$q$r\" }",
       "A first number above $c gives the text '$q$r' at once." },
-    { MOD_GUARD, 'G', 'i', 5, 40, 0, "if len(@) > $c { return $d }",
+    { MOD_GUARD, 'G', 'i', 5, 40, "if len(@) > $c { return $d }",
       "More than $c rows give $d at once." },
-    { MOD_GUARD, 'G', 'b', 5, 40, 0, "if len(@) > $c { return false }",
+    { MOD_GUARD, 'G', 'b', 5, 40, "if len(@) > $c { return false }",
       "More than $c rows give no at once." },
-    { MOD_GUARD, 'G', 'L', 5, 40, 0, "if len(@) > $c { return [$d] }",
+    { MOD_GUARD, 'G', 'L', 5, 40, "if len(@) > $c { return [$d] }",
       "More than $c rows give a list holding $d alone." },
-    { MOD_GUARD, 'S', 'i', 3, 40, 0, "if len(@) > $c { return $d }",
+    { MOD_GUARD, 'S', 'i', 3, 40, "if len(@) > $c { return $d }",
       "More than $c texts give $d at once." },
-    { MOD_GUARD, 'S', 's', 3, 40, 0, "if len(@) > $c { return \"$q$r\" }",
+    { MOD_GUARD, 'S', 's', 3, 40, "if len(@) > $c { return \"$q$r\" }",
       "More than $c texts give '$q$r' at once." },
 };
 
-typedef struct { long num[12]; int n; int flags; char q, r; int c, d; } ModDraw;
+typedef struct { long num[12]; int n; char q, r; int c, d; } ModDraw;
 
 // copies text with $c $d $q $r replaced, numbers in words where the text is prose
 static void put_drawn(StrBuf *out, const char *t, const ModDraw *m, bool prose) {
@@ -281,7 +294,6 @@ static void mod_draw(const CodeMod *m, ModDraw *d, Rng *rng) {
     if (strstr(m->code, "$d")) d->num[d->n++] = d->d;
     if (strstr(m->code, "$q")) d->num[d->n++] = 1000 + d->q;
     if (strstr(m->code, "$r")) d->num[d->n++] = 1000 + d->r;
-    d->flags ^= m->flag;
 }
 
 // text with every word `from` outside quotes replaced by `to`
@@ -338,7 +350,8 @@ static void put_option(StrBuf *out, const CodeConst *k, int j, int piece) {
     for (const char *e = q ? q : stop; p < e; p++) str_add(out, prose && *p == '_' ? " " : p, 1);
 }
 
-static void put_consts(StrBuf *out, const char *t, size_t n, const CodeEntry *e, const int *drawn, bool prose) {
+static void put_consts(StrBuf *out, const char *t, size_t n, const CodeEntry *e, const int *drawn,
+                       bool prose) {
     for (size_t i = 0; i < n; i++) {
         int at = -1;
         if (t[i] == '$' && i + 1 < n)
@@ -424,7 +437,7 @@ void code_draft(CodeDraft *d, const CodeEntry *e, Rng *rng, int n_mods) {
             draw.num[j] = draw.num[j - 1];
             draw.num[j - 1] = t;
         }
-    d->key = mix64((uint64_t)(e - corpus.e) * 64 + (uint64_t)draw.flags);
+    d->key = mix64((uint64_t)(e - corpus.e));
     for (int i = 0; i < draw.n; i++) d->key = mix64(d->key + (uint64_t)draw.num[i]);
 }
 
@@ -501,21 +514,32 @@ static size_t word_at(Parser *p) {
     return (size_t)(q - p->p);
 }
 
-static const struct { const char *name; CodeBuiltin f; CodeType type; } builtins[] = {
-    { "len", F_LEN, T_INT }, { "abs", F_ABS, T_INT }, { "min", F_MIN, T_INT }, { "max", F_MAX, T_INT },
-    { "ord", F_ORD, T_INT }, { "chr", F_CHR, T_CHAR }, { "digit", F_DIGIT, T_INT }, { "str", F_STR, T_STR },
+static const struct { const char *name; CodeBuiltin f; CodeType type;
+} builtins[] = {
+    { "len", F_LEN, T_INT },          { "abs", F_ABS, T_INT },
+    { "min", F_MIN, T_INT },          { "max", F_MAX, T_INT },
+    { "ord", F_ORD, T_INT },          { "chr", F_CHR, T_CHAR },
+    { "digit", F_DIGIT, T_INT },      { "str", F_STR, T_STR },
     { "isdigit", F_ISDIGIT, T_BOOL }, { "isalpha", F_ISALPHA, T_BOOL },
-    { "isupper", F_ISUPPER, T_BOOL }, { "islower", F_ISLOWER, T_BOOL }, { "lower", F_LOWER, T_NONE },
-    { "upper", F_UPPER, T_NONE }, { "has", F_HAS, T_BOOL }, { "contains", F_CONTAINS, T_BOOL },
-    { "copy", F_COPY, T_LIST }, { "last", F_LAST, T_NONE }, { "fill", F_FILL, T_LIST },
-    { "maxof", F_MAXOF, T_INT }, { "minof", F_MINOF, T_INT }, { "map", F_MAP, T_MAP },
-    { "smap", F_SMAP, T_SMAP }, { "strs", F_STRS, T_STRS }, { "grid", F_GRID, T_GRID },
-    { "get", F_GET, T_INT }, { "push", F_PUSH, T_NONE }, { "put", F_PUT, T_NONE }, { "inc", F_INC, T_NONE },
-    { "sort", F_SORT, T_NONE }, { "swap", F_SWAP, T_NONE }, { "drop", F_DROP, T_NONE },
+    { "isupper", F_ISUPPER, T_BOOL }, { "islower", F_ISLOWER, T_BOOL },
+    { "lower", F_LOWER, T_NONE },     { "upper", F_UPPER, T_NONE },
+    { "has", F_HAS, T_BOOL },         { "contains", F_CONTAINS, T_BOOL },
+    { "copy", F_COPY, T_LIST },       { "last", F_LAST, T_NONE },
+    { "fill", F_FILL, T_LIST },       { "maxof", F_MAXOF, T_INT },
+    { "minof", F_MINOF, T_INT },      { "map", F_MAP, T_MAP },
+    { "smap", F_SMAP, T_SMAP },       { "strs", F_STRS, T_STRS },
+    { "grid", F_GRID, T_GRID },       { "get", F_GET, T_INT },
+    { "push", F_PUSH, T_NONE },       { "put", F_PUT, T_NONE },
+    { "inc", F_INC, T_NONE },         { "sort", F_SORT, T_NONE },
+    { "swap", F_SWAP, T_NONE },       { "drop", F_DROP, T_NONE },
 };
 
 static CodeType element(CodeType t) {
-    return t == T_STR ? T_CHAR : t == T_LIST ? T_INT : t == T_STRS ? T_STR : t == T_GRID ? T_LIST : T_NONE;
+    return t == T_STR    ? T_CHAR
+           : t == T_LIST ? T_INT
+           : t == T_STRS ? T_STR
+           : t == T_GRID ? T_LIST
+                         : T_NONE;
 }
 
 static Node *expr(Parser *p, int level);
@@ -638,11 +662,13 @@ static Node *unary(Parser *p) {
 }
 
 typedef struct { const char *t; CodeOp op; int level; } OpRow;
-static const OpRow op_rows[] = {        // longer spellings first
-    { "or", OP_OR, 0 }, { "and", OP_AND, 1 }, { "==", OP_EQ, 3 }, { "!=", OP_NE, 3 }, { "<=", OP_LE, 3 },
-    { ">=", OP_GE, 3 }, { "<<", OP_SHL, 7 }, { ">>", OP_SHR, 7 }, { "<", OP_LT, 3 }, { ">", OP_GT, 3 },
-    { "|", OP_BOR, 4 }, { "^", OP_XOR, 5 }, { "&", OP_BAND, 6 }, { "+", OP_ADD, 8 }, { "-", OP_SUB, 8 },
-    { "*", OP_MUL, 9 }, { "/", OP_DIV, 9 }, { "%", OP_MOD, 9 },
+static const OpRow op_rows[] = {
+    // longer spellings first
+    { "or", OP_OR, 0 },  { "and", OP_AND, 1 }, { "==", OP_EQ, 3 },  { "!=", OP_NE, 3 },
+    { "<=", OP_LE, 3 },  { ">=", OP_GE, 3 },   { "<<", OP_SHL, 7 }, { ">>", OP_SHR, 7 },
+    { "<", OP_LT, 3 },   { ">", OP_GT, 3 },    { "|", OP_BOR, 4 },  { "^", OP_XOR, 5 },
+    { "&", OP_BAND, 6 }, { "+", OP_ADD, 8 },   { "-", OP_SUB, 8 },  { "*", OP_MUL, 9 },
+    { "/", OP_DIV, 9 },  { "%", OP_MOD, 9 },
 };
 
 static const OpRow *op_at(Parser *p, int level) {
@@ -774,7 +800,8 @@ void code_parse(CodeFn *f, const CodeDraft *d, CodeArena *arena) {
     arena->n = 0;
     f->entry = e;
     f->arena = arena;
-    for (int i = 0; i < e->n_params; i++) var_add(f, e->param[i], strlen(e->param[i]), e->type[i], true);
+    for (int i = 0; i < e->n_params; i++)
+        var_add(f, e->param[i], strlen(e->param[i]), e->type[i], true);
     Parser p = { d->body.p, d->body.p + d->body.n, f };
     f->body = statements(&p);
     if (!f->fault && p.p < p.end) f->fault = "a block closes that never began";

@@ -23,7 +23,8 @@ typedef enum {
 } CodeType;
 
 // kids: BIN a op b; NEG, NOT a; INDEX a[b]; SLICE a[b:c]; CALL op(a, a->next, ..); LITERAL [a, ..];
-// SET a op= b; IF a {b} else {c}; WHILE a {c}; RANGE var from a to b {c}; EACH var in a {c}; RETURN a
+// SET a op= b; IF a {b} else {c}; WHILE a {c}; RANGE var from a to b {c}; EACH var in a {c};
+// RETURN a
 typedef enum {
     E_INT, E_CHAR, E_STR, E_BOOL, E_VAR, E_BIN, E_NEG, E_NOT, E_INDEX, E_SLICE, E_CALL, E_LITERAL,
     S_SET, S_IF, S_WHILE, S_RANGE, S_EACH, S_RETURN, S_BREAK, S_CONTINUE, S_CALL, S_NOTE
@@ -43,7 +44,7 @@ typedef struct Node {
     CodeType type;                      // of an expression
     int op;                             // CodeOp or CodeBuiltin
     int var;                            // E_VAR and loops
-    long value;                         // literals; step of a range: 1, k, or -1 (down to, inclusive)
+    long value;    // literals; step of a range: 1, k, or -1 (down to, inclusive)
     const char *text;                   // E_STR, S_NOTE
     struct Node *a, *b, *c, *next;      // next statement, next argument
     bool decl;                          // SET declares its variable here
@@ -59,7 +60,13 @@ typedef struct {
     char *name;                         // identifier in the rendering
 } CodeVar;
 
-typedef struct { char letter; const char *options; int n_options; bool range; int lo, hi; } CodeConst;
+typedef struct {
+    char letter;
+    const char *options;
+    int n_options;
+    bool range;
+    int lo, hi;
+} CodeConst;
 
 typedef struct {                        // pointers into the compiled-in text, parts without newline
     const char *names, *sig, *part[4], *body;
@@ -77,7 +84,7 @@ typedef struct {                        // one function before it has a language
     const CodeEntry *entry;
     StrBuf body;                        // notation, constants and modifiers in place
     StrBuf part[4];                     // description
-    uint64_t key;                       // of entry, constants and flags: equal keys look alike
+    uint64_t key;                       // of entry and drawn constants; a session has each once
 } CodeDraft;
 
 typedef struct {                        // memory of one tree; reset between functions
@@ -103,8 +110,18 @@ typedef struct {                        // how one repository is written
 } CodeStyle;
 
 // what the printed code wants imported
-enum { USES_ALGO = 1, USES_MAP = 2, USES_STRING = 4, USES_CTYPE = 8, USES_SLICES = 16, USES_SORT = 32,
-       USES_ABS = 64, USES_ITOA = 128, USES_LIST = 256, USES_CONTAINS = 512 };
+enum {
+    USES_ALGO = 1,
+    USES_MAP = 2,
+    USES_STRING = 4,
+    USES_CTYPE = 8,
+    USES_SLICES = 16,
+    USES_SORT = 32,
+    USES_ABS = 64,
+    USES_ITOA = 128,
+    USES_LIST = 256,
+    USES_CONTAINS = 512
+};
 
 int code_n_entries(void);
 const CodeEntry *code_entry(int i);     // NULL past the end

@@ -7,14 +7,20 @@ EMBED(code_text_roles, "data/code/roles.txt");
 
 // names that no variable may have: keywords and what the printed code calls
 static const char *const reserved[] = {
-    "abs", "and", "append", "array", "as", "assert", "async", "auto", "await", "bool", "box", "break", "byte", "case", "catch", "char", "chr",
-    "class", "const", "continue", "def", "default", "del", "do", "double", "echo", "elif", "else", "end", "enum",
-    "except", "export", "extern", "finally", "global", "nonlocal", "raise", "false", "final", "float", "fn", "for", "from", "func", "function", "go", "goto", "if", "impl",
-    "import", "in", "int", "interface", "is", "lambda", "len", "let", "list", "long", "loop", "map", "match", "max",
-    "min", "mod", "move", "mut", "new", "nil", "not", "null", "or", "ord", "package", "pass", "print", "range", "ref",
-    "return", "self", "short", "slices", "sort", "static", "str", "string", "strings", "struct", "super", "switch",
-    "this", "throw", "trait", "true", "try", "type", "unicode", "union", "use", "var", "vec", "void", "while", "with",
-    "xor", "yield", "strconv",
+    "abs",     "and",     "append",  "array",    "as",        "assert",  "async",   "auto",
+    "await",   "bool",    "box",     "break",    "byte",      "case",    "catch",   "char",
+    "chr",     "class",   "const",   "continue", "def",       "default", "del",     "do",
+    "double",  "echo",    "elif",    "else",     "end",       "enum",    "except",  "export",
+    "extern",  "finally", "global",  "nonlocal", "raise",     "false",   "final",   "float",
+    "fn",      "for",     "from",    "func",     "function",  "go",      "goto",    "if",
+    "impl",    "import",  "in",      "int",      "interface", "is",      "lambda",  "len",
+    "let",     "list",    "long",    "loop",     "map",       "match",   "max",     "min",
+    "mod",     "move",    "mut",     "new",      "nil",       "not",     "null",    "or",
+    "ord",     "package", "pass",    "print",    "range",     "ref",     "return",  "self",
+    "short",   "slices",  "sort",    "static",   "str",       "string",  "strings", "struct",
+    "super",   "switch",  "this",    "throw",    "trait",     "true",    "try",     "type",
+    "unicode", "union",   "use",     "var",      "vec",       "void",    "while",   "with",
+    "xor",     "yield",   "strconv",
 };
 
 static bool is_reserved(const char *name) {
@@ -46,8 +52,8 @@ static const char *pick(const char *const *nouns, int n, Rng *rng) {
     return nouns[rng_below(rng, (uint64_t)n)];
 }
 
-static char *var_name(const CodeVar *v, const CodeStyle *s, const char *const theme[2], const char *const *nouns,
-                      int n_nouns, Rng *rng) {
+static char *var_name(const CodeVar *v, const CodeStyle *s, const char *const theme[2],
+                      const char *const *nouns, int n_nouns, Rng *rng) {
     StrBuf words = { 0 };
     int form = (int)rng_below(rng, 100);
     const char *noun = rng_below(rng, 3) ? theme[rng_below(rng, 2)] : pick(nouns, n_nouns, rng);
@@ -73,8 +79,8 @@ static char *arena_name(CodeFn *f, const char *name) {
 }
 
 static void fn_name(CodeFn *f, const CodeStyle *s, const char *const theme[2], Rng *rng) {
-    static const char *const verb[] = { "compute", "find", "get", "calc", "derive", "resolve", "eval", "determine",
-                                        "fetch", "build" };
+    static const char *const verb[] = { "compute", "find", "get",       "calc",  "derive",
+                                        "resolve", "eval", "determine", "fetch", "build" };
     static const char *const link[] = { "for", "of", "in", "by", "on", "at", "from", "per" };
     const CodeEntry *e = f->entry;
     const char *stem = e->names, *end = e->names + e->names_n;
@@ -86,8 +92,12 @@ static void fn_name(CodeFn *f, const CodeStyle *s, const char *const theme[2], R
     switch (rng_below(rng, 5)) {
     case 0: str_fmt(&words, "%.*s_%s", n, stem, theme[0]); break;
     case 1: str_fmt(&words, "%s_%.*s", theme[0], n, stem); break;
-    case 2: str_fmt(&words, "%s_%s_%.*s", verb[rng_below(rng, COUNTOF(verb))], theme[0], n, stem); break;
-    case 3: str_fmt(&words, "%.*s_%s_%s", n, stem, link[rng_below(rng, COUNTOF(link))], theme[0]); break;
+    case 2:
+        str_fmt(&words, "%s_%s_%.*s", verb[rng_below(rng, COUNTOF(verb))], theme[0], n, stem);
+        break;
+    case 3:
+        str_fmt(&words, "%.*s_%s_%s", n, stem, link[rng_below(rng, COUNTOF(link))], theme[0]);
+        break;
     default: str_fmt(&words, "%s_%s_%.*s", theme[0], theme[1], n, stem);
     }
     char *name = code_case(words.p, s->snake, s->capital);
@@ -98,12 +108,24 @@ static void fn_name(CodeFn *f, const CodeStyle *s, const char *const theme[2], R
 
 static void note_text(CodeFn *f, Node *note, const char *const *nouns, int n_nouns) {
     static const char *const form[] = {
-        "same rule as in the %s %s", "the %s team asked for the %s case", "%s before %s, as agreed",
-        "see the %s notes on %s", "kept simple for the %s %s", "mirrors what the %s does with its %s",
-        "%s first, then the %s", "needed since the %s release of %s", "the %s side relies on %s here",
-        "cheap enough for %s and %s", "order matters to the %s and the %s", "watch the %s when %s changes",
-        "no %s without a %s", "ported from %s to %s", "tuned on the %s set of the %s",
-        "%s may be empty, %s may not", "as the %s expects from a %s", "twin of the step in %s and %s",
+        "same rule as in the %s %s",
+        "the %s team asked for the %s case",
+        "%s before %s, as agreed",
+        "see the %s notes on %s",
+        "kept simple for the %s %s",
+        "mirrors what the %s does with its %s",
+        "%s first, then the %s",
+        "needed since the %s release of %s",
+        "the %s side relies on %s here",
+        "cheap enough for %s and %s",
+        "order matters to the %s and the %s",
+        "watch the %s when %s changes",
+        "no %s without a %s",
+        "ported from %s to %s",
+        "tuned on the %s set of the %s",
+        "%s may be empty, %s may not",
+        "as the %s expects from a %s",
+        "twin of the step in %s and %s",
     };
     Rng rng = { (uint64_t)note->value };
     StrBuf t = { 0 };

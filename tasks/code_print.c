@@ -50,8 +50,14 @@ static void rust_usize(Pr *p, const Node *e) {
 static void rust_own(Pr *p, const Node *e) {
     bool place = e->kind == E_VAR || e->kind == E_INDEX || e->kind == E_STR ||
                  (e->kind == E_CALL && (e->op == F_LAST));
-    if (p->l != LANG_RUST || !place || (e->type != T_STR && e->type != T_LIST)) { ex(p, e, P_OR); return; }
-    if (e->type == T_LIST && (e->kind == E_VAR && !p->f->var[e->var].param)) { ex(p, e, P_OR); return; }
+    if (p->l != LANG_RUST || !place || (e->type != T_STR && e->type != T_LIST)) {
+        ex(p, e, P_OR);
+        return;
+    }
+    if (e->type == T_LIST && (e->kind == E_VAR && !p->f->var[e->var].param)) {
+        ex(p, e, P_OR);
+        return;
+    }
     ex(p, e, P_POST);
     put(p, e->type == T_STR ? ".to_string()" : ".to_vec()");
 }
@@ -69,16 +75,19 @@ static void put_text(Pr *p, const char *t) {
 // ---------------------------------------------------------------------------
 // Calls
 
-static const char *const int_calls[N_LANGS][5] = {     // abs, min, max, maxof, minof
+static const char *const int_calls[N_LANGS][5] = {
+    // abs, min, max, maxof, minof
     { "abs(%1)", "min(%1, %2)", "max(%1, %2)", "max(%1)", "min(%1)" },
     { "std::abs(%1)", "std::min<@>(%1, %2)", "std::max<@>(%1, %2)",
       "*std::max_element(%a.begin(), %a.end())", "*std::min_element(%a.begin(), %a.end())" },
-    { "Math.abs(%1)", "Math.min(%1, %2)", "Math.max(%1, %2)", "Collections.max(%1)", "Collections.min(%1)" },
+    { "Math.abs(%1)", "Math.min(%1, %2)", "Math.max(%1, %2)", "Collections.max(%1)",
+      "Collections.min(%1)" },
     { "abs(%1)", "min(%1, %2)", "max(%1, %2)", "max(%1)", "min(%1)" },
     { "i64::abs(%1)", "std::cmp::min(%1, %2)", "std::cmp::max(%1, %2)", "*%a.iter().max().unwrap()",
       "*%a.iter().min().unwrap()" },
     { "absInt(%1)", "min(%1, %2)", "max(%1, %2)", "slices.Max(%1)", "slices.Min(%1)" },
-    { "Math.abs(%1)", "Math.min(%1, %2)", "Math.max(%1, %2)", "Math.max(...%1)", "Math.min(...%1)" },
+    { "Math.abs(%1)", "Math.min(%1, %2)", "Math.max(%1, %2)", "Math.max(...%1)",
+      "Math.min(...%1)" },
 };
 
 static const char *const char_calls[N_LANGS][8] = {    // ord chr digit str isdigit .. islower
@@ -105,27 +114,38 @@ static void call_case(Pr *p, const Node *e) {
         { "%a.lower()", "%a.upper()" },
         { "static_cast<char>(std::tolower(%1))", "static_cast<char>(std::toupper(%1))" },
         { "Character.toLowerCase(%1)", "Character.toUpperCase(%1)" },
-        { "strtolower(%1)", "strtoupper(%1)" }, { "%a.to_ascii_lowercase()", "%a.to_ascii_uppercase()" },
+        { "strtolower(%1)", "strtoupper(%1)" },
+        { "%a.to_ascii_lowercase()", "%a.to_ascii_uppercase()" },
         { "byte(unicode.ToLower(rune(%1)))", "byte(unicode.ToUpper(rune(%1)))" },
-        { "%a.toLowerCase()", "%a.toUpperCase()" } };
+        { "%a.toLowerCase()", "%a.toUpperCase()" }
+    };
     p->uses |= USES_CTYPE;
     pattern(p, one[p->l][e->op == F_UPPER], e->a);
 }
 
-static void call_contains(Pr *p, const Node *e) {       // has(list, v), contains(text, text or char)
-    static const char *const in_list[N_LANGS] = { "%2 in %1", "std::count(%a.begin(), %a.end(), %2) > 0",
-        "%a.contains(%2)", "in_array(%2, %1, true)", "%a.contains(&(%2))", "slices.Contains(%1, %2)",
-        "%a.includes(%2)" };
-    static const char *const in_text[N_LANGS] = { "%2 in %1", "%a.find(%2) != std::string::npos",
-        "%a.contains(%2)", "str_contains(%1, %2)", "%a.contains(&%b[..])", "strings.Contains(%1, %2)",
-        "%a.includes(%2)" };
+static void call_contains(Pr *p, const Node *e) {    // has(list, v), contains(text, text or char)
+    static const char *const in_list[N_LANGS] = {
+        "%2 in %1",           "std::count(%a.begin(), %a.end(), %2) > 0",
+        "%a.contains(%2)",    "in_array(%2, %1, true)",
+        "%a.contains(&(%2))", "slices.Contains(%1, %2)",
+        "%a.includes(%2)"
+    };
+    static const char *const in_text[N_LANGS] = { "%2 in %1",
+                                                  "%a.find(%2) != std::string::npos",
+                                                  "%a.contains(%2)",
+                                                  "str_contains(%1, %2)",
+                                                  "%a.contains(&%b[..])",
+                                                  "strings.Contains(%1, %2)",
+                                                  "%a.includes(%2)" };
     bool chr = e->op == F_CONTAINS && e->a->next->type == T_CHAR;
     const char *t = e->op == F_HAS ? in_list[p->l] : in_text[p->l];
     if (chr && p->l == LANG_JAVA) t = "%a.indexOf(%2) >= 0";
     if (chr && p->l == LANG_RUST) t = "%a.contains(%2)";
     if (chr && p->l == LANG_GO) t = "strings.IndexByte(%1, %2) >= 0";
-    if (e->op == F_CONTAINS && e->a->next->kind == E_STR && p->l == LANG_RUST) t = "%a.contains(%2)";
-    if (e->op == F_HAS && e->a->type == T_STRS && p->l == LANG_RUST) t = "%a.iter().any(|w| w == &%2[..])";
+    if (e->op == F_CONTAINS && e->a->next->kind == E_STR && p->l == LANG_RUST)
+        t = "%a.contains(%2)";
+    if (e->op == F_HAS && e->a->type == T_STRS && p->l == LANG_RUST)
+        t = "%a.iter().any(|w| w == &%2[..])";
     p->uses |= e->op == F_HAS ? USES_SLICES | USES_ALGO : USES_CONTAINS | USES_STRING;
     pattern(p, t, e->a);
 }
@@ -133,7 +153,8 @@ static void call_contains(Pr *p, const Node *e) {       // has(list, v), contain
 static bool contains_is_cmp(const Pr *p, const Node *e) {
     if (e->kind != E_CALL || (e->op != F_HAS && e->op != F_CONTAINS)) return false;
     if (p->l == LANG_PYTHON || p->l == LANG_CPP) return true;
-    return e->op == F_CONTAINS && e->a->next->type == T_CHAR && (p->l == LANG_JAVA || p->l == LANG_GO);
+    return e->op == F_CONTAINS && e->a->next->type == T_CHAR &&
+           (p->l == LANG_JAVA || p->l == LANG_GO);
 }
 
 static const char *int_name(const Pr *p) {
@@ -142,8 +163,9 @@ static const char *int_name(const Pr *p) {
 }
 
 static void call_len(Pr *p, const Node *e) {
-    static const char *const text[N_LANGS] = { "len(%1)", "", "%a.length()", "strlen(%1)", "(%a.len() as i64)",
-        "len(%1)", "%a.length" };
+    static const char *const text[N_LANGS] = {
+        "len(%1)", "", "%a.length()", "strlen(%1)", "(%a.len() as i64)", "len(%1)", "%a.length"
+    };
     if (p->l == LANG_CPP) {
         str_fmt(p->out, "static_cast<%s>(", int_name(p));
         pattern(p, "%a.size())", e->a);
@@ -159,12 +181,20 @@ static void call_last(Pr *p, const Node *e) {
 }
 
 static void call_make(Pr *p, const Node *e) {           // empty containers, filled lists, copies
-    static const char *const map[N_LANGS] = { "{}", "", "new HashMap<>()", "[]", "HashMap::new()", "",
-        "new Map<number, number>()" };
-    static const char *const fill[N_LANGS] = { "[%2] * %b", "", "new ArrayList<>(Collections.nCopies(%1, %2))",
-        "array_fill(0, %1, %2)", "", "slices.Repeat([]int{%2}, %1)", "new Array<number>(%1).fill(%2)" };
-    static const char *const copy[N_LANGS] = { "list(%1)", "std::vector<@>(%1)", "new ArrayList<>(%1)", "%1",
-        "%a.to_vec()", "slices.Clone(%1)", "%a.slice()" };
+    static const char *const map[N_LANGS] = {
+        "{}", "", "new HashMap<>()", "[]", "HashMap::new()", "", "new Map<number, number>()"
+    };
+    static const char *const fill[N_LANGS] = { "",
+                                               "",
+                                               "new ArrayList<>(Collections.nCopies(%1, %2))",
+                                               "array_fill(0, %1, %2)",
+                                               "",
+                                               "slices.Repeat([]int{%2}, %1)",
+                                               "new Array<number>(%1).fill(%2)" };
+    static const char *const copy[N_LANGS] = {
+        "list(%1)",    "", "new ArrayList<>(%1)", "%1",
+        "%a.to_vec()", "slices.Clone(%1)",   "%a.slice()"
+    };
     p->uses |= USES_LIST;
     if (e->op == F_COPY) {
         p->uses |= USES_SLICES;
@@ -197,7 +227,9 @@ static void call_make(Pr *p, const Node *e) {           // empty containers, fil
         } else if (p->l == LANG_TS && e->op == F_SMAP) put(p, "new Map<string, number>()");
         else put(p, map[p->l]);
     } else {                                            // strs(), grid()
-        static const char *const empty[N_LANGS] = { "[]", "", "new ArrayList<>()", "[]", "Vec::new()", "", "[]" };
+        static const char *const empty[N_LANGS] = { "[]", "",           "new ArrayList<>()",
+                                                    "[]", "Vec::new()", "",
+                                                    "[]" };
         if (p->l == LANG_CPP || p->l == LANG_GO) {
             put(p, code_type_name(p->s, e->type, false));
             put(p, "{}");
@@ -231,9 +263,18 @@ static void call(Pr *p, const Node *e) {
     case F_HAS: case F_CONTAINS: call_contains(p, e); break;
     case F_LAST: call_last(p, e); break;
     case F_GET: call_get(p, e); break;
-    case F_COPY: case F_FILL: case F_MAP: case F_SMAP: case F_STRS: case F_GRID: call_make(p, e); break;
+    case F_COPY:
+    case F_FILL:
+    case F_MAP:
+    case F_SMAP:
+    case F_STRS:
+    case F_GRID: call_make(p, e); break;
     case F_ABS: case F_MIN: case F_MAX: case F_MAXOF: case F_MINOF: {
-        int at = e->op == F_ABS ? 0 : e->op == F_MIN ? 1 : e->op == F_MAX ? 2 : e->op == F_MAXOF ? 3 : 4;
+        int at = e->op == F_ABS     ? 0
+                 : e->op == F_MIN   ? 1
+                 : e->op == F_MAX   ? 2
+                 : e->op == F_MAXOF ? 3
+                                    : 4;
         const char *t = int_calls[p->l][at], *cut = strchr(t, '@');
         p->uses |= e->op == F_ABS ? USES_ABS : USES_ALGO;
         if (at >= 3) p->uses |= USES_SLICES | USES_LIST;
@@ -277,8 +318,9 @@ static void index_of(Pr *p, const Node *e) {
 
 static void slice(Pr *p, const Node *e) {
     bool text = e->type == T_STR;
-    const char *open[N_LANGS] = { "[", text ? ".substr(" : "", text ? ".substring(" : ".subList(", "", "[", "[",
-                                  ".slice(" };
+    const char *open[N_LANGS] = {
+        "[", text ? ".substr(" : "", text ? ".substring(" : ".subList(", "", "[", "[", ".slice("
+    };
     if (!text) p->uses |= USES_LIST | USES_SLICES;
     switch (p->l) {
     case LANG_CPP:
@@ -365,7 +407,8 @@ static void concat(Pr *p, const Node *e, bool braces) {
 
 static bool boxed(const Node *e) {                      // a Java Integer
     return (e->kind == E_INDEX && e->type == T_INT) ||
-           (e->kind == E_CALL && (e->op == F_LAST || e->op == F_GET || e->op == F_MAXOF || e->op == F_MINOF));
+           (e->kind == E_CALL &&
+            (e->op == F_LAST || e->op == F_GET || e->op == F_MAXOF || e->op == F_MINOF));
 }
 
 static void java_equals(Pr *p, const Node *e) {
@@ -377,14 +420,16 @@ static void java_equals(Pr *p, const Node *e) {
 }
 
 static int op_level(int op) {
-    static const int level[] = { P_OR, P_OR, P_AND, P_CMP, P_CMP, P_CMP, P_CMP, P_CMP, P_CMP, P_BOR, P_XOR,
-                                 P_BAND, P_SHIFT, P_SHIFT, P_ADD, P_ADD, P_MUL, P_MUL, P_MUL };
+    static const int level[] = { P_OR,  P_OR,  P_AND, P_CMP, P_CMP,  P_CMP,   P_CMP,
+                                 P_CMP, P_CMP, P_BOR, P_XOR, P_BAND, P_SHIFT, P_SHIFT,
+                                 P_ADD, P_ADD, P_MUL, P_MUL, P_MUL };
     return level[op];
 }
 
 static void binary(Pr *p, const Node *e, int at) {
-    static const char *const sign[] = { "", " || ", " && ", " == ", " != ", " < ", " <= ", " > ", " >= ", " | ",
-        " ^ ", " & ", " << ", " >> ", " + ", " - ", " * ", " / ", " % " };
+    static const char *const sign[] = { "",    " || ", " && ", " == ", " != ", " < ",  " <= ",
+                                        " > ", " >= ", " | ",  " ^ ",  " & ",  " << ", " >> ",
+                                        " + ", " - ",  " * ",  " / ",  " % " };
     const char *t = sign[e->op];
     if (e->op == OP_DIV && p->l == LANG_PHP) {
         put(p, "intdiv(");
@@ -428,8 +473,10 @@ static void ex(Pr *p, const Node *e, int level) {
     case E_BIN:
         at = op_level(e->op);
         if (p->l == LANG_JAVA && (e->op == OP_EQ || e->op == OP_NE) &&
-            (e->a->type == T_STR || (boxed(e->a) && boxed(e->b)))) at = e->op == OP_NE ? P_UNARY : P_POST + 1;
-        if ((e->op == OP_DIV && (p->l == LANG_PHP || p->l == LANG_TS)) || (p->l == LANG_RUST && e->type == T_STR))
+            (e->a->type == T_STR || (boxed(e->a) && boxed(e->b))))
+            at = e->op == OP_NE ? P_UNARY : P_POST + 1;
+        if ((e->op == OP_DIV && (p->l == LANG_PHP || p->l == LANG_TS)) ||
+            (p->l == LANG_RUST && e->type == T_STR))
             at = P_POST;
         break;
     case E_NOT: at = p->l == LANG_PYTHON ? P_NOT : P_UNARY; break;
@@ -439,7 +486,8 @@ static void ex(Pr *p, const Node *e, int level) {
     case E_CALL:
         if (contains_is_cmp(p, e)) at = P_CMP;
         else if (p->l == LANG_PYTHON && e->op == F_FILL) at = P_MUL;
-        else if (p->l == LANG_RUST && (e->op == F_GET || e->op == F_MAXOF || e->op == F_MINOF)) at = P_UNARY;
+        else if (p->l == LANG_RUST && (e->op == F_GET || e->op == F_MAXOF || e->op == F_MINOF))
+            at = P_UNARY;
         else if (p->l == LANG_CPP && (e->op == F_MAXOF || e->op == F_MINOF)) at = P_UNARY;
         else if ((p->l == LANG_PHP && (e->op == F_DIGIT || e->op == F_STR)) ||
                  (p->l == LANG_JAVA && (e->op == F_ORD || e->op == F_CHR))) at = P_UNARY;
@@ -452,10 +500,15 @@ static void ex(Pr *p, const Node *e, int level) {
     case E_INT: str_fmt(p->out, "%ld", e->value); break;
     case E_CHAR: put_char(p, e->value); break;
     case E_STR: put_text(p, e->text); break;
-    case E_BOOL: put(p, p->l == LANG_PYTHON ? (e->value ? "True" : "False") : e->value ? "true" : "false"); break;
+    case E_BOOL:
+        put(p, p->l == LANG_PYTHON ? (e->value ? "True" : "False") : e->value ? "true" : "false");
+        break;
     case E_VAR: put_var(p, e->var); break;
     case E_NEG: put(p, "-"); ex(p, e->a, P_POST); break;
-    case E_NOT: put(p, p->l == LANG_PYTHON ? "not " : "!"); ex(p, e->a, p->l == LANG_PYTHON ? P_NOT : P_POST); break;
+    case E_NOT:
+        put(p, p->l == LANG_PYTHON ? "not " : "!");
+        ex(p, e->a, p->l == LANG_PYTHON ? P_NOT : P_POST);
+        break;
     case E_INDEX: index_of(p, e); break;
     case E_SLICE: slice(p, e); break;
     case E_LITERAL: literal_list(p, e); break;
@@ -482,16 +535,17 @@ static void ex(Pr *p, const Node *e, int level) {
 
 const char *code_type_name(const CodeStyle *s, CodeType t, bool param) {
     static const char *const name[N_LANGS][T_SMAP + 1] = {
-        { "", "int", "bool", "str", "str", "list[int]", "list[str]", "list[list[int]]", "dict[int, int]",
-          "dict[str, int]" },
+        { "", "int", "bool", "str", "str", "list[int]", "list[str]", "list[list[int]]",
+          "dict[int, int]", "dict[str, int]" },
         { "", "int", "bool", "char", "std::string", "std::vector<int>", "std::vector<std::string>",
           "std::vector<std::vector<int>>", "std::map<int, int>", "std::map<std::string, int>" },
-        { "", "int", "boolean", "char", "String", "List<Integer>", "List<String>", "List<List<Integer>>",
-          "Map<Integer, Integer>", "Map<String, Integer>" },
+        { "", "int", "boolean", "char", "String", "List<Integer>", "List<String>",
+          "List<List<Integer>>", "Map<Integer, Integer>", "Map<String, Integer>" },
         { "", "int", "bool", "string", "string", "array", "array", "array", "array", "array" },
-        { "", "i64", "bool", "char", "String", "Vec<i64>", "Vec<String>", "Vec<Vec<i64>>", "HashMap<i64, i64>",
-          "HashMap<String, i64>" },
-        { "", "int", "bool", "byte", "string", "[]int", "[]string", "[][]int", "map[int]int", "map[string]int" },
+        { "", "i64", "bool", "char", "String", "Vec<i64>", "Vec<String>", "Vec<Vec<i64>>",
+          "HashMap<i64, i64>", "HashMap<String, i64>" },
+        { "", "int", "bool", "byte", "string", "[]int", "[]string", "[][]int", "map[int]int",
+          "map[string]int" },
         { "", "number", "boolean", "string", "string", "number[]", "string[]", "number[][]",
           "Map<number, number>", "Map<string, number>" },
     };
@@ -499,10 +553,14 @@ const char *code_type_name(const CodeStyle *s, CodeType t, bool param) {
         "std::vector<long>", "std::vector<std::string>", "std::vector<std::vector<long>>",
         "std::map<long, long>", "std::map<std::string, long>" };
     static const char *const cpp_param[2][3] = {
-        { "const std::vector<int> &", "const std::vector<std::string> &", "const std::vector<std::vector<int>> &" },
-        { "const std::vector<long> &", "const std::vector<std::string> &", "const std::vector<std::vector<long>> &" } };
+        { "const std::vector<int> &", "const std::vector<std::string> &",
+          "const std::vector<std::vector<int>> &" },
+        { "const std::vector<long> &", "const std::vector<std::string> &",
+          "const std::vector<std::vector<long>> &" }
+    };
     static const char *const rust_param[] = { "&[i64]", "&[String]", "&[Vec<i64>]" };
-    if (param && s->lang == LANG_CPP && t >= T_LIST && t <= T_GRID) return cpp_param[s->wide_int][t - T_LIST];
+    if (param && s->lang == LANG_CPP && t >= T_LIST && t <= T_GRID)
+        return cpp_param[s->wide_int][t - T_LIST];
     if (param && s->lang == LANG_CPP && t == T_STR) return "const std::string &";
     if (param && s->lang == LANG_RUST && t >= T_LIST && t <= T_GRID) return rust_param[t - T_LIST];
     if (param && s->lang == LANG_RUST && t == T_STR) return "&str";
@@ -518,7 +576,9 @@ static void indent(Pr *p) {
         if (p->s->indent == 0) put(p, "\t");
         else str_fmt(p->out, "%*s", p->s->indent, "");
 }
-static const char *semi(const Pr *p) { return p->l == LANG_PYTHON || p->l == LANG_GO ? "\n" : ";\n"; }
+static const char *semi(const Pr *p) {
+    return p->l == LANG_PYTHON || p->l == LANG_GO ? "\n" : ";\n";
+}
 
 static void body(Pr *p, const Node *s);
 
@@ -533,7 +593,9 @@ static void close_block(Pr *p, const char *after) {
     put(p, "}");
     put(p, after);
 }
-static bool bare_condition(const Pr *p) { return p->l == LANG_PYTHON || p->l == LANG_GO || p->l == LANG_RUST; }
+static bool bare_condition(const Pr *p) {
+    return p->l == LANG_PYTHON || p->l == LANG_GO || p->l == LANG_RUST;
+}
 
 static void condition(Pr *p, const Node *e) {
     if (!bare_condition(p)) put(p, "(");
@@ -543,7 +605,8 @@ static void condition(Pr *p, const Node *e) {
 
 static void declaration(Pr *p, const Node *s) {
     const CodeVar *v = &p->f->var[s->a->var];
-    bool empty = (s->b->kind == E_LITERAL && !s->b->a) || (s->b->kind == E_CALL && (s->b->op >= F_MAP && s->b->op <= F_GRID));
+    bool empty = (s->b->kind == E_LITERAL && !s->b->a) ||
+                 (s->b->kind == E_CALL && (s->b->op >= F_MAP && s->b->op <= F_GRID));
     const char *type = code_type_name(p->s, v->type, false);
     p->uses |= v->type == T_STR ? USES_STRING : v->type >= T_LIST ? USES_LIST : 0;
     switch (p->l) {
@@ -554,7 +617,9 @@ static void declaration(Pr *p, const Node *s) {
         break;
     case LANG_CPP: case LANG_JAVA: str_fmt(p->out, "%s %s = ", type, v->name); break;
     case LANG_PHP: str_fmt(p->out, "$%s = ", v->name); break;
-    case LANG_RUST: str_fmt(p->out, "let %s%s: %s = ", v->mutated ? "mut " : "", v->name, type); break;
+    case LANG_RUST:
+        str_fmt(p->out, "let %s%s: %s = ", v->mutated ? "mut " : "", v->name, type);
+        break;
     case LANG_GO: str_fmt(p->out, "%s := ", v->name); break;
     case LANG_TS: {
         bool rebinds = v->mutated && v->type != T_LIST && v->type != T_STRS && v->type != T_GRID &&
@@ -576,11 +641,17 @@ static void declaration(Pr *p, const Node *s) {
 }
 
 static void assignment(Pr *p, const Node *s) {
-    static const char *const sign[] = { " = ", "", "", "", "", "", "", "", "", " |= ", " ^= ", " &= ", "", "", " += ",
-        " -= ", " *= ", " /= ", " %= " };
+    static const char *const sign[] = { " = ",  "",     "",     "",     "",     "", "",
+                                        "",     "",     " |= ", " ^= ", " &= ", "", "",
+                                        " += ", " -= ", " *= ", " /= ", " %= " };
     const Node *t = s->a, *v = s->b;
     bool text = t->type == T_STR && s->op == OP_ADD;
-    Node whole = { .kind = E_BIN, .type = T_INT, .op = s->op, .var = -1, .a = (Node *)(uintptr_t)t, .b = (Node *)(uintptr_t)v };
+    Node whole = { .kind = E_BIN,
+                   .type = T_INT,
+                   .op = s->op,
+                   .var = -1,
+                   .a = (Node *)(uintptr_t)t,
+                   .b = (Node *)(uintptr_t)v };
     bool divides = s->op == OP_DIV && (p->l == LANG_PHP || p->l == LANG_TS);
     if (p->l == LANG_JAVA && t->kind == E_INDEX) {
         ex(p, t->a, P_POST);
@@ -595,15 +666,18 @@ static void assignment(Pr *p, const Node *s) {
         put(p, push ? ".push(" : v->kind == E_STR ? ".push_str(" : ".push_str(&");
         ex(p, v, push || v->kind == E_STR ? P_OR : P_POST);
         put(p, ")");
-    } else if (s->op == OP_ADD && !text && v->kind == E_INT && v->value == 1 && p->l != LANG_PYTHON && p->l != LANG_RUST) {
+    } else if (s->op == OP_ADD && !text && v->kind == E_INT && v->value == 1 &&
+               p->l != LANG_PYTHON && p->l != LANG_RUST) {
         bool pre = p->s->pre_inc && p->l != LANG_GO;
         if (pre) put(p, "++");
         ex(p, t, P_OR);
         if (!pre) put(p, "++");
     } else {
         ex(p, t, P_OR);
-        put(p, divides ? " = " : p->l == LANG_PYTHON && s->op == OP_DIV ? " //= " : p->l == LANG_PHP && text ? " .= "
-                       : sign[s->op]);
+        put(p, divides                                  ? " = "
+               : p->l == LANG_PYTHON && s->op == OP_DIV ? " //= "
+               : p->l == LANG_PHP && text               ? " .= "
+                                                        : sign[s->op]);
         bool byte_text = p->l == LANG_GO && text && v->type == T_CHAR;
         if (byte_text) put(p, "string(");
         if (divides) ex(p, &whole, P_OR);
@@ -615,23 +689,40 @@ static void assignment(Pr *p, const Node *s) {
 }
 
 static void call_statement(Pr *p, const Node *e) {
-    static const char *const push[N_LANGS] = { "%a.append(%2)", "%a.push_back(%2)", "%a.add(%2)", "%a[] = %2", "",
-        "%1 = append(%1, %2)", "%a.push(%2)" };
-    static const char *const drop[N_LANGS] = { "%a.pop()", "%a.pop_back()", "%a.remove(%a.size() - 1)", "array_pop(%1)",
-        "%a.pop()", "%1 = %1[:len(%1)-1]", "%a.pop()" };
-    static const char *const sort[N_LANGS] = { "%a.sort()", "std::sort(%a.begin(), %a.end())", "Collections.sort(%1)",
-        "sort(%1)", "%a.sort()", "sort.Ints(%1)", "%a.sort((p, q) => p - q)" };
-    static const char *const put_[N_LANGS] = { "%a[%2] = %3", "%a[%2] = %3", "%a.put(%2, %3)", "%a[%2] = %3", "",
-        "%a[%2] = %3", "%a.set(%2, %3)" };
+    static const char *const push[N_LANGS] = {
+        "%a.append(%2)",       "%a.push_back(%2)", "%a.add(%2)", "%a[] = %2", "",
+        "%1 = append(%1, %2)", "%a.push(%2)"
+    };
+    static const char *const drop[N_LANGS] = {
+        "%a.pop()",      "%a.pop_back()", "%a.remove(%a.size() - 1)",
+        "array_pop(%1)", "%a.pop()",      "%1 = %1[:len(%1)-1]",
+        "%a.pop()"
+    };
+    static const char *const sort[N_LANGS] = { "%a.sort()",
+                                               "std::sort(%a.begin(), %a.end())",
+                                               "Collections.sort(%1)",
+                                               "sort(%1)",
+                                               "%a.sort()",
+                                               "sort.Ints(%1)",
+                                               "%a.sort((p, q) => p - q)" };
+    static const char *const put_[N_LANGS] = {
+        "%a[%2] = %3", "%a[%2] = %3",   "%a.put(%2, %3)", "%a[%2] = %3", "",
+        "%a[%2] = %3", "%a.set(%2, %3)"
+    };
     static const char *const inc[N_LANGS] = { "%a[%2] = %a.get(%2, 0) + %3", "%a[%2] += %3",
         "%a.merge(%2, %3, Integer::sum)", "%a[%2] = (%a[%2] ?? 0) + %3", "", "%a[%2] += %3",
         "%a.set(%2, (%a.get(%2) ?? 0) + %3)" };
-    static const char *const swap[N_LANGS] = { "%a[%2], %a[%3] = %a[%3], %a[%2]", "std::swap(%a[%2], %a[%3])",
-        "Collections.swap(%1, %2, %3)", "[%a[%2], %a[%3]] = [%a[%3], %a[%2]]", "",
-        "%a[%2], %a[%3] = %a[%3], %a[%2]", "[%a[%2], %a[%3]] = [%a[%3], %a[%2]]" };
+    static const char *const swap[N_LANGS] = { "%a[%2], %a[%3] = %a[%3], %a[%2]",
+                                               "std::swap(%a[%2], %a[%3])",
+                                               "Collections.swap(%1, %2, %3)",
+                                               "[%a[%2], %a[%3]] = [%a[%3], %a[%2]]",
+                                               "",
+                                               "%a[%2], %a[%3] = %a[%3], %a[%2]",
+                                               "[%a[%2], %a[%3]] = [%a[%3], %a[%2]]" };
     const Node *k = e->a->next;
     bool words = e->a->type == T_STRS;
-    if (e->op == F_SORT || e->op == F_SWAP) p->uses |= USES_ALGO | (e->op == F_SORT ? USES_SORT : 0);
+    if (e->op == F_SORT || e->op == F_SWAP)
+        p->uses |= USES_ALGO | (e->op == F_SORT ? USES_SORT : 0);
     if (e->op == F_PUSH && p->l == LANG_RUST) {
         pattern(p, "%a.push(", e->a);
         rust_own(p, k);
@@ -653,8 +744,12 @@ static void call_statement(Pr *p, const Node *e) {
     } else if (e->op == F_SORT && words && (p->l == LANG_GO || p->l == LANG_TS)) {
         pattern(p, p->l == LANG_GO ? "sort.Strings(%1)" : "%a.sort()", e->a);
     } else {
-        const char *const *t = e->op == F_PUSH ? push : e->op == F_DROP ? drop : e->op == F_SORT ? sort
-                             : e->op == F_PUT ? put_ : e->op == F_INC ? inc : swap;
+        const char *const *t = e->op == F_PUSH   ? push
+                               : e->op == F_DROP ? drop
+                               : e->op == F_SORT ? sort
+                               : e->op == F_PUT  ? put_
+                               : e->op == F_INC  ? inc
+                                                 : swap;
         pattern(p, t[p->l], e->a);
     }
     put(p, semi(p));
@@ -687,7 +782,10 @@ static void range_loop(Pr *p, const Node *s) {
         break;
     }
     default: {
-        const char *type = p->l == LANG_GO ? "" : p->l == LANG_TS ? "let " : p->l == LANG_PHP ? "" : int_name(p);
+        const char *type = p->l == LANG_GO    ? ""
+                           : p->l == LANG_TS  ? "let "
+                           : p->l == LANG_PHP ? ""
+                                              : int_name(p);
         put(p, p->l == LANG_GO ? "for " : "for (");
         str_fmt(p->out, "%s%s%s%s%s ", type, p->l == LANG_CPP || p->l == LANG_JAVA ? " " : "", d, v,
                 p->l == LANG_GO ? " :=" : " =");
@@ -709,8 +807,8 @@ static void each_loop(Pr *p, const Node *s) {
     switch (p->l) {
     case LANG_PYTHON: str_fmt(p->out, "for %s in ", v); ex(p, s->a, P_OR); break;
     case LANG_CPP:
-        str_fmt(p->out, "for (%s%s%s%s : ", t >= T_STR ? "const " : "", code_type_name(p->s, t, false),
-                t >= T_STR ? " &" : " ", v);
+        str_fmt(p->out, "for (%s%s%s%s : ", t >= T_STR ? "const " : "",
+                code_type_name(p->s, t, false), t >= T_STR ? " &" : " ", v);
         ex(p, s->a, P_OR);
         put(p, ")");
         break;
@@ -748,7 +846,10 @@ static void each_loop(Pr *p, const Node *s) {
 
 static void if_chain(Pr *p, const Node *s) {
     for (bool first = true; ; first = false) {
-        put(p, first ? "if " : p->l == LANG_PYTHON ? "elif " : p->l == LANG_PHP ? " elseif " : " else if ");
+        put(p, first                 ? "if "
+               : p->l == LANG_PYTHON ? "elif "
+               : p->l == LANG_PHP    ? " elseif "
+                                     : " else if ");
         condition(p, s->a);
         open_block(p);
         body(p, s->b);
@@ -809,9 +910,11 @@ static void body(Pr *p, const Node *s) {
 static void signature(Pr *p) {
     const CodeFn *f = p->f;
     const char *ret = code_type_name(p->s, f->entry->ret, false);
-    bool after = p->l == LANG_PYTHON || p->l == LANG_PHP || p->l == LANG_RUST || p->l == LANG_GO || p->l == LANG_TS;
+    bool after = p->l == LANG_PYTHON || p->l == LANG_PHP || p->l == LANG_RUST || p->l == LANG_GO ||
+                 p->l == LANG_TS;
     if (after) {
-        static const char *const head[N_LANGS] = { "def ", "", "", "function ", "pub fn ", "func ", "function " };
+        static const char *const head[N_LANGS] = { "def ",    "",      "",         "function ",
+                                                   "pub fn ", "func ", "function " };
         put(p, head[p->l]);
     } else str_fmt(p->out, "%s%s ", p->l == LANG_JAVA ? "public static " : "", ret);
     str_fmt(p->out, "%s(", f->name);
@@ -824,10 +927,15 @@ static void signature(Pr *p) {
             if (p->s->hints) str_fmt(p->out, "%s%s: %s", sep, v->name, type);
             else str_fmt(p->out, "%s%s", sep, v->name);
             break;
-        case LANG_CPP: str_fmt(p->out, "%s%s%s%s", sep, type, type[strlen(type) - 1] == '&' ? "" : " ", v->name); break;
+        case LANG_CPP:
+            str_fmt(p->out, "%s%s%s%s", sep, type, type[strlen(type) - 1] == '&' ? "" : " ",
+                    v->name);
+            break;
         case LANG_JAVA: str_fmt(p->out, "%s%s %s", sep, type, v->name); break;
         case LANG_PHP: str_fmt(p->out, "%s%s $%s", sep, type, v->name); break;
-        case LANG_RUST: str_fmt(p->out, "%s%s%s: %s", sep, v->mutated ? "mut " : "", v->name, type); break;
+        case LANG_RUST:
+            str_fmt(p->out, "%s%s%s: %s", sep, v->mutated ? "mut " : "", v->name, type);
+            break;
         case LANG_GO: str_fmt(p->out, "%s%s %s", sep, v->name, type); break;
         default: str_fmt(p->out, "%s%s: %s", sep, v->name, type);
         }

@@ -147,7 +147,8 @@ static void each_to_range(CodeFn *f, Node *s) {
 
 // for i in a..b  ->  i = a; while i < b { ..; i += 1 }
 static void range_to_while(CodeFn *f, Node *s) {
-    Node *loop = make(f, S_WHILE, bin_node(f, s->value > 0 ? OP_LT : OP_GE, var_node(f, s->var), s->b), NULL);
+    Node *loop = make(f, S_WHILE,
+                      bin_node(f, s->value > 0 ? OP_LT : OP_GE, var_node(f, s->var), s->b), NULL);
     Node *step = make(f, S_SET, var_node(f, s->var), int_node(f, s->value > 0 ? s->value : 1));
     step->op = s->value > 0 ? OP_ADD : OP_SUB;
     Node **tail = &s->c;
@@ -184,11 +185,13 @@ static void vary_block(CodeFn *f, Node **first, Rng *rng, const int *len_var) {
         if (s->kind <= S_RETURN && s->kind >= S_SET) vary_expr(f, s->a, rng, len_var);
         if (s->kind == S_SET || s->kind == S_RANGE) vary_expr(f, s->b, rng, len_var);
         if (s->kind == S_CALL) vary_expr(f, s->a, rng, len_var);
-        if (s->kind == S_RANGE && f->var[s->var].loops == 1 && !holds(s->c, S_CONTINUE) && chance(rng, 30)) {
+        if (s->kind == S_RANGE && f->var[s->var].loops == 1 && !holds(s->c, S_CONTINUE) &&
+            chance(rng, 30)) {
             range_to_while(f, s);
             at = &s->next;
         }
-        if (s->kind == S_SET && s->op && s->a->kind == E_VAR && s->a->type == T_INT && chance(rng, 25)) {
+        if (s->kind == S_SET && s->op && s->a->kind == E_VAR && s->a->type == T_INT &&
+            chance(rng, 25)) {
             s->b = bin_node(f, (CodeOp)s->op, var_node(f, s->a->var), s->b);
             s->op = OP_NONE;
         }
@@ -210,7 +213,8 @@ static void vary_block(CodeFn *f, Node **first, Rng *rng, const int *len_var) {
 static void vary_guard(CodeFn *f, Node **first, Rng *rng) {
     for (Node **at = first; *at; at = &(*at)->next) {
         Node *s = *at;
-        bool guard = s->kind == S_IF && !s->c && s->b && s->b->kind == S_RETURN && s->next && returns(s->next);
+        bool guard = s->kind == S_IF && !s->c && s->b && s->b->kind == S_RETURN && s->next &&
+                     returns(s->next);
         if (!guard || !chance(rng, 35)) continue;
         Node *rest = s->next;
         s->next = NULL;
@@ -287,7 +291,8 @@ static int root_var(const Node *e) {
 static void note_reads(CodeFn *f, const Node *e) {
     for (; e; e = e->next) {
         if (e->kind == E_VAR) f->var[e->var].used = true;
-        if (e->kind == E_CALL && e->op >= F_PUSH && root_var(e->a) >= 0) f->var[root_var(e->a)].mutated = true;
+        if (e->kind == E_CALL && e->op >= F_PUSH && root_var(e->a) >= 0)
+            f->var[root_var(e->a)].mutated = true;
         note_reads(f, e->a);
         note_reads(f, e->b);
         note_reads(f, e->c);

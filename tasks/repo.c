@@ -9,7 +9,13 @@
 EMBED(code_text_nouns, "data/code/words.txt");
 
 enum { STREAM_CODE = 0x636f6465, STREAM_ASKED = 0x61736b, STREAM_KEYS = 0x6b657973 };
-enum { MAX_NOUNS = 600, UUID_CHARS = 36, PAPER_UNITS = 600, PAPER_PAIRS = 100, ARENA_BYTES = 1 << 18 };
+enum {
+    MAX_NOUNS = 600,
+    UUID_CHARS = 36,
+    PAPER_UNITS = 330,
+    PAPER_PAIRS = 100,
+    ARENA_BYTES = 1 << 18
+};
 
 typedef struct { size_t at, n; int entry; char *part[4]; } Unit;    // source text in the context
 typedef struct { char key[UUID_CHARS + 1], value[UUID_CHARS + 1]; double depth; } Pair;
@@ -64,7 +70,8 @@ static void repo_nouns(Repo *r, int units) {
     r->noun_text = (char *)memcpy(xrealloc(NULL, n + 1), code_text_nouns_begin, n);
     r->noun_text[n] = 0;
     char *save = NULL;
-    for (char *w = strtok_r(r->noun_text, " \n", &save); w && r->n_nouns < MAX_NOUNS; w = strtok_r(NULL, " \n", &save))
+    for (char *w = strtok_r(r->noun_text, " \n", &save); w && r->n_nouns < MAX_NOUNS;
+         w = strtok_r(NULL, " \n", &save))
         r->noun[r->n_nouns++] = w;
     for (int i = r->n_nouns - 1; i > 0; i--) {
         int j = (int)rng_below(&r->rng, (uint64_t)i + 1);
@@ -85,7 +92,8 @@ static CodeStyle repo_style(CodeLang lang, Rng *rng) {
     s.wide_int = rng_below(rng, 2);
     s.pre_inc = lang != LANG_GO && lang != LANG_PYTHON && rng_below(rng, 3) == 0;
     s.capital = lang == LANG_GO && rng_below(rng, 2);
-    s.brace_line = lang == LANG_PHP || ((lang == LANG_CPP || lang == LANG_JAVA) && rng_below(rng, 3) == 0);
+    s.brace_line =
+        lang == LANG_PHP || ((lang == LANG_CPP || lang == LANG_JAVA) && rng_below(rng, 3) == 0);
     return s;
 }
 
@@ -109,7 +117,7 @@ static void repo_open(Repo *r, TaskSession *s, uint64_t seed, int n_units) {
     r->asked = (bool *)memset(xrealloc(NULL, (size_t)n_units), 0, (size_t)n_units);
     s->units = n_units;
     s->lang = text_dup(code_lang_name(r->style.lang));
-    s->repo = text_fmt("%s/%s-%s", noun(r), noun(r), noun(r));
+    s->repo = text_fmt("%s/%s-%s", r->noun[2], r->noun[3], r->noun[4]);
     s->needles = (Needle *)xrealloc(NULL, (size_t)n_units * sizeof *s->needles);
     s->n_needles = n_units;
 }
@@ -142,12 +150,17 @@ static char *cased(const char *a, const char *b, bool snake, bool capital) {
 
 static void put_path(Repo *r, StrBuf *out, const char *a, const char *b) {
     static const char *const ending[N_LANGS] = { "py", "cpp", "java", "php", "rs", "go", "ts" };
-    static const char *const root[N_LANGS] = { "src", "src", "src/main/java", "src", "src", "pkg", "src" };
+    static const char *const root[N_LANGS] = { "src", "src", "src/main/java", "src", "src",
+                                               "pkg", "src" };
     bool type = r->style.lang == LANG_JAVA || r->style.lang == LANG_PHP;
     char *file = cased(a, b, !type && r->style.lang != LANG_TS, type);
     bool flat = r->style.lang == LANG_GO || r->style.lang == LANG_JAVA;
-    if (flat) str_fmt(out, "%s path: %s/%s/%s.%s\n", remark(r), root[r->style.lang], r->pack, file, ending[r->style.lang]);
-    else str_fmt(out, "%s path: %s/%s/%s/%s.%s\n", remark(r), root[r->style.lang], r->pack, noun(r), file, ending[r->style.lang]);
+    if (flat)
+        str_fmt(out, "%s path: %s/%s/%s.%s\n", remark(r), root[r->style.lang], r->pack, file,
+                ending[r->style.lang]);
+    else
+        str_fmt(out, "%s path: %s/%s/%s/%s.%s\n", remark(r), root[r->style.lang], r->pack, noun(r),
+                file, ending[r->style.lang]);
     free(file);
 }
 
@@ -156,25 +169,32 @@ static void put_imports(Repo *r, StrBuf *out) {
         { USES_ALGO, "#include <algorithm>\n" }, { USES_CTYPE, "#include <cctype>\n" },
         { USES_ABS, "#include <cstdlib>\n" }, { USES_MAP, "#include <map>\n" },
         { USES_STRING | USES_LIST, "#include <string>\n" }, { USES_LIST, "#include <vector>\n" } };
-    static const struct { int use; const char *text; } go[] = {
-        { USES_SLICES, "slices" }, { USES_SORT, "sort" }, { USES_ITOA, "strconv" }, { USES_CONTAINS, "strings" },
-        { USES_CTYPE, "unicode" } };
+    static const struct { int use; const char *text;
+    } go[] = { { USES_SLICES, "slices" },
+               { USES_SORT, "sort" },
+               { USES_ITOA, "strconv" },
+               { USES_CONTAINS, "strings" },
+               { USES_CTYPE, "unicode" } };
     switch (r->style.lang) {
     case LANG_PYTHON: str_puts(out, "from dataclasses import dataclass\n"); break;
     case LANG_CPP:
-        for (size_t i = 0; i < COUNTOF(cpp); i++) if (r->uses & cpp[i].use) str_puts(out, cpp[i].text);
+        for (size_t i = 0; i < COUNTOF(cpp); i++)
+            if (r->uses & cpp[i].use) str_puts(out, cpp[i].text);
         if (!(r->uses & (USES_STRING | USES_LIST))) str_puts(out, "#include <string>\n");
         break;
     case LANG_JAVA:
         str_fmt(out, "package %s;\n\nimport java.util.*;\n", r->pack);
         break;
     case LANG_PHP: str_fmt(out, "<?php\n\nnamespace %c%s;\n", r->pack[0] - 32, r->pack + 1); break;
-    case LANG_RUST: if (r->uses & USES_MAP) str_puts(out, "use std::collections::HashMap;\n"); break;
+    case LANG_RUST:
+        if (r->uses & USES_MAP) str_puts(out, "use std::collections::HashMap;\n");
+        break;
     case LANG_GO: {
         str_fmt(out, "package %s\n", r->pack);
         int n = 0;
         for (size_t i = 0; i < COUNTOF(go); i++)
-            if (r->uses & go[i].use) str_fmt(out, "%s\t\"%s\"\n", n++ ? "" : "\nimport (\n", go[i].text);
+            if (r->uses & go[i].use)
+                str_fmt(out, "%s\t\"%s\"\n", n++ ? "" : "\nimport (\n", go[i].text);
         if (n) str_puts(out, ")\n");
         break;
     }
@@ -183,12 +203,19 @@ static void put_imports(Repo *r, StrBuf *out) {
 }
 
 static void put_constants(Repo *r, StrBuf *out) {
-    static const char *const form[N_LANGS] = { "%s = %d\n", "constexpr int %s = %d;\n", "    static final int %s = %d;\n",
-        "const %s = %d;\n", "pub const %s: i64 = %d;\n", "const %s = %d\n", "export const %s = %d;\n" };
-    static const char *const what[] = { "LIMIT", "QUOTA", "BUDGET", "RETRIES", "PORT", "DELAY", "WEIGHT", "DEPTH" };
+    static const char *const form[N_LANGS] = { "%s = %d\n",
+                                               "constexpr int %s = %d;\n",
+                                               "    static final int %s = %d;\n",
+                                               "const %s = %d;\n",
+                                               "pub const %s: i64 = %d;\n",
+                                               "const %s = %d\n",
+                                               "export const %s = %d;\n" };
+    static const char *const what[] = { "LIMIT", "QUOTA", "BUDGET", "RETRIES",
+                                        "PORT",  "DELAY", "WEIGHT", "DEPTH" };
     int n = 1 + (int)rng_below(&r->rng, 3);
     for (int i = 0; i < n; i++) {
-        char *name = text_fmt("%s_%s_%s", noun(r), noun(r), what[rng_below(&r->rng, COUNTOF(what))]);
+        char *name =
+            text_fmt("%s_%s_%s", noun(r), noun(r), what[rng_below(&r->rng, COUNTOF(what))]);
         for (char *c = name; *c; c++) if (*c >= 'a' && *c <= 'z') *c = (char)(*c - 32);
         str_fmt(out, form[r->style.lang], name, 10 + (int)rng_below(&r->rng, 9000));
         free(name);
@@ -196,13 +223,20 @@ static void put_constants(Repo *r, StrBuf *out) {
 }
 
 static void put_record(Repo *r, StrBuf *out, const char *type) {
-    static const char *const open[N_LANGS] = { "@dataclass\nclass %s:\n", "struct %s {\n", "    static final class %s {\n",
-        "final class %s\n{\n", "pub struct %s {\n", "type %s struct {\n", "export interface %s {\n" };
-    static const char *const field[N_LANGS][2] = { { "    %s: int = 0\n", "    %s: str = \"\"\n" },
-        { "    int %s = 0;\n", "    std::string %s;\n" }, { "        int %s;\n", "        String %s;\n" },
+    static const char *const open[N_LANGS] = {
+        "@dataclass\nclass %s:\n", "struct %s {\n",     "    static final class %s {\n",
+        "final class %s\n{\n",     "pub struct %s {\n", "type %s struct {\n",
+        "export interface %s {\n"
+    };
+    static const char *const field[N_LANGS][2] = {
+        { "    %s: int = 0\n", "    %s: str = \"\"\n" },
+        { "    int %s = 0;\n", "    std::string %s;\n" },
+        { "        int %s;\n", "        String %s;\n" },
         { "    public int $%s = 0;\n", "    public string $%s = '';\n" },
-        { "    pub %s: i64,\n", "    pub %s: String,\n" }, { "\t%s int\n", "\t%s string\n" },
-        { "    %s: number;\n", "    %s: string;\n" } };
+        { "    pub %s: i64,\n", "    pub %s: String,\n" },
+        { "\t%s int\n", "\t%s string\n" },
+        { "    %s: number;\n", "    %s: string;\n" }
+    };
     static const char *const close[N_LANGS] = { "", "};\n", "    }\n", "}\n", "}\n", "}\n", "}\n" };
     CodeLang l = r->style.lang;
     int n = 2 + (int)rng_below(&r->rng, 4), from = (int)rng_below(&r->rng, (uint64_t)r->n_nouns);
@@ -220,7 +254,8 @@ static void flush_file(Repo *r, int next_unit) {
     if (!r->in_file) return;
     StrBuf *out = &r->s->context;
     // two nouns by the file's number: no two files of a session share a name
-    const char *a = r->noun[r->n_files % r->n_nouns], *b = r->noun[(r->n_files / r->n_nouns + 7 * r->n_files + 1) % r->n_nouns];
+    const char *a = r->noun[r->n_files % r->n_nouns],
+               *b = r->noun[(r->n_files / r->n_nouns + 7 * r->n_files + 1) % r->n_nouns];
     char *type = cased(a, b, false, true);
     CodeLang l = r->style.lang;
     bool go_help = l == LANG_GO && r->n_files == 0;
@@ -235,7 +270,9 @@ static void flush_file(Repo *r, int next_unit) {
         put_record(r, out, record);
         str_puts(out, "\n");
     }
-    if (go_help) str_puts(out, "func absInt(v int) int {\n\tif v < 0 {\n\t\treturn -v\n\t}\n\treturn v\n}\n\n");
+    if (go_help)
+        str_puts(out,
+                 "func absInt(v int) int {\n\tif v < 0 {\n\t\treturn -v\n\t}\n\treturn v\n}\n\n");
     for (int u = r->first_unit; u < next_unit; u++) r->unit[u].at += out->n;
     str_add(out, r->file.p, r->file.n);
     if (l == LANG_JAVA) str_puts(out, "}\n\n");
@@ -269,12 +306,20 @@ static void new_draft(Repo *r, CodeDraft *d, int u) {
 
 static void doc_comment(Repo *r, StrBuf *out) {
     static const char *const form[] = {
-        "Part of the %s and %s reports.", "Shared between %s and %s.", "The %s view calls this for every %s.",
-        "Moved here from the %s code; %s still imports it.", "Used when a %s is attached to the %s.",
-        "Called once per %s from %s.", "Stable since the %s work; ask the %s owners before a change.",
-        "Helper of the %s screens, see also %s.", "Runs on every %s that reaches the %s.",
-        "The %s job and the %s job both need it.", "Written for %s, later taken over by %s.",
-        "Nothing here depends on the %s of a %s.", "Reviewed together with the %s change in %s." };
+        "Part of the %s and %s reports.",
+        "Shared between %s and %s.",
+        "The %s view calls this for every %s.",
+        "Moved here from the %s code; %s still imports it.",
+        "Used when a %s is attached to the %s.",
+        "Called once per %s from %s.",
+        "Stable since the %s work; ask the %s owners before a change.",
+        "Helper of the %s screens, see also %s.",
+        "Runs on every %s that reaches the %s.",
+        "The %s job and the %s job both need it.",
+        "Written for %s, later taken over by %s.",
+        "Nothing here depends on the %s of a %s.",
+        "Reviewed together with the %s change in %s."
+    };
     if (!chance(r, 40)) return;
     const char *f = form[rng_below(&r->rng, COUNTOF(form))];
     if (r->style.lang == LANG_JAVA) str_puts(out, "    ");
@@ -288,7 +333,8 @@ static void doc_comment(Repo *r, StrBuf *out) {
 }
 
 static void put_pairs(Repo *r, int u, int n_units) {
-    for (; r->next_pair < r->n_pairs && even_slot(r->next_pair, r->n_pairs, n_units) == u; r->next_pair++) {
+    for (; r->next_pair < r->n_pairs && even_slot(r->next_pair, r->n_pairs, n_units) == u;
+         r->next_pair++) {
         Pair *p = &r->pair[r->next_pair];
         if (r->style.lang == LANG_JAVA) str_puts(&r->file, "    ");
         str_fmt(&r->file, "%s %s -> %s\n\n", remark(r), p->key, p->value);
@@ -367,8 +413,9 @@ static void ask_value(TaskTurn *t, const Pair *p, int part) {
 
 static void uuid_text(Rng *rng, char out[UUID_CHARS + 1]) {
     uint64_t a = rng_next(rng), b = rng_next(rng);
-    snprintf(out, UUID_CHARS + 1, "%08x-%04x-4%03x-%04x-%012llx", (unsigned)(a >> 32), (unsigned)(a >> 16 & 0xffff),
-             (unsigned)(a & 0xfff), (unsigned)(0x8000 | (b >> 48 & 0x3fff)), (unsigned long long)(b & 0xffffffffffffull));
+    snprintf(out, UUID_CHARS + 1, "%08x-%04x-4%03x-%04x-%012llx", (unsigned)(a >> 32),
+             (unsigned)(a >> 16 & 0xffff), (unsigned)(a & 0xfff),
+             (unsigned)(0x8000 | (b >> 48 & 0x3fff)), (unsigned long long)(b & 0xffffffffffffull));
 }
 
 static void repo_make_with(TaskSession *s, uint64_t seed, int n_turns, int n_units, bool keys) {
@@ -398,7 +445,8 @@ static void repo_make_with(TaskSession *s, uint64_t seed, int n_turns, int n_uni
     session_turns(s, n_turns);
     for (int t = 0; t < n_turns; t++) {
         if (!keys) ask_function(&r, &s->turns[t], even_slot(slot[t], n_code, n_units));
-        else if (t % 2 == 0) ask_function(&r, &s->turns[t], even_slot(slot[t / 2], n_code, n_units));
+        else if (t % 2 == 0)
+            ask_function(&r, &s->turns[t], even_slot(slot[t / 2], n_code, n_units));
         else ask_value(&s->turns[t], &r.pair[even_slot(kslot[t / 2], n_keys, r.n_pairs)], 1);
     }
     free(slot);
@@ -413,22 +461,38 @@ static void repoqa_kv_make(TaskSession *s, uint64_t seed, int n_turns, int n_uni
 }
 
 const Task task_repoqa = {
-    .name = "repoqa", .official = "scbench_repoqa", .category = "retr.semantic",
+    .name = "repoqa",
+    .official = "scbench_repoqa",
+    .category = "retr.semantic",
     .help = "repeat the function of a repository that a description without names fits",
-    .turns = 5, .paper_units = PAPER_UNITS, .unit = "functions",
-    .parts = { { "scbench_repoqa", 1024, SCORE_REPOQA } }, .n_parts = 1,
-    .instruction = "What follows is the source code of a repository, file by file. After it you get "
-                   "descriptions of single functions; for each one, look up the function that is meant "
-                   "and copy it unchanged.\n\n",
-    .separator = "\n\n", .min_units = 1, .make = repoqa_make,
+    .turns = 5,
+    .paper_units = PAPER_UNITS,
+    .unit = "functions",
+    .parts = { { "scbench_repoqa", 1024, SCORE_REPOQA } },
+    .n_parts = 1,
+    .instruction =
+        "What follows is the source code of a repository, file by file. After it you get "
+        "descriptions of single functions; for each one, look up the function that is meant "
+        "and copy it unchanged.\n\n",
+    .separator = "\n\n",
+    .min_units = 1,
+    .make = repoqa_make,
 };
 const Task task_mix_repoqa_kv = {
-    .name = "mix_repoqa_kv", .official = "scbench_repoqa_and_kv", .category = "multi",
+    .name = "mix_repoqa_kv",
+    .official = "scbench_repoqa_and_kv",
+    .category = "multi",
     .help = "repoqa and values of keys from remarks in the same repository, by turns",
-    .turns = 8, .paper_units = PAPER_UNITS, .unit = "functions",
-    .parts = { { "scbench_repoqa", 1024, SCORE_REPOQA }, { "scbench_kv", 80, SCORE_SUBSTRING } }, .n_parts = 2,
-    .instruction = "What follows is the source code of a repository, file by file; some remarks in it "
-                   "connect a key with a value. After it you are asked by turns for a function that fits "
-                   "a description, to be copied unchanged, and for the value of a key.\n\n",
-    .separator = "\n\n", .min_units = 1, .make = repoqa_kv_make,
+    .turns = 8,
+    .paper_units = PAPER_UNITS,
+    .unit = "functions",
+    .parts = { { "scbench_repoqa", 1024, SCORE_REPOQA }, { "scbench_kv", 80, SCORE_SUBSTRING } },
+    .n_parts = 2,
+    .instruction =
+        "What follows is the source code of a repository, file by file; some remarks in it "
+        "connect a key with a value. After it you are asked by turns for a function that fits "
+        "a description, to be copied unchanged, and for the value of a key.\n\n",
+    .separator = "\n\n",
+    .min_units = 1,
+    .make = repoqa_kv_make,
 };

@@ -98,6 +98,11 @@ int even_slot(int j, int n, int units);
 // the block that is fed for a question about a novel: input, cues, and the options if there are
 char *reader_question(const TaskTurn *t, bool zh);
 
+// repoqa over a local source tree: n_units functions of its main language, n_turns of them asked by
+// their own comments (repo_tree.c). -1 if the tree holds too few
+int repo_from_tree(TaskSession *s, const char *dir, uint64_t seed, int n_turns, int n_units,
+                   Err *err);
+
 // score of one turn in [0, 1]. RepoQA compares with s->needles.
 double task_score(const Task *t, const TaskSession *s, int turn, const char *prediction, size_t n,
                   Scorer which);

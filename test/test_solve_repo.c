@@ -37,7 +37,8 @@ typedef struct { uint64_t *p; int n; } Words;           // hashes of words, as t
 
 static uint64_t word_hash(const char *s, size_t n) {
     uint64_t h = 7;
-    for (size_t i = 0; i < n; i++) h = mix64(h ^ (uint64_t)(unsigned char)tolower((unsigned char)s[i]));
+    for (size_t i = 0; i < n; i++)
+        h = mix64(h ^ (uint64_t)(unsigned char)tolower((unsigned char)s[i]));
     return h;
 }
 
@@ -131,7 +132,8 @@ static Literals described(const char *s, size_t n) {
         if (s[i] == '\'') {
             size_t j = i + 1;
             while (j < n && islower((unsigned char)s[j])) j++;
-            if (j < n && s[j] == '\'' && j > i + 1) for (size_t k = i + 1; k < j; k++) literal_add(&l, LETTER + s[k]);
+            if (j < n && s[j] == '\'' && j > i + 1)
+                for (size_t k = i + 1; k < j; k++) literal_add(&l, LETTER + s[k]);
             i = j > i + 1 ? j + 1 : i + 1;
             continue;
         }
@@ -140,7 +142,8 @@ static Literals described(const char *s, size_t n) {
         size_t len = 0;
         for (int v = 0; v < 1000; v++) {
             size_t k = strlen(number_text[v]);
-            if (k > len && i + k <= n && s[i] == number_text[v][0] && !memcmp(s + i, number_text[v], k) &&
+            if (k > len && i + k <= n && s[i] == number_text[v][0] &&
+                !memcmp(s + i, number_text[v], k) &&
                 (i + k == n || !(isalpha((unsigned char)s[i + k]) || s[i + k] == '-'))) {
                 best = v;
                 len = k;
@@ -164,9 +167,11 @@ static Literals written(const char *s) {
         if (s[i] == '\'' || s[i] == '"') {
             size_t j = i + 1;
             while (s[j] && s[j] != s[i] && s[j] != '\n') j++;
-            for (size_t k = i + 1; k < j; k++) if (islower((unsigned char)s[k])) literal_add(&l, LETTER + s[k]);
+            for (size_t k = i + 1; k < j; k++)
+                if (islower((unsigned char)s[k])) literal_add(&l, LETTER + s[k]);
             i = j + 1;
-        } else if (isdigit((unsigned char)s[i]) && (i == 0 || !(isalnum((unsigned char)s[i - 1]) || s[i - 1] == '_'))) {
+        } else if (isdigit((unsigned char)s[i]) &&
+                   (i == 0 || !(isalnum((unsigned char)s[i - 1]) || s[i - 1] == '_'))) {
             literal_add(&l, (int)strtol(s + i, NULL, 10));
             while (isalnum((unsigned char)s[i])) i++;
         } else i++;
@@ -202,7 +207,8 @@ static Literals minus(Literals a, const Literals *b) {
 // letters of a name without case and underlines
 static void squeeze(const char *s, size_t n, char *out, size_t cap) {
     size_t k = 0;
-    for (size_t i = 0; i < n && k + 1 < cap; i++) if (s[i] != '_') out[k++] = (char)tolower((unsigned char)s[i]);
+    for (size_t i = 0; i < n && k + 1 < cap; i++)
+        if (s[i] != '_') out[k++] = (char)tolower((unsigned char)s[i]);
     out[k] = 0;
 }
 
@@ -230,7 +236,8 @@ static Found *functions_of(const TaskSession *s, int *n) {
     int cap = 0;
     *n = 0;
     for (size_t at = 0; at < len; ) {
-        const char *next = strstr(text + at, " path: ");        // file by file: the scanner is not incremental
+        const char *next =
+            strstr(text + at, " path: ");    // file by file: the scanner is not incremental
         size_t end = len;
         if (next) {
             const char *q = strstr(next + 1, " path: ");
@@ -253,14 +260,17 @@ static Found *functions_of(const TaskSession *s, int *n) {
 }
 
 // index of the function, -1: none or several fit
-static int solve(const Found *f, int n, const char *question) {
+static int solve(const Found *f, int n, const char *asked) {
+    // the description stands between the first line and the last
+    const char *from = strchr(asked, '\n') + 1;
+    char *question = text_fmt("%.*s", (int)(strrchr(asked, '\n') - from), from);
     const CodeEntry *e = entry_meant(question);
-    size_t d = 0;
     StrBuf own = { 0 };
     for (int i = 0; i < 4; i++) str_add(&own, e->part[i], e->part_n[i]);
     Literals known = described(own.p, own.n), all = described(question, strlen(question));
     Literals want = minus(all, &known);
     free(own.p);
+    free(question);
     int best = 1 << 30, at = -1, same = 0;
     for (int i = 0; i < n; i++) {
         if (!named_after(f[i].name, e)) continue;
@@ -271,7 +281,6 @@ static int solve(const Found *f, int n, const char *question) {
             at = i;
             same = 1;
         } else if (miss == best) same++;
-        d++;
     }
     return same == 1 ? at : -1;
 }
@@ -279,13 +288,15 @@ static int solve(const Found *f, int n, const char *question) {
 static void expect_solved(const TaskSession *s) {
     int n;
     Found *f = functions_of(s, &n);
-    EXPECT(n >= s->n_needles, "session %d (%s): %d of %d functions found", s->number, s->lang, n, s->n_needles);
+    EXPECT(n >= s->n_needles, "session %d (%s): %d of %d functions found", s->number, s->lang, n,
+           s->n_needles);
     for (int t = 0; t < s->n_turns; t++) {
         const TaskTurn *turn = &s->turns[t];
         if (turn->part) continue;
         int at = solve(f, n, turn->question);
-        EXPECT(at >= 0 && !strcmp(f[at].source, turn->answer), "session %d (%s) turn %d: solver says %s, golden is %s\n%s",
-               s->number, s->lang, t, at < 0 ? "nothing" : f[at].name, turn->name, turn->question);
+        EXPECT(at >= 0 && !strcmp(f[at].source, turn->answer),
+               "session %d (%s) turn %d: solver says %s, golden is %s\n%s", s->number, s->lang, t,
+               at < 0 ? "nothing" : f[at].name, turn->name, turn->question);
     }
     for (int i = 0; i < n; i++) free(f[i].source);
     free(f);
@@ -329,22 +340,27 @@ static void solver_refuses(void) {
 
 static void shape_of_sessions(void) {
     for (int k = 0; k < 28; k++) {
-        TaskSession s = session(&task_repoqa, 9, k, 5, 75), again = session(&task_repoqa, 9, k, 5, 75);
-        EXPECT(s.context.n == again.context.n && !memcmp(s.context.p, again.context.p, s.context.n), "session %d differs from itself", k);
-        double last = -1;
+        TaskSession s = session(&task_repoqa, 9, k, 5, 75),
+                    again = session(&task_repoqa, 9, k, 5, 75);
+        EXPECT(s.context.n == again.context.n && !memcmp(s.context.p, again.context.p, s.context.n),
+               "session %d differs from itself", k);
         int order[5] = { 0 };
         for (int t = 0; t < 5; t++) {
             const TaskTurn *turn = &s.turns[t];
-            EXPECT(!strcmp(turn->question, again.turns[t].question), "session %d: question %d differs", k, t);
-            EXPECT(occurrences(s.context.p, turn->answer) == 1, "session %d turn %d: the answer stands %d times", k, t,
+            EXPECT(!strcmp(turn->question, again.turns[t].question),
+                   "session %d: question %d differs", k, t);
+            EXPECT(occurrences(s.context.p, turn->answer) == 1,
+                   "session %d turn %d: the answer stands %d times", k, t,
                    occurrences(s.context.p, turn->answer));
-            double at = (double)(strstr(s.context.p, turn->answer) - s.context.p) / (double)s.context.n;
+            double at =
+                (double)(strstr(s.context.p, turn->answer) - s.context.p) / (double)s.context.n;
             EXPECT(fabs(at - turn->depth) < 1e-9, "session %d turn %d: depth", k, t);
             order[(int)(at * 5)]++;
-            EXPECT(!strstr(turn->question, turn->name), "session %d turn %d: the question holds the name", k, t);
+            EXPECT(!strstr(turn->question, turn->name),
+                   "session %d turn %d: the question holds the name", k, t);
         }
-        for (int i = 0; i < 5; i++) EXPECT(order[i] == 1, "session %d: %d questions in fifth %d", k, order[i], i);
-        (void)last;
+        for (int i = 0; i < 5; i++)
+            EXPECT(order[i] == 1, "session %d: %d questions in fifth %d", k, order[i], i);
         session_clear(&s);
         session_clear(&again);
     }
@@ -365,7 +381,8 @@ static void scores(void) {
             char *bad = text_fmt("```\n%s\n```", other);
             double a = task_score(&task_repoqa, &s, t, good, strlen(good), SCORER_OURS);
             double b = task_score(&task_repoqa, &s, t, bad, strlen(bad), SCORER_OURS);
-            EXPECT(a == 1 && b == 0, "%s turn %d: %g for the function, %g for its neighbour", s.lang, t, a, b);
+            EXPECT(a == 1 && b == 0, "%s turn %d: %g for the function, %g for its neighbour",
+                   s.lang, t, a, b);
             free(good);
             free(bad);
         }
@@ -385,8 +402,11 @@ static void keys_and_values(void) {
             char line[64];
             snprintf(line, sizeof line, "%.36s -> ", key);
             const char *at = strstr(s.context.p, line);
-            EXPECT(at && occurrences(s.context.p, line) == 1 && !strncmp(at + strlen(line), turn->answer, 36), "session %d: key %.36s", k, key);
-            EXPECT(task_score(&task_mix_repoqa_kv, &s, t, turn->answer, 36, SCORER_OURS) == 1, "value scores 1");
+            EXPECT(at && occurrences(s.context.p, line) == 1 &&
+                       !strncmp(at + strlen(line), turn->answer, 36),
+                   "session %d: key %.36s", k, key);
+            EXPECT(task_score(&task_mix_repoqa_kv, &s, t, turn->answer, 36, SCORER_OURS) == 1,
+                   "value scores 1");
             values++;
         }
         EXPECT(values == 4, "%d of 8 turns ask for values", values);
@@ -400,13 +420,12 @@ static void keys_and_values(void) {
 
 static void pairs_differ(void) {
     double worst = 0;
-    for (int k = 0; k < 21; k++) {
+    for (int k = 0; k < 14; k++) {
         TaskSession s = session(&task_repoqa, 70 + (uint64_t)k, k, 5, k < 7 ? 90 : 330);
         for (int i = 0; i < s.n_needles; i++) {
             const char *a = s.needles[i].source;
             size_t n = strlen(a);
-            // beyond the first sessions: only pairs that could be one algorithm (the order of use repeats
-            // after all entries were used), which is where likeness comes from
+            // long sessions: the functions of algorithms that were used before, against all
             for (int j = 0; j < i; j++) {
                 if (k >= 7 && i < code_n_entries()) break;
                 const char *b = s.needles[j].source;
@@ -443,7 +462,8 @@ static void grams_add(Grams *g, const char *text, size_t n, int number) {
         if (count < GRAM) continue;
         uint64_t h = 0;
         for (size_t k = count; k < count + GRAM; k++) h = mix64(h ^ w[k % GRAM]);
-        if (2 * g->n + 2 > g->cap) g->p = (uint64_t *)xrealloc(g->p, (g->cap = g->cap * 2 + 1024) * 8);
+        if (2 * g->n + 2 > g->cap)
+            g->p = (uint64_t *)xrealloc(g->p, (g->cap = g->cap * 2 + 1024) * 8);
         g->p[2 * g->n] = h;
         g->p[2 * g->n++ + 1] = (uint64_t)number;
     }
@@ -455,7 +475,8 @@ static void sessions_differ(void) {
         TaskSession s = session(&task_repoqa, 11, k, 5, 200);
         grams_add(&g, s.context.p, s.context.n, k);
         for (int t = 0; t < 5; t++) {                   // the description without its frame
-            const char *a = strchr(s.turns[t].question, '\n'), *b = strrchr(s.turns[t].question, '\n');
+            const char *a = strchr(s.turns[t].question, '\n'),
+                       *b = strrchr(s.turns[t].question, '\n');
             grams_add(&g, a, (size_t)(b - a), k);
         }
         session_clear(&s);
@@ -469,7 +490,8 @@ static void sessions_differ(void) {
         i = j;
     }
     double share = (double)repeated / (double)g.n;
-    printf("12-grams that another of %d sessions has: %.3f %% of %zu positions\n", N_SESSIONS, 100 * share, g.n);
+    printf("12-grams that another of %d sessions has: %.3f %% of %zu positions\n", N_SESSIONS,
+           100 * share, g.n);
     EXPECT(share < 0.01, "sessions repeat each other");
     free(g.p);
 }
@@ -498,7 +520,8 @@ static void corpus(void) {
             size_t n = 0;
             while (e->names[n] != ' ') n++;
             snprintf(name, sizeof name, "%.*s", (int)n, e->names);
-            EXPECT(j == i || !named_after(name, code_entry(j)), "the name %s fits two algorithms", name);
+            EXPECT(j == i || !named_after(name, code_entry(j)), "the name %s fits two algorithms",
+                   name);
         }
     }
     free(arena.p);
@@ -529,7 +552,8 @@ static int corpus_runs(void) {
         for (const char *t = f.entry->tests; t && *t == '?'; t = strchr(t, '\n') + 1) {
             const char *e = strchr(t, '\n'), *eq = strstr(t, " = ");
             for (const char *q = eq; q && q < e; q = strstr(q + 1, " = ")) eq = q;
-            str_fmt(&o, "check('%s', %s, (%.*s,), %.*s)\n", f.name, f.name, (int)(eq - t - 2), t + 2, (int)(e - eq - 3), eq + 3);
+            str_fmt(&o, "check('%s', %s, (%.*s,), %.*s)\n", f.name, f.name, (int)(eq - t - 2),
+                    t + 2, (int)(e - eq - 3), eq + 3);
         }
         code_draft_free(&d);
     }
@@ -542,6 +566,111 @@ static int corpus_runs(void) {
     return 0;
 }
 
+// ---------------------------------------------------------------------------
+// A source tree
+
+static void put_text_file(const char *dir, const char *name, const char *text) {
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    FILE *f = fopen(path, "w");
+    fputs(text, f);
+    fclose(f);
+}
+
+static const char tree_py[] =
+    "import os\n\n"
+    "class Box:\n"
+    "    def area_of(self, k):\n"
+    "        \"\"\"The area_of method multiplies width by height and by the given factor.\n\n"
+    "        More text follows here.\n"
+    "        \"\"\"\n"
+    "        return self.w * self.h * k\n\n"
+    "    def silent(self):\n"
+    "        return None\n\n"
+    "# walks over all the files of a folder and returns their names\n"
+    "@cached\n"
+    "def names_in(folder):\n"
+    "    return sorted(os.listdir(folder))\n\n"
+    "def short(x):\n"
+    "    \"\"\"Too short.\"\"\"\n"
+    "    return x\n\n"
+    "def only_text():\n"
+    "    \"\"\"This body is nothing but a text that says what it would do.\"\"\"\n";
+static const char tree_cpp[] =
+    "#include <vector>\n\n"
+    "/* Adds one to the value, the way a counter\n * does it when something passes by.\n */\n"
+    "template <class T>\nstatic T next_up(T v) {\n    return v + 1; // next_up\n}\n\n"
+    "// Tells whether the list holds a value that is below zero.\n"
+    "bool any_negative(const std::vector<int> &v) {\n    for (int x : v) if (x < 0) return true;\n "
+    "   return false;\n}\n\n"
+    "int plain(int a) { return a; }\n"
+    "// Overloads are not asked because the name stands for both of them.\n"
+    "int twice(int a) { return a + a; }\n"
+    "// Overloads are not asked because the name stands for both of them.\n"
+    "long twice(long a) { return a + a; }\n";
+
+static void trees(void) {
+    char dir[] = "/tmp/test_solve_repo_XXXXXX", cmd[128], sub[160];
+    if (!mkdtemp(dir)) return;
+    Err err = { .code = 0 };
+    TaskSession s, none;
+    memset(&s, 0, sizeof s);
+    memset(&none, 0, sizeof none);
+    EXPECT(repo_from_tree(&none, dir, 1, 2, 4, &err) && strstr(err.msg, dir),
+           "an empty tree is an error: %s", err.msg);
+    snprintf(sub, sizeof sub, "%s/a", dir);
+    snprintf(cmd, sizeof cmd, "mkdir -p %s/a %s/node_modules %s/.git", dir, dir, dir);
+    EXPECT(system(cmd) == 0, "mkdir");
+    put_text_file(sub, "box.py", tree_py);
+    put_text_file(dir, "node_modules/x.py", "def hidden(a):\n    return a\n");
+    put_text_file(dir, "broken.py", "def broken(a):\n    return '\xff'\n");
+    EXPECT(!repo_from_tree(&s, dir, 1, 2, 5, &err), "%s", err.msg);
+    EXPECT(s.n_needles == 5 && !strcmp(s.lang, "python") && s.n_turns == 2, "%d functions",
+           s.n_needles);
+    for (int t = 0; t < s.n_turns; t++) {
+        const TaskTurn *turn = &s.turns[t];
+        EXPECT(occurrences(s.context.p, turn->answer) == 1, "the answer stands once:\n%s",
+               turn->answer);
+        EXPECT(!strstr(turn->question, turn->name), "%s is named", turn->name);
+        char *good = text_fmt("```python\n%s\n```", turn->answer);
+        EXPECT(task_score(&task_repoqa, &s, t, good, strlen(good), SCORER_OURS) == 1, "%s scores 1",
+               turn->name);
+        free(good);
+        if (!strcmp(turn->name, "area_of"))
+            EXPECT(strstr(turn->question, "The it method multiplies width by height") &&
+                       !strcmp(turn->answer,
+                               "def area_of(self, k):\n        return self.w * self.h * k"),
+                   "%s\n%s", turn->question, turn->answer);
+        else if (!strcmp(turn->name, "names_in"))
+            EXPECT(strstr(turn->question, "walks over all the files") &&
+                       !strstr(s.context.p, "walks over"),
+                   "%s", turn->question);
+        else EXPECT(false, "%s has no comment that can be left out", turn->name);
+    }
+    EXPECT(s.n_turns == 2 && !strstr(s.context.p, "hidden") && !strstr(s.context.p, "broken") &&
+               strstr(s.context.p, "# path: a/box.py\n"),
+           "files");
+    session_clear(&s);
+    EXPECT(repo_from_tree(&none, dir, 1, 3, 5, &err), "only two functions can be asked");
+    EXPECT(repo_from_tree(&none, dir, 1, 1, 6, &err), "only five functions are there");
+    put_text_file(dir, "next.cpp", tree_cpp);
+    put_text_file(dir, "more.cc", "int a1() { return 1; }\nint a2() { return 2; }\n");
+    memset(&s, 0, sizeof s);
+    EXPECT(!repo_from_tree(&s, dir, 1, 2, 7, &err), "%s", err.msg);
+    if (s.n_turns == 2) {
+        EXPECT(!strcmp(s.lang, "cpp"), "the language of most functions");
+        for (int t = 0; t < 2; t++)
+            EXPECT(!strcmp(s.turns[t].name, "next_up") || !strcmp(s.turns[t].name, "any_negative"),
+                   "asked: %s", s.turns[t].name);
+        EXPECT(!strstr(s.context.p, "Adds one") && strstr(s.context.p, "template <class T>") &&
+                   strstr(s.context.p, "Overloads"),
+               "context:\n%s", s.context.p);
+    }
+    session_clear(&s);
+    snprintf(cmd, sizeof cmd, "rm -rf %s", dir);
+    EXPECT(system(cmd) == 0, "rm");
+}
+
 int main(void) {
     lexicon_load();
     numbers_load();
@@ -552,6 +681,7 @@ int main(void) {
     keys_and_values();
     solver_seeds();
     solver_refuses();
+    trees();
     pairs_differ();
     sessions_differ();
     double start = now_s();
