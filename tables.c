@@ -797,7 +797,7 @@ static void table_history(Printer *p) {
 // score by where in the context the answer stands
 static void table_depth(Printer *p) {
     const Results *d = p->d;
-    char name[16];
+    char name[32];
     for (int t = 0; t < d->n_tasks; t++) {
         for (int m = 0; m < MODES; m++) {
             Grid g = grid_make(label_cols(d, -1), "%s, %s: score in %% by depth of the answer in "

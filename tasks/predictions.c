@@ -273,7 +273,7 @@ static void bad_line(Score *s, int line, const char *what, StrBuf *out) {
     str_puts(out, "}\n");
     if (s->malformed++) return;
     s->first_bad = line;
-    snprintf(s->first_error, sizeof s->first_error, "%s", what);
+    snprintf(s->first_error, sizeof s->first_error, "%.250s", what);
 }
 
 // One pass: candidates of functions to find (out NULL), or scores. Blank lines are none.

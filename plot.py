@@ -1,0 +1,315 @@
+#!/usr/bin/env python3
+"""plot.py - figures from the tidy CSV of `scbench report --format csv`.
+
+    ./scbench report out/a --format csv > a.csv
+    ./plot.py turns a.csv turns.png             score by turn, a line per method
+    ./plot.py abilities a.csv abilities.svg     methods by categories; --radar for a radar chart
+    ./plot.py budget a.csv budget.pdf           score by rows kept
+    ./plot.py depth a.csv depth.png             score by depth of the answer in the context
+
+The ending of the output chooses the format: png, svg or pdf. Bands and whiskers are the report's
+95 % intervals over sessions. --task, --mode and --method choose rows; what is left over after that
+is averaged over tasks.
+"""
+import argparse
+import csv
+import os
+import sys
+
+COLUMNS = ("kind", "method", "budget", "history", "query_aware", "mode", "category", "task", "turn",
+           "depth_from", "mean", "lo", "hi", "rows")
+MODES = ("multi-turn", "multi-request", "single")
+CATEGORIES = ("Retr.String", "Retr.Semantic", "Global", "Multi-task", "Other")
+# told apart by colour-blind readers too (Okabe and Ito 2008); full is black
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A", "#999999")
+MARKERS = "osD^vPX*"
+QUERY = {"multi-turn": "first", "multi-request": "no", "single": "each"}
+KINDS = {"turns": "turn", "abilities": "category", "budget": "average", "depth": "depth"}
+TABLES = {"turns": "turns", "abilities": "categories", "budget": "methods", "depth": "depth"}
+
+
+def fail(sentence):
+    sys.exit(f"plot.py: {sentence}")
+
+
+def number(row, key):
+    try:
+        return float(row[key])
+    except ValueError:
+        return None
+
+
+def read(path, opts):
+    """The rows of the wanted kind, task, mode and method; numbers as floats or None."""
+    try:
+        with open(path, newline="", encoding="utf-8") as f:
+            table = csv.DictReader(f)
+            missing = [c for c in COLUMNS if c not in (table.fieldnames or ())]
+            if missing:
+                fail(f"{path} has no column {missing[0]}; make it with scbench report --format csv")
+            rows = list(table)
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
+        fail(f"{path} cannot be read: {getattr(e, 'strerror', None) or e}")
+    if any(None in r or None in r.values() for r in rows):
+        fail(f"{path} has a line with another number of fields than its head")
+    rows = [r for r in rows if r["kind"] == KINDS[opts.figure]]
+    if not rows:
+        fail(f"{path} has no {KINDS[opts.figure]} rows; make it with scbench report --format csv, "
+             f"alone or with --table {TABLES[opts.figure]}")
+    for key in ("task", "mode", "method"):
+        want = getattr(opts, key)
+        known = sorted({r[key] for r in rows})
+        for name in want or ():
+            if name not in known:
+                names = ", ".join(k for k in known if k) or "none"
+                fail(f"{path} has no {key} '{name}'; it has {names}")
+        if want:
+            rows = [r for r in rows if r[key] in want]
+    if not rows:
+        fail(f"{path} has no row for this choice of --task, --mode and --method")
+    for r in rows:
+        for key in ("turn", "depth_from", "mean", "lo", "hi", "rows"):
+            r[key] = number(r, key)
+        # where a mode's own switches stand, nothing tells an arm from its other modes
+        r["history"] = "own history" if r["history"] == "own" else ""
+        same = r["query_aware"] == QUERY.get(r["mode"])
+        r["query_aware"] = "" if same else f"query-aware {r['query_aware']}"
+    return [r for r in rows if r["mean"] is not None]
+
+
+def arms(rows):
+    """Arms in order of appearance: (key, label). A label holds what tells two apart."""
+    fields = ["model", "method", "budget", "sizes", "ctx", "preset", "positions", "history",
+              "query_aware", "scorer"]
+    fields = [f for f in fields if f in rows[0]]
+    keys = list(dict.fromkeys(tuple(r[f] for f in fields) for r in rows))
+    maybe = ("model", "ctx", "preset", "history", "query_aware", "scorer")
+    used = [i for i, f in enumerate(fields)
+            if f in ("method", "budget") or (f in maybe and len({k[i] for k in keys}) > 1)]
+    labels = [" ".join(k[i] for i in used if k[i]) for k in keys]
+    for i, label in enumerate(labels):          # sizes only where the rest leaves two equal
+        if labels.count(label) > 1 and "sizes" in fields:
+            labels[i] = f"{label} {keys[i][fields.index('sizes')]}"
+    return [(dict(zip(fields, k)), label) for k, label in zip(keys, labels)]
+
+
+def of_arm(rows, arm):
+    return [r for r in rows if all(r[f] == v for f, v in arm.items())]
+
+
+def averaged(rows, key):
+    """{x: (mean, lo, hi)} over tasks; an interval only where there is one task to take it from."""
+    out = {}
+    for x in sorted({r[key] for r in rows if r[key] is not None}):
+        here = [r for r in rows if r[key] == x]
+        one = here[0] if len(here) == 1 else {"lo": None, "hi": None}
+        out[x] = (sum(r["mean"] for r in here) / len(here), one["lo"], one["hi"])
+    return out
+
+
+class Look:
+    """Colour and marker of every arm: the same in all panels."""
+
+    def __init__(self, rows):
+        self.arms = arms(rows)
+        self.style = {}
+        n = 0
+        for arm, label in self.arms:
+            full = arm["method"] == "full"
+            color = "#000000" if full else COLORS[n % len(COLORS)]
+            self.style[label] = dict(color=color, marker="." if full else MARKERS[n % len(MARKERS)])
+            if not full:
+                n += 1
+
+
+def line(ax, points, label, style):
+    xs = list(points)
+    ax.plot(xs, [points[x][0] for x in xs], label=label, linewidth=1.8, markersize=6, **style)
+    if all(points[x][1] is not None for x in xs):
+        ax.fill_between(xs, [points[x][1] for x in xs], [points[x][2] for x in xs],
+                        color=style["color"], alpha=0.12, linewidth=0)
+
+
+def panels(plt, rows, height=3.4):
+    """One panel per mode, side by side, with one scale."""
+    modes = [m for m in MODES if any(r["mode"] == m for r in rows)]
+    fig, axes = plt.subplots(1, len(modes), figsize=(4.6 * len(modes) + 1.6, height), sharey=True,
+                             squeeze=False, layout="constrained")
+    for ax, mode in zip(axes[0], modes):
+        ax.set_title(mode)
+        ax.set_ylim(0, 102)
+    axes[0][0].set_ylabel("score in %")
+    return fig, list(zip(axes[0], modes))
+
+
+def legend(fig):
+    handles = {}
+    for ax in fig.axes:
+        for handle, label in zip(*ax.get_legend_handles_labels()):
+            handles.setdefault(label, handle)
+    fig.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
+
+
+def plot_turns(plt, rows, opts):
+    look = Look(rows)
+    fig, axes = panels(plt, rows)
+    for ax, mode in axes:
+        for arm, label in look.arms:
+            points = averaged([r for r in of_arm(rows, arm) if r["mode"] == mode], "turn")
+            if points:
+                line(ax, points, label, look.style[label])
+        ax.set_xlabel("turn")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    legend(fig)
+    return fig
+
+
+def plot_depth(plt, rows, opts):
+    look = Look(rows)
+    fig, axes = panels(plt, rows)
+    for r in rows:
+        r["depth"] = 100 * (r["depth_from"] + 0.05) if r["depth_from"] is not None else None
+    for ax, mode in axes:
+        for arm, label in look.arms:
+            points = averaged([r for r in of_arm(rows, arm) if r["mode"] == mode], "depth")
+            if points:
+                means = {x: (p[0], None, None) for x, p in points.items()}
+                line(ax, means, label, look.style[label])
+        ax.set_xlabel("depth of the answer in the context, %")
+        ax.set_xlim(0, 100)
+    legend(fig)
+    return fig
+
+
+def plot_budget(plt, rows, opts):
+    """Methods as lines over their budgets; one without a budget is a point, full a level."""
+    fig, axes = panels(plt, rows)
+    methods = list(dict.fromkeys(r["method"] for r in rows if r["method"] != "full"))
+    for ax, mode in axes:
+        here = [r for r in rows if r["mode"] == mode]
+        for r in here:
+            if r["method"] == "full":
+                ax.axhline(r["mean"], color="black", linewidth=1.2, linestyle="--", label="full")
+        for i, method in enumerate(methods):
+            points = {}
+            for r in sorted((r for r in here if r["method"] == method and r["rows"]),
+                            key=lambda r: r["rows"]):
+                points[r["rows"]] = (r["mean"], r["lo"], r["hi"])
+            style = dict(color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)])
+            if points:
+                line(ax, points, method, style)
+        ax.set_xscale("log", base=2)
+        ax.set_xlabel("rows kept per layer and KV head")
+        ax.xaxis.set_major_formatter(plt.matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:g}"))
+    legend(fig)
+    return fig
+
+
+def plot_bars(plt, rows, opts):
+    look = Look(rows)
+    fig, axes = panels(plt, rows)
+    categories = [c for c in CATEGORIES if any(r["category"] == c for r in rows)]
+    width = 0.84 / len(look.arms)
+    for ax, mode in axes:
+        for i, (arm, label) in enumerate(look.arms):
+            here = {r["category"]: r for r in of_arm(rows, arm) if r["mode"] == mode}
+            xs = [k for k, c in enumerate(categories) if c in here]
+            if not xs:
+                continue
+            ys = [here[categories[k]]["mean"] for k in xs]
+            at = [x + (i - (len(look.arms) - 1) / 2) * width for x in xs]
+            ax.bar(at, ys, width * 0.94, label=label, color=look.style[label]["color"])
+            for x, y, k in zip(at, ys, xs):
+                r = here[categories[k]]
+                if r["lo"] is not None:
+                    ax.plot([x, x], [r["lo"], r["hi"]], color="#555555", linewidth=0.9)
+        ax.set_xticks(range(len(categories)), categories, fontsize=9, rotation=18, ha="right",
+                      rotation_mode="anchor")
+        ax.grid(axis="x", visible=False)
+    legend(fig)
+    return fig
+
+
+def plot_radar(plt, rows, opts):
+    import numpy as np
+    look = Look(rows)
+    categories = [c for c in CATEGORIES if any(r["category"] == c for r in rows)]
+    modes = [m for m in MODES
+             if len({r["category"] for r in rows if r["mode"] == m}) == len(categories)]
+    if not modes:
+        fail("no mode has rows of every category; leave --radar out or choose one by --mode")
+    if len(categories) < 3:
+        fail(f"a radar chart needs three categories, here are {len(categories)}; leave --radar out")
+    angle = np.linspace(0, 2 * np.pi, len(categories), endpoint=False)
+    fig, axes = plt.subplots(1, len(modes), figsize=(4.6 * len(modes) + 1.6, 4.0), squeeze=False,
+                             subplot_kw={"projection": "polar"}, layout="constrained")
+    fig.get_layout_engine().set(w_pad=0.3)      # it does not see these labels
+    for ax, mode in zip(axes[0], modes):
+        for arm, label in look.arms:
+            here = {r["category"]: r["mean"] for r in of_arm(rows, arm) if r["mode"] == mode}
+            if len(here) < len(categories):
+                continue
+            ys = [here[c] for c in categories]
+            ax.plot([*angle, angle[0]], [*ys, ys[0]], label=label, linewidth=1.8,
+                    color=look.style[label]["color"])
+            ax.fill(angle, ys, color=look.style[label]["color"], alpha=0.06)
+        ax.set_xticks(angle, categories)
+        ax.set_theta_offset(np.pi / len(categories))
+        for tick, a in zip(ax.get_xticklabels(), np.cos(angle + np.pi / len(categories))):
+            tick.set_horizontalalignment("left" if a > 0.1 else "right" if a < -0.1 else "center")
+        ax.set_rlabel_position(-180 / len(categories))
+        ax.set_ylim(0, 100)
+        ax.set_title(mode, pad=18)
+    legend(fig)
+    return fig
+
+
+def main():
+    p = argparse.ArgumentParser(description="figures from the CSV of scbench report", epilog=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("figure", choices=sorted(KINDS), help="what to draw")
+    p.add_argument("csv", help="output of scbench report --format csv")
+    p.add_argument("out", help="FILE.png, FILE.svg or FILE.pdf")
+    for name in ("task", "mode", "method"):
+        p.add_argument(f"--{name}", action="append", metavar="NAME",
+                       help=f"only this {name}; may be repeated")
+    p.add_argument("--radar", action="store_true", help="abilities as a radar chart, not as bars")
+    p.add_argument("--title", help="above the figure")
+    opts = p.parse_args()
+    ending = os.path.splitext(opts.out)[1].lower()
+    if ending not in (".png", ".svg", ".pdf"):
+        fail(f"{opts.out} does not end in .png, .svg or .pdf")
+    if opts.radar and opts.figure != "abilities":
+        fail("--radar belongs to abilities")
+    rows = read(opts.csv, opts)
+    try:
+        import matplotlib
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+        import matplotlib.ticker
+    except ImportError:
+        fail("matplotlib is missing; test/venv.sh installs it into .venv")
+    plt.rcParams.update({
+        "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+        "grid.color": "#dddddd", "grid.linewidth": 0.7, "axes.axisbelow": True,
+        "axes.edgecolor": "#888888", "axes.titlesize": 11, "savefig.dpi": 200,
+        "svg.fonttype": "none", "svg.hashsalt": "scbench", "pdf.fonttype": 42,
+    })
+    draw = {"turns": plot_turns, "depth": plot_depth, "budget": plot_budget,
+            "abilities": plot_radar if opts.radar else plot_bars}[opts.figure]
+    fig = draw(plt, rows, opts)
+    if opts.title:
+        fig.suptitle(opts.title)
+    tmp = f"{opts.out}.tmp"
+    dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}
+    try:
+        fig.savefig(tmp, format=ending[1:], metadata=dates[ending])
+        os.replace(tmp, opts.out)
+    except OSError as e:
+        if os.path.exists(tmp):
+            os.remove(tmp)
+        fail(f"{opts.out} cannot be written: {e.strerror or e}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# run_plot.sh - plot.py on a small report: every figure in every format is written and is no empty
+# page; what cannot be drawn is refused in one sentence
+set -u
+cd "$(dirname "$0")/.." || exit 1
+python=
+for p in .venv/bin/python python3; do
+    $p -c 'import matplotlib' 2>/dev/null && python=$p && break
+done
+[ -n "$python" ] || { echo "no Python with matplotlib: run test/venv.sh"; exit 77; }
+[ -x ./scbench ] || make -s scbench || exit 1
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+export PYTHONDONTWRITEBYTECODE=1
+fail() { echo "$*"; exit 1; }
+
+# three methods, three categories, two modes, five sessions of three turns
+mkdir "$dir/run"
+for mode in multi-turn multi-request; do
+    for task in retr_kv en_qa icl; do
+        for s in 1 2 3 4 5; do
+            for t in 1 2 3; do
+                for m in full:4096 corm:300.5 keep-last:256; do
+                    [ $mode = multi-turn ] && more='"history": "golden", "query_aware": "first"' ||
+                        more='"history": null, "query_aware": "no"'
+                    [ "${m%:*}" = full ] && score=1 || score=$(((s + t) % 2))
+                    echo "{\"session\": $s, \"turn\": $t, \"task\": \"$task\", \"mode\": \"$mode\"," \
+                         "\"preset\": \"scbench\", \"method\": \"${m%:*}\", \"params\": {}, $more," \
+                         "\"ctx\": 4096, \"depth\": 0.$((s * 2 - 1)), \"score\": $score," \
+                         "\"rows_mean_q\": ${m#*:}}"
+                done
+            done
+        done
+    done
+done >"$dir/run/results.jsonl"
+./scbench report "$dir/run" --format csv >"$dir/all.csv" 2>"$dir/notes" || fail "no report"
+
+# drawn FILE: written, of its format, with more than a frame in it
+drawn() {
+    [ -s "$1" ] || fail "$1 was not written"
+    [ ! -e "$1.tmp" ] || fail "$1.tmp was left"
+    case $1 in
+    *.png) head -c 8 "$1" | od -An -tx1 | tr -d ' \n' | grep -q 89504e470d0a1a0a ;;
+    *.svg) grep -q '</svg>' "$1" ;;
+    *.pdf) head -c 5 "$1" | grep -q '%PDF-' ;;
+    esac || fail "$1 is not of its format"
+    [ "$(wc -c <"$1")" -gt 4000 ] || fail "$1 holds nothing: $(wc -c <"$1") bytes"
+}
+plot() { "$python" plot.py "$@" 2>&1; }
+
+for figure in turns abilities budget depth; do
+    said=$(plot $figure "$dir/all.csv" "$dir/$figure.svg") || fail "$figure: $said"
+    [ -z "$said" ] || fail "$figure says: $said"
+    drawn "$dir/$figure.svg"
+    for word in corm keep-last full multi-turn multi-request; do
+        grep -q ">$word" "$dir/$figure.svg" || fail "$figure.svg does not name $word"
+    done
+    [ "$(grep -c 'golden' "$dir/$figure.svg")" = 0 ] || fail "$figure.svg: switches at their default"
+done
+plot turns "$dir/all.csv" "$dir/turns.png" --mode multi-turn --task retr_kv --title "Retr.KV" || fail "png"
+drawn "$dir/turns.png"
+plot abilities "$dir/all.csv" "$dir/radar.pdf" --radar --method corm --method full || fail "radar"
+drawn "$dir/radar.pdf"
+plot turns "$dir/all.csv" "$dir/again.svg" && cmp "$dir/turns.svg" "$dir/again.svg" || fail "two drawings differ"
+
+# refused COUNT-OF-LINES-IS-1 and holding the words
+refused() {
+    local words=$1 said
+    shift
+    said=$(plot "$@") && fail "'$*' was drawn"
+    [ "$(echo "$said" | wc -l)" = 1 ] || fail "'$*' is refused in more than a sentence: $said"
+    echo "$said" | grep -q -- "$words" || fail "'$*' is refused with: $said"
+}
+refused "cannot be read" turns "$dir/none.csv" "$dir/x.png"
+refused "does not end in .png, .svg or .pdf" turns "$dir/all.csv" "$dir/x.bmp"
+refused "has no column" turns test/run_plot.sh "$dir/x.png"
+refused "has no method 'cork'; it has corm, full, keep-last" turns "$dir/all.csv" "$dir/x.png" --method cork
+refused "cannot be written" turns "$dir/all.csv" "$dir/none/x.png"
+refused "--radar belongs to abilities" turns "$dir/all.csv" "$dir/x.png" --radar
+./scbench report "$dir/run" --format csv --table turns >"$dir/turns.csv" 2>>"$dir/notes" || fail "no report"
+refused "has no depth rows" depth "$dir/turns.csv" "$dir/x.png"
+head -n 3 "$dir/all.csv" >"$dir/cut.csv" && echo "turn,half" >>"$dir/cut.csv"
+refused "another number of fields" turns "$dir/cut.csv" "$dir/x.png"
+echo "all figures drawn"
