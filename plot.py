@@ -265,7 +265,7 @@ def plot_radar(plt, rows, opts):
 
 
 def main():
-    p = argparse.ArgumentParser(description="figures from the CSV of scbench report", epilog=__doc__,
+    p = argparse.ArgumentParser(description="figures of scbench report's CSV", epilog=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("figure", choices=sorted(KINDS), help="what to draw")
     p.add_argument("csv", help="output of scbench report --format csv")

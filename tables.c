@@ -256,6 +256,15 @@ static void label_head(const Results *d, Grid *g, int skip) {
         if (d->shown[f] && f != F_METHOD && f != skip) grid_col(g, "", field_names[f]);
 }
 
+// what an arm's label or sizes say beyond its method and budget
+static void sizes_put(Grid *g, const ArmRows *a, const char *budget) {
+    const char *s = a->field[F_SIZES];
+    size_t n = strlen(a->field[F_METHOD]);
+    if (!strncmp(s, a->field[F_METHOD], n) && (!s[n] || s[n] == ' ')) s += n + (s[n] == ' ');
+    if (!*s || !strcmp(s, budget)) put(g, "-");
+    else put_shown(g, s);
+}
+
 static void label_put(const Results *d, Grid *g, int arm, int skip) {
     char budget[32];
     const ArmRows *a = &d->arm[arm];
@@ -265,7 +274,8 @@ static void label_put(const Results *d, Grid *g, int arm, int skip) {
     put(g, "%s", budget);
     for (int f = F_MODEL + 1; f < FIELDS; f++) {
         if (!d->shown[f] || f == F_METHOD || f == skip) continue;
-        if (*a->field[f]) put_shown(g, a->field[f]);
+        if (f == F_SIZES) sizes_put(g, a, budget);
+        else if (*a->field[f]) put_shown(g, a->field[f]);
         else put(g, "%s", f == F_HISTORY ? "golden" : f == F_QUERY ? "default" : "-");
     }
 }

@@ -155,6 +155,56 @@ static void test_resume(void) {
     free(left.p);
 }
 
+// tasks, modes and arms of different numbers of rows: a session is done when all of its own are there
+static void test_resume_many(void) {
+    static const char *const tasks[] = { "retr_kv", "mix_sum_niah" };
+    static const char *const modes[] = { "multi-turn", "multi-request" }, *const methods[] = { "full", "corm" };
+    // sessions 1 and 3 of this shard; the mix task has 3 turns in session 1 and 2 in session 3
+    static const int want[6] = { 8, 0, 8, 12, 0, 8 };
+    bool done[6] = { false };
+    StrBuf b = { 0 }, whole = { 0 }, left = { 0 };
+    Err err = { "", 0 };
+    for (int k = 0; k < 2; k++) {
+        for (int s = 1; s <= 3; s += 2) {
+            for (int arm = 0; arm < 4; arm++) {
+                for (int t = 1; t <= want[k * 3 + s - 1] / 4; t++) {
+                    if (k == 0 && s == 3 && arm == 3 && t == 2) continue;      // one answer is missing
+                    Row r = sample(s, t);
+                    r.task = tasks[k];
+                    r.mode = modes[arm / 2];
+                    r.method = methods[arm % 2];
+                    add_line(&b, &r);
+                    if (k == 1 || s == 1) add_line(&whole, &r);
+                }
+            }
+        }
+    }
+    spill(rows_path, b.p);
+    EXPECT(!report_resume(dir, tasks, 2, 3, want, done, &err), "%s", err.msg);
+    EXPECT(done[0] && !done[1] && !done[2] && done[3] && !done[4] && done[5], "done: %d %d %d, %d %d %d", done[0],
+           done[1], done[2], done[3], done[4], done[5]);
+    slurp_into(rows_path, &left);
+    EXPECT(!strcmp(left.p, whole.p), "left:\n%s", left.p);
+    // torn anywhere in the last line: that session is played again, nothing else changes
+    size_t last = whole.n - 1;
+    while (whole.p[last - 1] != '\n') last--;
+    for (size_t cut = last + 1; cut < whole.n; cut += 97) {
+        char *torn = strndup(whole.p, cut);
+        spill(rows_path, torn);
+        memset(done, 0, sizeof done);
+        EXPECT(!report_resume(dir, tasks, 2, 3, want, done, &err), "%s", err.msg);
+        EXPECT(done[0] && !done[2] && done[3] && !done[5], "torn at %zu: %d %d, %d %d", cut, done[0], done[2], done[3],
+               done[5]);
+        slurp_into(rows_path, &left);
+        EXPECT(left.n < cut && !memcmp(left.p, whole.p, left.n) && left.p[left.n - 1] == '\n', "torn at %zu", cut);
+        free(torn);
+    }
+    unlink(rows_path);
+    free(b.p);
+    free(whole.p);
+    free(left.p);
+}
+
 static void test_manifest(void) {
     static const char *const text = "{\"options\": {\"seed\": 1, \"ctx\": 64}, \"model\": {\"hash\": \"ab\"}}";
     Err err = { "", 0 };
@@ -175,6 +225,8 @@ static void test_manifest(void) {
            strstr(err.msg, "another ctx: 64, not 65"), "other options: %s", err.msg);
     EXPECT(report_begin(sub, "{\"options\": {\"seed\": 1, \"ctx\": 64}, \"model\": {\"hash\": \"cd\"}}", true, &err) &&
            strstr(err.msg, "another model hash: \"ab\", not \"cd\""), "other model: %s", err.msg);
+    EXPECT(report_begin(sub, "{\"options\": {\"seed\": 1}, \"model\": {\"hash\": \"ab\"}}", true, &err) &&
+           strstr(err.msg, "another ctx: 64, not none"), "an option less: %s", err.msg);
     EXPECT(report_begin(dir, text, true, &err) && strstr(err.msg, "there is no run"), "no manifest: %s", err.msg);
     EXPECT(report_begin("/proc/none/x", text, false, &err) && strstr(err.msg, "/proc/none"), "no place: %s", err.msg);
     unlink(manifest_path);
@@ -191,6 +243,7 @@ int main(void) {
     test_schema();
     test_text();
     test_resume();
+    test_resume_many();
     test_manifest();
     unlink(rows_path);
     EXPECT(rmdir(dir) == 0, "something was left in %s", dir);
