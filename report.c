@@ -272,7 +272,7 @@ int report_resume(const char *dir, const char *const *tasks, int n_tasks, int se
     bool torn = false, drop = false;
     int rc = access(path.p, F_OK) ? 0 : rows_each(path.p, resume_row, &r, &torn, err);
     for (size_t i = 0; !rc && i < slots; i++) done[i] = rows[i] && r.count[i] == rows[i];
-    for (int i = 0; i < r.n; i++) drop = drop || r.slot[i] < 0 || !done[r.slot[i]];
+    for (int i = 0; !rc && i < r.n; i++) drop = drop || r.slot[i] < 0 || !done[r.slot[i]];
     if (!rc && (torn || drop)) rc = resume_cut(&r, err);
     free(r.slot);
     free(r.count);
@@ -454,9 +454,11 @@ static void work_of(const Config *c, double T, double at, Work w[N_PHASES]) {
     w[DECODE_ATTN] = (Work){ 4 * H * hd * L * at, token * at };
 }
 
-// a buffer of the bytes one step reads, so that a cache that holds them counts; beyond 1 GB none does
+// a buffer of the bytes one step reads, so that a cache holding them counts; beyond 1 GB none does
 static Ceilings step_ceilings(const Work w[N_PHASES], double seconds) {
     double bytes = fmin(w[DECODE_LINEAR].bytes + w[DECODE_ATTN].bytes, 1e9);
+    size_t have = memory_available();
+    if (have) bytes = fmin(bytes, (double)(have / 4));
     return cpu_ceilings((size_t)bytes, seconds);
 }
 

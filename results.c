@@ -3,6 +3,8 @@
 #include <dirent.h>
 #include <jansson.h>
 
+enum { MAX_TURNS = 1000 };      // what a run takes
+
 const char *const mode_names[MODES] = { "multi-turn", "multi-request", "single" };
 const char *const category_names[CATEGORIES] = { "Retr.String", "Retr.Semantic", "Global",
                                                  "Multi-task", "Other" };
@@ -165,6 +167,9 @@ static int read_row(void *user, const RowLine *l, Err *err) {
     if (mode == MODES)
         return FAIL(err, "%s: line %d has the unknown mode '%.60s'", d->source[d->reading].path,
                     l->line, get_str(l->row, "mode"));
+    if (get_int(l->row, "turn") > MAX_TURNS)
+        return FAIL(err, "%s: line %d is turn %d; sessions have at most %d",
+                    d->source[d->reading].path, l->line, get_int(l->row, "turn"), MAX_TURNS);
     if (d->n == d->cap) {
         d->cap = d->cap ? 2 * d->cap : 256;
         d->rec = (Rec *)xrealloc(d->rec, d->cap * sizeof *d->rec);
@@ -496,8 +501,7 @@ static void draw_free(Draw *w) {
 
 static int bin_of(double depth) {
     if (isnan(depth)) return -1;
-    int bin = (int)(depth * BINS);
-    return bin < 0 ? 0 : bin >= BINS ? BINS - 1 : bin;
+    return depth <= 0 ? 0 : depth >= 1 ? BINS - 1 : (int)(depth * BINS);
 }
 
 // repoqa at another threshold; the best match of an empty answer is none at all
