@@ -130,10 +130,10 @@ void row_json(const Row *r, StrBuf *out) {
     put_str(out, "scorer", r->scorer);
     put_str(out, "lang", r->lang);
     put_real(out, "similarity", r->similarity);
+    put_raw(out, "matched", r->matched < 0 ? "null" : r->matched ? "true" : "false");
     size_t n = r->question ? strlen(r->question) : 0, from = n > QUESTION ? n - QUESTION : 0;
     while (from && from < n && ((uint8_t)r->question[from] & 0xc0) == 0x80) from++;
     put_text(out, "question", r->question ? r->question + from : NULL, n - from);
-    put_raw(out, "matched", r->matched < 0 ? "null" : r->matched ? "true" : "false");
     str_puts(out, "}");
 }
 
