@@ -11,7 +11,7 @@
 
 typedef struct {
     const char *task, *method, *mode, *ctx, *budget, *keep, *query_aware, *history, *positions,
-        *preset, *scorer, *data, *shard;
+        *preset, *scorer, *data, *shard, *repo;
     const char *out, *device, *shape, *tokenizer;
     ReportOpts report;
     int sessions, turns, max_new, chunk, threads, n_decode;
@@ -60,9 +60,12 @@ static const OptSpec run_opts[] = {
     { "--seed", NULL, OPT_INT64, AT(seed), "1", "S", "of contexts, questions and random choices" },
     { "--max-new", NULL, OPT_INT, AT(max_new), "0", "N", "tokens per answer; 0: the task's limit" },
     { "--data", NULL, OPT_STR, AT(data), NULL, "FILE.jsonl|DIR",
-      "official records instead of generated sessions; DIR: a file per task, scbench_kv.jsonl ..." },
+      "official records instead of generated sessions; DIR: one file per task, scbench_kv.jsonl "
+      "..." },
     { "--skip-bad", NULL, OPT_FLAG, AT(skip_bad), NULL, NULL,
       "leave malformed records out instead of stopping" },
+    { "--repo", NULL, OPT_STR, AT(repo), NULL, "DIR",
+      "repoqa asks for functions of this source tree, by their own comments" },
     { "--budget", NULL, OPT_STR, AT(budget), NULL, "LIST",
       "rows kept per KV head; one run of a method per value" },
     { "--keep", NULL, OPT_STR, AT(keep), NULL, "LIST", "the same as shares of --ctx" },
@@ -462,14 +465,22 @@ static int turns_played(const Run *r, int had) {
     return most < had ? most : had;
 }
 
+static Maker maker_of(const Run *r, const TaskRun *k) {
+    int n = turns_made(r, k->task);
+    Maker m = { k->task, k->task == &task_repoqa ? r->o.repo : NULL, (uint64_t)r->o.seed, n,
+                turns_played(r, n) };
+    return m;
+}
+
 // --ctx left out: the paper's length, cut to what the model and the memory allow
 static int default_ctx(Run *r, TaskRun *k, Err *err) {
     const Task *task = k->task;
     Session s;
     int n_turns = turns_made(r, task), n, rc = 0;
     int units = task->paper_units ? task->paper_units : task->min_units * n_turns;
-    session_make(&r->b.prompter, task, (uint64_t)r->o.seed, 1, n_turns, turns_played(r, n_turns),
-                 units, &s);
+    Maker maker = maker_of(r, k);
+    maker.repo = NULL;
+    session_make(&r->b.prompter, &maker, 1, units, &s, err);
     int paper = task->paper_units ? session_first(&s) : INT_MAX;
     int model = r->config.max_ctx - tokens_after(r, task, &s);
     int most = paper < model ? paper : model, lo = 0, hi = most;
@@ -525,17 +536,12 @@ static void text_drop(TaskSession *s) {
 }
 
 static int make_one(const Run *r, const TaskRun *k, int number, int guess, Session *s, Err *err) {
-    const Task *task = k->task;
-    int n_turns = turns_made(r, task), n_play = turns_played(r, n_turns);
-    if (k->ctx)
-        return session_fit(&r->b.prompter, task, (uint64_t)r->o.seed, number, n_turns, n_play,
-                           k->ctx, guess, s, err);
-    if (!task->paper_units)
+    Maker maker = maker_of(r, k);
+    if (k->ctx) return session_fit(&r->b.prompter, &maker, number, k->ctx, guess, s, err);
+    if (!k->task->paper_units)
         return FAIL_CODE(err, EXIT_USAGE, "the paper has no length for %s; give --ctx TOKENS",
-                         task->name);
-    session_make(&r->b.prompter, task, (uint64_t)r->o.seed, number, n_turns, n_play,
-                 task->paper_units, s);
-    return 0;
+                         k->task->name);
+    return session_make(&r->b.prompter, &maker, number, k->task->paper_units, s, err);
 }
 
 static void needle_add(TaskSession *s, const char *name, const char *source, const char *lang) {
@@ -846,6 +852,8 @@ static char *manifest_text(const Run *r) {
     json_object_set_new(m, "machine", json_pack("{s:s, s:i, s:i, s:s}", "isa", cpu_isa(),
         "threads", cpu_threads(), "chunk", r->o.chunk, "compiler", __VERSION__));
     if (r->o.data) json_object_set_new(m, "data", json_string(r->o.data));
+    if (r->o.repo)
+        json_object_set_new(json_object_get(m, "options"), "repo", json_string(r->o.repo));
     json_object_set_new(m, "cut", manifest_cuts(r));
 #ifdef GIT_REVISION
     json_object_set_new(m, "revision", json_string(GIT_REVISION));
@@ -871,6 +879,11 @@ static int run_prepare(Run *r, const char *model, Err *err) {
         return FAIL_CODE(err, EXIT_USAGE, "--chat and --no-chat exclude each other");
     if (r->o.skip_bad && !r->o.data)
         return FAIL_CODE(err, EXIT_USAGE, "--skip-bad acts on the records of --data");
+    bool repoqa = false;
+    for (int i = 0; i < r->n_tasks; i++) repoqa = repoqa || r->tasks[i].task == &task_repoqa;
+    if (r->o.repo && (r->o.data || !repoqa))
+        return FAIL_CODE(err, EXIT_USAGE, "--repo is for the sessions of --task repoqa; give it "
+                         "without --data");
     if (cpu_init(r->o.threads, err) || file_open(&r->file, model, r->o.verify, err)) return -1;
     if (config_read(&r->file, &r->config, err) || !(r->tok = tok_open(&r->file, err))) return -1;
     if (r->o.chat && !tok_chat(r->tok)->present)

@@ -243,27 +243,41 @@ void session_ids(const Prompter *p, const Task *task, Session *s) {
     for (int t = 0; t < s->s.n_turns; t++) turn_ids(p, task, &s->s.turns[t], &s->turn[t]);
 }
 
-void session_make(const Prompter *p, const Task *task, uint64_t seed, int number, int n_turns,
-                  int n_play, int n_units, Session *s) {
+int session_make(const Prompter *p, const Maker *m, int number, int n_units, Session *s, Err *err) {
     memset(s, 0, sizeof *s);
     s->s.number = number;
-    task->make(&s->s, seed, n_turns, n_units);
-    session_keep_turns(&s->s, n_play);
-    session_ids(p, task, s);
+    if (!m->repo) m->task->make(&s->s, m->seed, m->n_turns, n_units);
+    else if (repo_from_tree(&s->s, m->repo, m->seed, m->n_turns, n_units, err)) {
+        session_clear(&s->s);
+        return -1;
+    }
+    session_keep_turns(&s->s, m->n_play);
+    session_ids(p, m->task, s);
+    return 0;
+}
+
+// The smallest session; its units, or -1. In a source tree the first functions may have no comment
+// to be asked by.
+static int session_smallest(const Prompter *p, const Maker *m, int number, Session *s, Err *err) {
+    int units = m->task->min_units * m->n_turns;
+    if (!session_make(p, m, number, units, s, err)) return units;
+    for (Err other; m->repo && units < 1 << 13;)
+        if (!session_make(p, m, number, units *= 2, s, &other)) return units;
+    return -1;
 }
 
 // the secant rule on whole tokenisations, three or four of them
-int session_fit(const Prompter *p, const Task *task, uint64_t seed, int number, int n_turns,
-                int n_play, int ctx, int guess, Session *s, Err *err) {
-    int lo = task->min_units * n_turns, hi = INT_MAX;
-    session_make(p, task, seed, number, n_turns, n_play, lo, s);
+int session_fit(const Prompter *p, const Maker *m, int number, int ctx, int guess, Session *s,
+                Err *err) {
+    int lo = session_smallest(p, m, number, s, err), hi = INT_MAX;
+    if (lo < 0) return -1;
     int have = session_first(s);
     double per_unit = (double)s->context.n / lo;
     if (have > ctx) {
         session_free(s);
         return FAIL_CODE(err, EXIT_USAGE,
                          "--ctx %d is too small: %d turns of %s need at least %d tokens", ctx,
-                         n_turns, task->name, have);
+                         m->n_turns, m->task->name, have);
     }
     while (hi - lo > 1 && ctx - have >= per_unit / 2) {
         int n = lo + (int)((ctx - have) / per_unit);
@@ -272,9 +286,9 @@ int session_fit(const Prompter *p, const Task *task, uint64_t seed, int number, 
         if (n >= hi) n = hi - 1;
         guess = 0;
         Session next;
-        session_make(p, task, seed, number, n_turns, n_play, n, &next);
-        int got = session_first(&next);
-        if (n - lo >= 8) per_unit = (double)(got - have) / (n - lo);
+        Err none;               // a tree that ends
+        int got = session_make(p, m, number, n, &next, &none) ? INT_MAX : session_first(&next);
+        if (n - lo >= 8 && got < INT_MAX) per_unit = (double)(got - have) / (n - lo);
         if (got > ctx) {
             hi = n;
             session_free(&next);

@@ -146,13 +146,19 @@ typedef struct {
 
 // chat pieces of the file, or plain: at most a BOS
 void prompter_open(Prompter *p, const Tok *tok, bool no_chat, ChatPieces *plain);
-// a generated session of n_units; its first n_play turns stay
-void session_make(const Prompter *p, const Task *task, uint64_t seed, int number, int n_turns,
-                  int n_play, int n_units, Session *s);
+typedef struct {                // where generated sessions come from
+    const Task *task;
+    const char *repo;           // a source tree for repoqa (--repo); NULL: the task's generator
+    uint64_t seed;
+    int n_turns, n_play;        // turns made, of which the first n_play stay
+} Maker;
+
+// A session of n_units; fails only on a source tree. On failure *s is empty.
+int  session_make(const Prompter *p, const Maker *m, int number, int n_units, Session *s, Err *err);
 // The largest session whose first multi-turn prompt has at most ctx tokens. guess: units of a
 // session of that size, or 0. On failure *s is empty.
-int  session_fit(const Prompter *p, const Task *task, uint64_t seed, int number, int n_turns,
-                 int n_play, int ctx, int guess, Session *s, Err *err);
+int  session_fit(const Prompter *p, const Maker *m, int number, int ctx, int guess, Session *s,
+                 Err *err);
 // ids of a session whose texts are there (from a record)
 void session_ids(const Prompter *p, const Task *task, Session *s);
 void session_keep_turns(TaskSession *s, int n);         // frees the turns behind the first n

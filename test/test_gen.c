@@ -45,15 +45,16 @@ static Prompter prompter = { .chat = &plain };
 static void test_lengths(const Task *task, int size, int slack) {
     Err err = { "", 0 };
     Session s, next;
+    Maker maker = { .task = task, .seed = 5, .n_turns = 2, .n_play = 2 };
     for (int k = 0; k < N_KINDS; k++) {
         kind = (Kind)k;
         int guess = 0;
         for (int number = 1; number <= 2; number++) {
-            if (session_fit(&prompter, task, 5, number, 2, 2, size, guess, &s, &err)) {
+            if (session_fit(&prompter, &maker, number, size, guess, &s, &err)) {
                 EXPECT(false, "%s, tokenizer %d, ctx %d: %s", task->name, k, size, err.msg);
                 continue;
             }
-            session_make(&prompter, task, 5, number, 2, 2, s.s.units + slack, &next);
+            session_make(&prompter, &maker, number, s.s.units + slack, &next, &err);
             int have = session_first(&s), more = session_first(&next);
             EXPECT(have <= size && size < more, "%s, tokenizer %d: %d tokens for ctx %d, %d more units are %d",
                    task->name, k, have, size, slack, more);
@@ -63,7 +64,7 @@ static void test_lengths(const Task *task, int size, int slack) {
         }
     }
     kind = BYTES;
-    int rc = session_fit(&prompter, task, 5, 1, 2, 2, 100, 0, &s, &err);
+    int rc = session_fit(&prompter, &maker, 1, 100, 0, &s, &err);
     EXPECT(rc && err.code == EXIT_USAGE && strstr(err.msg, "--ctx 100 is too small"), "too small: %s", err.msg);
 }
 
@@ -119,6 +120,12 @@ static Task toy_task(ScoreRule rule) {
     return t;
 }
 
+static void toy_session(const Prompter *p, const Task *task, int n_play, Session *s) {
+    Maker m = { .task = task, .seed = 1, .n_turns = 2, .n_play = n_play };
+    Err err = { "", 0 };
+    session_make(p, &m, 1, 1, s, &err);
+}
+
 // the pieces are joined in this order; a trimming template loses white space at message ends only
 static void test_prompt(void) {
     Task toy = toy_task(SCORE_SUBSTRING);
@@ -129,7 +136,7 @@ static void test_prompt(void) {
     kind = BYTES;
     for (int trim = 0; trim < 2; trim++) {
         chat.trim = trim;
-        session_make(&p, &toy, 1, 1, 2, 1, 1, &s);
+        toy_session(&p, &toy, 1, &s);
         EXPECT(s.s.n_turns == 1, "%d turns kept of 2", s.s.n_turns);
         ids_are(&s.context, trim ? "<301><302>Read.  text " : "<301><302> Read.  text ");
         ids_are(&s.turn[0].first, trim ? "\n\nQ?<303><304>" : "\n\nQ? <303><304>");
@@ -148,7 +155,7 @@ static void test_harness(void) {
     Session s;
     chat_pieces(&chat, true);
     memset(&none, 0, sizeof none);
-    session_make(&p, &names, 1, 1, 2, 2, 1, &s);
+    toy_session(&p, &names, 2, &s);
     ids_are(&s.joint, "<301><302> Read.  text \n\nQ? <303><304>");
     ids_are(&s.context, "<301><302> Read.  text ");
     ids_are(&s.turn[0].first, "Q? <303><304>");
@@ -157,18 +164,18 @@ static void test_harness(void) {
     EXPECT(s.turn[0].answer.n == 0, "the answer is part of the follow-up");
     session_free(&s);
     p.own_history = true;
-    session_make(&p, &names, 1, 1, 2, 2, 1, &s);
+    toy_session(&p, &names, 2, &s);
     ids_are(&s.turn[1].next, "<302>Q2<303><304>This paper");
     session_free(&s);
     p.own_history = false;
-    session_make(&p, &math, 1, 1, 2, 2, 1, &s);     // its shared context holds question 1; the last target everywhere
+    toy_session(&p, &math, 2, &s);     // its shared context holds question 1; the last target everywhere
     ids_are(&s.joint, "<301><302>Find the first.\n\n text \n\nQ? <303><304>");
     ids_are(&s.context, "<301><302> The first is\n\n text ");
     ids_are(&s.turn[0].first, "Find the first.\n\nQ? <303><304>");
     ids_are(&s.turn[1].next, " A\n<305><302>Find the last.\n\nQ2<303><304>This paper");
     session_free(&s);
     p.chat = &none;
-    session_make(&p, &names, 1, 1, 2, 2, 1, &s);    // no template
+    toy_session(&p, &names, 2, &s);    // no template
     ids_are(&s.joint, " Read.  text \n\nQ? ");
     ids_are(&s.turn[1].next, "['A', 'B']\n\nQ2");
     session_free(&s);
