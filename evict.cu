@@ -104,6 +104,7 @@ int method_find(const char *name, Method *m, Err *err) {
     return FAIL_CODE(err, EXIT_USAGE, "unknown method '%s': see scbench list methods", name);
 }
 
+enum { SIZE_MAX_ROWS = 1 << 29 };       // sums of two sizes stay ints
 typedef struct { const char *method, *name; size_t at; int min; } SizeOption;
 static const SizeOption size_options[] = {
     { "keep-last", "budget", offsetof(Sizes, budget), 1 },
@@ -121,7 +122,7 @@ int method_set(Method *m, const char *name, const char *value, Err *err) {
     for (size_t i = 0; i < COUNTOF(size_options); i++) {
         const SizeOption *o = &size_options[i];
         if (strcmp(o->method, m->policy->name) || strcmp(o->name, name)) continue;
-        if (end == value || *end || errno || v < o->min || v > INT_MAX)
+        if (end == value || *end || errno || v < o->min || v > SIZE_MAX_ROWS)
             return FAIL_CODE(err, EXIT_USAGE, "--set %s.%s wants an integer from %d, got '%s'", m->name, name, o->min, value);
         *(int *)(void *)((char *)&m->set + o->at) = (int)v;
         return 0;
@@ -923,6 +924,13 @@ static void head_release(KVCache *c, Head *h) {
         h->live[j] = base->n + at;
     }
     h->own.n = at;
+    if (h->own.cap > at + c->reserve) {
+        Rows to = rows_take(c->mem, c->s, at + c->reserve);
+        if (at) rows_copy(c->s, &to, 0, &h->own, 0, at);
+        to.n = at;
+        rows_give(c->mem, c->s, &h->own);
+        h->own = to;
+    }
     if (in_base == base->n) list_drop(c, h, false);
 }
 

@@ -74,8 +74,12 @@ int cpu_init(int threads, Err *err) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
 #ifdef __AVX512F__
-    if (!__builtin_cpu_supports("avx512f"))
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw"))
         return FAIL(err, "this binary was built for a CPU with AVX-512: run make here, or make PORTABLE=1");
+#endif
+#ifdef __AVX512BF16__
+    if (!__builtin_cpu_supports("avx512bf16"))
+        return FAIL(err, "this binary was built for a CPU with AVX-512 BF16: run make here, or make PORTABLE=1");
 #endif
     if (!__builtin_cpu_supports("fma") || !__builtin_cpu_supports("avx2"))
         return FAIL(err, "this CPU has no fused multiply-add, which the fixed order of additions needs");
@@ -466,6 +470,7 @@ void linear(MulKind kind, const LinearJob *jobs, int n_jobs, const void *act, in
 #pragma omp parallel
     {
         uint16_t *scratch = q8 ? (uint16_t *)aligned_alloc(64, (size_t)kb_max * 2048) : NULL;
+        CHECK(!q8 || scratch, "no memory to unpack weights");
 #pragma omp for schedule(dynamic, per)
         for (int p = 0; p < panels; p++) {
             int j = 0, at = p;

@@ -519,6 +519,7 @@ void branch_drop(Branch *b) {
 }
 
 Mark *branch_mark(Branch *b) {
+    CHECK(b->ctx || b->fed, "a mark on an empty branch");
     Mark *k = (Mark *)xrealloc(NULL, sizeof *k);
     k->kv = kv_mark(b->kv);
     k->pos = b->pos;

@@ -75,7 +75,7 @@ static int read_ids(const char *path, int64_t lo, int64_t hi, IntVec *out, Err *
     int64_t id;
     int bad = read_file(path, &s, err);
     if (!bad && strlen(s.p) != s.n) bad = FAIL(err, "%s: NUL bytes between the ids", path);
-    for (char *save, *word = strtok_r(s.p, " \t\r\n\v\f", &save); !bad && word;
+    for (char *save = NULL, *word = bad ? NULL : strtok_r(s.p, " \t\r\n\v\f", &save); !bad && word;
          word = strtok_r(NULL, " \t\r\n\v\f", &save)) {
         Err why = {0};
         bad = parse_int("an id", word, lo, hi, &id, &why);

@@ -245,7 +245,7 @@ static inline __m512 exp2_16(__m512 x) {
     q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(2.4022648e-1f));
     q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(6.9314718e-1f));
     q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(1.0f));
-    return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_GE_OQ), q, n);
+    return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), q, n);
 }
 #endif
 
@@ -256,7 +256,7 @@ static void softmax_row(MulKind kind, float *s, int v, int width, float scale, c
     for (int j = v; j < width; j++) s[j] = -INFINITY;
 #if defined(__AVX512F__)
     __m512 c = _mm512_set1_ps(scale), top = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
-    for (int j = 0; j < width; j += LANES) top = _mm512_max_ps(top, _mm512_mul_ps(_mm512_loadu_ps(s + j), c));
+    for (int j = 0; j < width; j += LANES) top = _mm512_max_ps(_mm512_mul_ps(_mm512_loadu_ps(s + j), c), top);
     max = _mm512_reduce_max_ps(top);
     top = _mm512_set1_ps(max);
     for (int j = 0; j < width; j += BLK, p += step) {
