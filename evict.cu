@@ -517,7 +517,8 @@ static void row_store(const AttnShape *s, Rows *r, int at, int32_t pos, const fl
 
 // room for n more rows of one head, and their entries
 static void head_room(KVCache *c, Head *h, int n) {
-    if (h->own.n + n > h->own.cap) rows_grow(c->mem, c->s, &h->own, h->own.n + n + (h->own.n ? h->own.n / 2 : c->reserve));
+    int want = h->own.n + n;            // beyond the reserve: half as much again
+    if (want > h->own.cap) rows_grow(c->mem, c->s, &h->own, want + (h->own.n ? h->own.n / 2 : c->reserve));
     list_room(c, h, h->len + n, false, c->method.policy->has_state);
 }
 
@@ -562,18 +563,18 @@ struct KVWork {
     const AttnShape *s;
     char *thread;               // (threads) attention scratch and statistics
     size_t per_thread;
+    int threads;
     char *panels;               // (G) panels of one layer
     size_t panels_bytes;
-    int panel_cap, packed, feed_n;      // panels per head; list entries packed (minus evicted: none in a feed)
+    int panel_cap, feed_n;      // panels per head; tokens of the feed under way
     float *parts;               // (G, panels, group, hd + 2) of a step
-    size_t parts_count;
-    float *scores, *lse2;       // (H, ld) and (H) of a step that is observed
+    size_t parts_bytes;
+    float *scores;              // (H, ld) of a step that is observed
     int scores_ld;
-    uint8_t *keep;              // (G, ld)
+    uint8_t *keep;              // (ld) marks of the head under way
     int keep_ld;
     float *window;              // (W, H, hd) last query rows of the feed
     int window_cap, window_rows;
-    float *window_lse2;         // (H, W)
 };
 
 // per thread: attention scratch, then rows for one strip of statistics: q (32, hd), s (32, 512)
@@ -589,7 +590,8 @@ KVWork *kv_work_open(Mem *mem, const AttnShape *s) {
     w->mem = mem;
     w->s = s;
     w->per_thread = thread_bytes(s);
-    w->thread = TAKE(mem, char, w->per_thread * (size_t)cpu_threads(), "attention scratch");
+    w->threads = cpu_threads();
+    w->thread = TAKE(mem, char, w->per_thread * (size_t)w->threads, "attention scratch");
     return w;
 }
 
@@ -602,7 +604,7 @@ static WorkSizes work_sizes(const AttnShape *s, int len, int n, int window) {
     z.panels = n ? (size_t)s->n_kv_heads * panels * attn_panel_bytes(s) : 0;
     z.parts = (size_t)panels * h * ((size_t)s->head_dim + 2) * sizeof(float);
     z.scores = window ? h * ld * sizeof(float) : 0;
-    z.keep = (size_t)s->n_kv_heads * ld;
+    z.keep = ld;
     z.window = (size_t)window * h * ((size_t)s->head_dim + 1) * sizeof(float);
     return z;
 }
@@ -626,13 +628,13 @@ void kv_work_reserve(KVWork *w, int len, int n, int window) {
     size_t h = (size_t)s->n_heads, had;
     w->panels = (char *)work_grow(w, w->panels, &w->panels_bytes, z.panels, "packed keys and values of a layer");
     w->panel_cap = (int)(w->panels_bytes / (size_t)s->n_kv_heads / attn_panel_bytes(s));
-    w->parts = (float *)work_grow(w, w->parts, &w->parts_count, z.parts, "partial attention results");
+    w->parts = (float *)work_grow(w, w->parts, &w->parts_bytes, z.parts, "partial attention results");
     had = h * (size_t)w->scores_ld * sizeof(float);
     if (window && ld > w->scores_ld) {
         w->scores = (float *)work_grow(w, w->scores, &had, z.scores, "scores of a step");
         w->scores_ld = ld;
     }
-    had = (size_t)s->n_kv_heads * (size_t)w->keep_ld;
+    had = (size_t)w->keep_ld;
     if (ld > w->keep_ld) {
         w->keep = (uint8_t *)work_grow(w, w->keep, &had, z.keep, "eviction marks");
         w->keep_ld = ld;
@@ -647,11 +649,11 @@ void kv_work_reserve(KVWork *w, int len, int n, int window) {
 void kv_work_close(KVWork *w) {
     if (!w) return;
     size_t h = (size_t)w->s->n_heads;
-    mem_give(w->mem, w->thread, w->per_thread * (size_t)cpu_threads());
+    mem_give(w->mem, w->thread, w->per_thread * (size_t)w->threads);
     mem_give(w->mem, w->panels, w->panels_bytes);
-    mem_give(w->mem, w->parts, w->parts_count);
+    mem_give(w->mem, w->parts, w->parts_bytes);
     mem_give(w->mem, w->scores, h * (size_t)w->scores_ld * sizeof(float));
-    mem_give(w->mem, w->keep, (size_t)w->s->n_kv_heads * (size_t)w->keep_ld);
+    mem_give(w->mem, w->keep, (size_t)w->keep_ld);
     mem_give(w->mem, w->window, (size_t)w->window_cap * h * ((size_t)w->s->head_dim + 1) * sizeof(float));
     free(w);
 }
@@ -670,7 +672,6 @@ void kv_first_begin(KVCache *c) {
 }
 
 void kv_feed_begin(KVCache *c, KVWork *w, int layer, int n) {
-    w->packed = 0;
     w->feed_n = n;
     w->window_rows = 0;
     c->named = layer == 0 ? 0 : c->named;

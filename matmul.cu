@@ -254,8 +254,13 @@ static void mul_tiles_1x2(float *y, size_t ldy, const char *a, const char *b, in
     size_t stride = ldy * sizeof *y;
     int lo = cols < 16 ? cols : 16;
     if (cols < 32) {
-        c[0] = part[0], c[1] = part[1], stride = 64;
-        if (add) tile_copy(c[0], 16, y, ldy, rows, lo), tile_copy(c[1], 16, y + 16, ldy, rows, cols - lo);
+        c[0] = part[0];
+        c[1] = part[1];
+        stride = 64;
+        if (add) {
+            tile_copy(c[0], 16, y, ldy, rows, lo);
+            tile_copy(c[1], 16, y + 16, ldy, rows, cols - lo);
+        }
     }
     SETTLE();
     if (add) { _tile_loadd(4, c[0], stride); _tile_loadd(5, c[1], stride); }

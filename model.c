@@ -190,7 +190,7 @@ static int file_vector(Loader *l, float **v, const char *name, int n, Err *err) 
 // uniform with standard deviation 1/sqrt(k): activations neither vanish nor blow up
 static int random_matrix(Loader *l, Weight *w, const char *name, int n, int k, bool rows, Err *err) {
     Source *s = (Source *)l;
-    (void)err;
+    (void)rows; (void)err;
     w->dtype = DT_BF16;
     w->n = n;
     w->k = k;
@@ -205,7 +205,6 @@ static int random_matrix(Loader *l, Weight *w, const char *name, int n, int k, b
     for (size_t i = 0; i < count; i++)
         d[i] = f32_bf16(((float)(mix64(key + i) >> 40) * 5.9604645e-8f - 0.5f) * span);
     s->at += aligned64(count * 2);
-    (void)rows;
     return 0;
 }
 static int random_vector(Loader *l, float **v, const char *name, int n, Err *err) {
@@ -590,7 +589,7 @@ Plan plan_run(const Config *c, const Method *m, int n_ctx, int n_first, int n_la
     p.scratch = config_scratch_bytes(c, n_first, n_first + n_later, chunk, window);
     if (shared) {
         // the context, its window rows, and a tail for question 1 and all that follows
-        p.kv = ((size_t)n_ctx + (first - (size_t)n_ctx) + (size_t)n_later) * row * heads;
+        p.kv = (first + (size_t)n_later) * row * heads;
         p.kv += (size_t)c->n_layers * (window < n_ctx ? window : n_ctx) * c->n_heads * c->head_dim * (c->dtype == DT_F32 ? 4 : 2);
     } else {
         // all layers settled but the last one, whose rows are all there; or everything settled

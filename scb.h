@@ -194,7 +194,7 @@ int  context_len(const Context *c);
 
 // A root branch. On a context: its rows are shared. ctx NULL: an empty branch whose first feed owns
 // its rows and releases evicted ones layer by layer. reserve: tail rows allocated at once; more are
-// added when needed. session and seed only feed random choices of a method.
+// added when needed.
 Branch *branch_open(Model *m, Context *ctx, const Method *method, int reserve, Err *err);
 // n ids at once (n = 0 only with FEED_FIRST on a context); policies act at its end.
 int  branch_feed(Branch *b, const int32_t *ids, int n, unsigned flags, Err *err);
@@ -206,7 +206,7 @@ Branch *branch_fork(Branch *b, int reserve, Err *err);  // shares rows, copies t
 // has decided since. No mark may be open; logits are gone. A root aware of a question it no longer holds.
 void branch_cut(Branch *b, int64_t pos);
 void branch_drop(Branch *b);
-Mark *branch_mark(Branch *b);                           // consumed by rewind or mark_drop
+Mark *branch_mark(Branch *b);       // consumed by rewind or mark_drop; open marks are rewound newest first
 void branch_rewind(Branch *b, Mark *k);
 void mark_drop(Branch *b, Mark *k);
 
@@ -217,7 +217,7 @@ typedef struct {
     size_t kv_live_bytes;               // live rows * row bytes
     size_t kv_alloc_bytes;              // allocated for this branch's rows, shared context included
     size_t policy_bytes;                // live lists and policy state
-    size_t evictable;                   // rows the policy's rule named in the last feed, over all heads
+    size_t evictable;                   // rows the policy's rule named in the last feed or step, all heads
     bool shared;                        // rows it evicted are still held for others
 } BranchStats;
 BranchStats branch_stats(const Branch *b);
@@ -241,7 +241,7 @@ Plan plan_run(const Config *c, const Method *m, int n_ctx, int n_first, int n_la
 // zero padded. Weights, packed keys and packed values are all tiles.
 typedef enum { MUL_TILES, MUL_BF16, MUL_F32 } MulKind;  // bf16 on the matrix unit, bf16 in C, fp32 in C
 
-enum { BLK = 32 };                              // rows of a strip, channels of a block
+enum { BLK = 32 };                              // channels (or keys) of a block
 
 typedef struct {
     DType dtype;                                // DT_F32, DT_BF16, DT_Q8

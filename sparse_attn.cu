@@ -291,7 +291,7 @@ static inline void scores_out(float *dst, const float *s, int n, float scale) {
     for (int j = 0; j < n; j++) dst[j] = s[j] * scale;
 }
 
-// rows r0 .. r0+rows-1 (of the q act) over one panel: w->s, w->op, m, l of the strip; vis clipped to
+// rows of the q act over one panel: w->s, w->op, m, l of the strip; vis clipped to
 // the panel. Rows that see nothing keep vis 0 and are left out.
 static void strip_panel(const AttnShape *s, Work *w, const char *panel, const char *q, int rows,
                         const int *vis, bool values, float *m, float *l) {

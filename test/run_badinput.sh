@@ -96,6 +96,8 @@ flip() {    # FILE OFFSET: one bit
     byte=$(od -An -tu1 -j "$2" -N 1 "$1")
     printf "\\$(printf %03o $((byte ^ 4)))" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
 }
+expect 1 'absent\.ids' "$root/run" ok.bin --ids absent.ids
+expect 1 'absent\.ids' "$root/run" ok.bin --decode absent.ids
 head -c $((size / 2)) ok.bin >half.bin
 head -c 50 ok.bin >stub.bin
 cp ok.bin record.bin; flip record.bin 100
