@@ -342,6 +342,15 @@ static void list_drop(KVCache *c, Head *h, bool state_too) {
     if (!h->state) h->cap = 0;
 }
 
+// gives back the room of entries that were dropped
+static void list_trim(KVCache *c, Head *h) {
+    int cap = h->len + c->reserve + 64;
+    if (h->cap <= cap + cap / 8) return;
+    if (h->live) h->live = ints_resize(c->mem, h->live, h->len, h->cap, cap);
+    if (h->state) h->state = ints_resize(c->mem, h->state, h->len, h->cap, cap);
+    h->cap = cap;
+}
+
 KVCache *kv_open(Mem *mem, const AttnShape *s, int n_layers, KVBase *base, const Method *m, int reserve) {
     KVCache *c = (KVCache *)xrealloc(NULL, sizeof *c);
     memset(c, 0, sizeof *c);
@@ -840,6 +849,7 @@ static void layer_settle(KVCache *c, int layer) {
             for (int j = 0; j < h->len; j++) rows_copy(c->s, to, j, &h->own, h->live[j], 1);
             rows_give(c->mem, c->s, &h->own);
             list_drop(c, h, false);
+            list_trim(c, h);
         }
         if (c->reserve) h->own = rows_take(c->mem, c->s, c->reserve);
     }
@@ -933,6 +943,7 @@ static void head_release(KVCache *c, Head *h) {
         h->own = to;
     }
     if (in_base == base->n) list_drop(c, h, false);
+    list_trim(c, h);
 }
 
 void kv_release(KVCache *c) {

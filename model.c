@@ -586,7 +586,8 @@ Plan plan_run(const Config *c, const Method *m, int n_ctx, int n_first, int n_la
     memset(&p, 0, sizeof p);
     p.upper_bound = rows_kept < 0 && window > 0;
     p.weights = config_weight_bytes(c);
-    p.scratch = config_scratch_bytes(c, n_first, n_first + n_later, chunk, window);
+    size_t longest = kept + (size_t)n_later > first ? kept + (size_t)n_later : first;      // of any list
+    p.scratch = config_scratch_bytes(c, n_first, (int)longest, chunk, window);
     if (shared) {
         // the context, its window rows, and a tail for question 1 and all that follows
         p.kv = (first + (size_t)n_later) * row * heads;

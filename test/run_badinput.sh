@@ -126,7 +126,7 @@ expect 2 '--keep' $s --ctx 1024 --method keep-last --keep 0.0001
 expect 2 '--budget and --keep' $s --ctx 1024 --method keep-last --keep 0.5 --budget 64
 expect 2 'corm\.windw' $s --ctx 1024 --method corm --set corm.windw=4
 expect 2 'keep-last|acts on no method' $s --ctx 1024 --method corm --no-baselines --set streamingllm.sinks=4
-expect 2 'sessions' $root/scbench ok.bin --ctx 1024 --sessions 0
+expect 2 'sessions' $root/scbench ok.bin --ctx 1024 --sessions -1
 expect 2 '--resume' $s --ctx 1024 --resume
 
 # ---- output that cannot be written
