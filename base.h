@@ -1,4 +1,5 @@
-// base.h - what every file leans on and that knows nothing of models: errors, numbers, memory, time.
+// base.h - what every file leans on and that knows nothing of models: errors, numbers, memory,
+// time.
 //
 // Everything here is static inline and valid as C11, as C++17 and for nvcc. The functions under
 // "numbers" are the only definitions of exp2, log2, sincos and bf16 rounding in the program: the
@@ -74,7 +75,10 @@ static inline void die_code(int code, const char *fmt, ...) {
     fputc('\n', stderr);
     exit(code);
 }
-#define CHECK(cond, ...) do { if (!(cond)) die_code(EXIT_USER, "internal error: " __VA_ARGS__); } while (0)
+#define CHECK(cond, ...)                                                                           \
+    do {                                                                                           \
+        if (!(cond)) die_code(EXIT_USER, "internal error: " __VA_ARGS__);                          \
+    } while (0)
 
 // ---------------------------------------------------------------------------
 // Numbers. fp32 unless a name says otherwise; FTZ and DAZ are on in every thread (cpu_init).
@@ -191,20 +195,26 @@ enum { MEM_MAP_FROM = 1 << 20, MEM_HUGE_FROM = 4 << 20 };
 static inline void *mem_take(Mem *m, size_t count, size_t size, const char *what) {
     size_t bytes;
     void *p = NULL;
-    if (__builtin_mul_overflow(count, size, &bytes)) die_code(EXIT_MEMORY, "%s: %zu x %zu bytes overflow", what, count, size);
+    if (__builtin_mul_overflow(count, size, &bytes))
+        die_code(EXIT_MEMORY, "%s: %zu x %zu bytes overflow", what, count, size);
     if (bytes == 0) return NULL;
     if (m->limit && bytes > m->limit - (m->used < m->limit ? m->used : m->limit))
-        die_code(EXIT_MEMORY, "not enough memory for %s: %zu MB wanted, %zu of %zu MB in use; "
-                 "try a smaller --ctx or --budget, or see --plan", what, bytes >> 20, m->used >> 20, m->limit >> 20);
+        die_code(EXIT_MEMORY,
+                 "not enough memory for %s: %zu MB wanted, %zu of %zu MB in use; "
+                 "try a smaller --ctx or --budget, or see --plan",
+                 what, bytes >> 20, m->used >> 20, m->limit >> 20);
     if (bytes >= MEM_MAP_FROM) {
-        p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                 -1, 0);
         if (p == MAP_FAILED) p = NULL;
         else if (bytes >= MEM_HUGE_FROM) madvise(p, bytes, MADV_HUGEPAGE);
     } else {
         p = aligned_alloc(64, (bytes + 63) & ~(size_t)63);
         if (p) memset(p, 0, (bytes + 63) & ~(size_t)63);
     }
-    if (!p) die_code(EXIT_MEMORY, "not enough memory for %s: the system refused %zu MB", what, bytes >> 20);
+    if (!p)
+        die_code(EXIT_MEMORY, "not enough memory for %s: the system refused %zu MB", what,
+                 bytes >> 20);
     m->used += bytes;
     if (m->used > m->high) m->high = m->used;
     return p;

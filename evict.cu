@@ -1,8 +1,8 @@
 // evict.cu - what stays in memory: rows of K and V, lists of the live ones, and the policies.
 //
 // Rows are kept per (layer, KV head): K rotated at its own logical position, V, and that position.
-// Eviction edits a list of row numbers, it never moves a row; release gathers the listed rows into a
-// block of just that size and gives the old one back. Heads and layers may differ (CORM).
+// Eviction edits a list of row numbers, it never moves a row; release gathers the listed rows into
+// a block of just that size and gives the old one back. Heads and layers may differ (CORM).
 //
 //   full           keeps every row
 //   keep-last      the newest B rows
@@ -10,8 +10,8 @@
 //   corm           rows important to any of the last w queries, and the last r
 //                                                           Dai et al., arXiv 2404.15949
 //
-// A policy is one row of the table at the end: it sees one KV head, its list length, one int of state
-// per row and scores; it knows no model.
+// A policy is one row of the table at the end: it sees one KV head, its list length, one int of
+// state per row and scores; it knows no model.
 #include "scb.h"
 #include <omp.h>
 
@@ -21,7 +21,8 @@
 struct Policy {
     const char *name, *help, *kv_size, *prefill_cost, *decode_cost;
     bool evicts, has_budget, has_state;
-    // marks rows to keep (1) or drop (0) of one head, entries in logical order; returns rows dropped
+    // marks rows to keep (1) or drop (0) of one head, entries in logical order; returns rows
+    // dropped
     int (*keep)(const Sizes *z, int len, int64_t t, const int32_t *state, uint8_t *keep);
     // one query row: s (len) scores in base 2, lse2 of the row, t the query's 1-based step
     void (*observe)(int32_t *state, const float *s, int len, float lse2, int64_t t);
@@ -53,7 +54,8 @@ static int keep_streaming(const Sizes *z, int len, int64_t t, const int32_t *sta
 // not among the r newest, is dropped; nothing is before w queries gave rows.
 static void corm_observe(int32_t *last, const float *s, int len, float lse2, int64_t t) {
     float bound = lse2 - flog2((float)t);
-    for (int j = 0; j < len; j++) last[j] = s[j] >= bound && (int32_t)t > last[j] ? (int32_t)t : last[j];
+    for (int j = 0; j < len; j++)
+        last[j] = s[j] >= bound && (int32_t)t > last[j] ? (int32_t)t : last[j];
 }
 
 static int keep_corm(const Sizes *z, int len, int64_t t, const int32_t *last, uint8_t *keep) {
@@ -69,12 +71,13 @@ static int corm_window(const Sizes *z) { return z->window; }
 
 static const Policy policies[] = {
     { "full", "every row is kept", "n", "n^2", "n", false, false, false, NULL, NULL, NULL },
-    { "keep-last", "the newest B rows of each KV head", "B", "n^2", "B",
-      true, true, false, keep_last, NULL, NULL },
-    { "streamingllm", "the first S (sinks) and the last R rows (arXiv 2309.17453)", "S + R", "n^2", "S + R",
-      true, true, false, keep_streaming, NULL, NULL },
+    { "keep-last", "the newest B rows of each KV head", "B", "n^2", "B", true, true, false,
+      keep_last, NULL, NULL },
+    { "streamingllm", "the first S (sinks) and the last R rows (arXiv 2309.17453)", "S + R", "n^2",
+      "S + R", true, true, false, keep_streaming, NULL, NULL },
     { "corm", "rows important to any of the last w queries, and the last r (arXiv 2404.15949)",
-      "no bound", "n^2 + w n", "rows kept", true, false, true, keep_corm, corm_observe, corm_window },
+      "no bound", "n^2 + w n", "rows kept", true, false, true, keep_corm, corm_observe,
+      corm_window },
 };
 
 // ---------------------------------------------------------------------------
@@ -82,7 +85,9 @@ static const Policy policies[] = {
 
 static const Sizes sizes_unset = { -1, -1, -1, -1, -1, (Positions)-1, false };
 
-const char *method_name_at(int i) { return i >= 0 && i < (int)COUNTOF(policies) ? policies[i].name : NULL; }
+const char *method_name_at(int i) {
+    return i >= 0 && i < (int)COUNTOF(policies) ? policies[i].name : NULL;
+}
 bool method_has_budget(const Method *m) { return m->policy->has_budget; }
 bool method_evicts(const Method *m) { return m->policy->evicts; }
 bool method_at_steps(const Method *m) { return m->policy->evicts; }
@@ -100,7 +105,9 @@ int method_find(const char *name, Method *m, Err *err) {
         return 0;
     }
     int near = did_you_mean(name, names, (int)COUNTOF(policies));
-    if (near >= 0) return FAIL_CODE(err, EXIT_USAGE, "unknown method '%s', did you mean '%s'?", name, names[near]);
+    if (near >= 0)
+        return FAIL_CODE(err, EXIT_USAGE, "unknown method '%s', did you mean '%s'?", name,
+                         names[near]);
     return FAIL_CODE(err, EXIT_USAGE, "unknown method '%s': see scbench list methods", name);
 }
 
@@ -123,17 +130,21 @@ int method_set(Method *m, const char *name, const char *value, Err *err) {
         const SizeOption *o = &size_options[i];
         if (strcmp(o->method, m->policy->name) || strcmp(o->name, name)) continue;
         if (end == value || *end || errno || v < o->min || v > SIZE_MAX_ROWS)
-            return FAIL_CODE(err, EXIT_USAGE, "--set %s.%s wants an integer from %d, got '%s'", m->name, name, o->min, value);
+            return FAIL_CODE(err, EXIT_USAGE, "--set %s.%s wants an integer from %d, got '%s'",
+                             m->name, name, o->min, value);
         *(int *)(void *)((char *)&m->set + o->at) = (int)v;
         return 0;
     }
     if (!strcmp(name, "positions") && m->policy->evicts) {
         if (strcmp(value, "original") && strcmp(value, "cache"))
-            return FAIL_CODE(err, EXIT_USAGE, "--set %s.positions is 'original' or 'cache', got '%s'", m->name, value);
+            return FAIL_CODE(err, EXIT_USAGE,
+                             "--set %s.positions is 'original' or 'cache', got '%s'", m->name,
+                             value);
         m->set.positions = value[0] == 'c' ? POSITIONS_CACHE : POSITIONS_ORIGINAL;
         return 0;
     }
-    return FAIL_CODE(err, EXIT_USAGE, "--set %s.%s: %s has no option '%s'", m->name, name, m->name, name);
+    return FAIL_CODE(err, EXIT_USAGE, "--set %s.%s: %s has no option '%s'", m->name, name, m->name,
+                     name);
 }
 
 // sinks of a budget that no table names: the paper's share of 128 in 128 + 4096
@@ -143,7 +154,8 @@ static int sinks_of(Preset preset, int budget) {
 }
 
 static void resolve_budget(Method *m, Preset preset, int ctx, int budget) {
-    const int ref_ctx = preset == PRESET_CORM ? 4096 : 131072, ref_budget = preset == PRESET_CORM ? 1024 : 4096;
+    const int ref_ctx = preset == PRESET_CORM ? 4096 : 131072,
+              ref_budget = preset == PRESET_CORM ? 1024 : 4096;
     bool streaming = m->policy->keep == keep_streaming;
     Sizes *z = &m->size;
     if (m->set.budget >= 0) budget = m->set.budget;
@@ -171,7 +183,8 @@ int method_resolve(Method *m, Preset preset, int ctx, int budget, int positions,
     z->positions = POSITIONS_ORIGINAL;
     if (!m->policy->evicts) return 0;
     if (preset == PRESET_HARNESS)
-        return FAIL_CODE(err, EXIT_USAGE, "--preset harness is not built for cache methods: use scbench or corm");
+        return FAIL_CODE(err, EXIT_USAGE,
+                         "--preset harness is not built for cache methods: use scbench or corm");
     if (m->policy->has_budget) {
         resolve_budget(m, preset, ctx, budget);
         if (m->policy->keep == keep_streaming) z->positions = POSITIONS_CACHE;
@@ -190,17 +203,20 @@ void method_params(const Method *m, StrBuf *json) {
     const Sizes *z = &m->size;
     str_puts(json, "{");
     if (m->policy->has_budget) str_fmt(json, "\"budget\": %d", z->budget);
-    if (m->policy->keep == keep_streaming) str_fmt(json, ", \"sinks\": %d, \"recent\": %d", z->sinks, z->recent);
-    if (m->policy->keep == keep_corm) str_fmt(json, "\"window\": %d, \"protect\": %d", z->window, z->protect);
+    if (m->policy->keep == keep_streaming)
+        str_fmt(json, ", \"sinks\": %d, \"recent\": %d", z->sinks, z->recent);
+    if (m->policy->keep == keep_corm)
+        str_fmt(json, "\"window\": %d, \"protect\": %d", z->window, z->protect);
     str_puts(json, "}");
 }
 
 void method_list(FILE *out) {
-    fprintf(out, "%-14s %-7s %-10s %-10s %-10s %s\n", "method", "stage", "KV size", "prefill", "decode", "keeps");
+    fprintf(out, "%-14s %-7s %-10s %-10s %-10s %s\n", "method", "stage", "KV size", "prefill",
+            "decode", "keeps");
     for (size_t i = 0; i < COUNTOF(policies); i++) {
         const Policy *p = &policies[i];
-        fprintf(out, "%-14s %-7s %-10s %-10s %-10s %s\n", p->name, p->evicts ? "cache" : "-", p->kv_size,
-                p->prefill_cost, p->decode_cost, p->help);
+        fprintf(out, "%-14s %-7s %-10s %-10s %-10s %s\n", p->name, p->evicts ? "cache" : "-",
+                p->kv_size, p->prefill_cost, p->decode_cost, p->help);
     }
     fprintf(out, "per KV head, n tokens so far; options: --set METHOD.name=value\n");
     for (size_t i = 0; i < COUNTOF(size_options); i++)
@@ -212,10 +228,14 @@ void method_list(FILE *out) {
 
 typedef struct { char *mem; int n, cap; } Rows;
 
-size_t kv_row_bytes(const AttnShape *s) { return 2 * (size_t)s->head_dim * s->elem + sizeof(int32_t); }
+size_t kv_row_bytes(const AttnShape *s) {
+    return 2 * (size_t)s->head_dim * s->elem + sizeof(int32_t);
+}
 
 static inline char *rows_k(const Rows *r) { return r->mem; }
-static inline char *rows_v(const Rows *r, const AttnShape *s) { return r->mem + (size_t)r->cap * s->head_dim * s->elem; }
+static inline char *rows_v(const Rows *r, const AttnShape *s) {
+    return r->mem + (size_t)r->cap * s->head_dim * s->elem;
+}
 static inline int32_t *rows_pos(const Rows *r, const AttnShape *s) {
     return (int32_t *)(void *)(r->mem + 2 * (size_t)r->cap * s->head_dim * s->elem);
 }
@@ -293,7 +313,7 @@ struct KVCache {
     Head *head;                 // (A * G)
     int n_layers, n_heads, reserve, marks;
     int64_t named, dropped;     // rows the rule named and rows gone, in the last feed or step
-    bool building, first_done;  // inside the first feed of an empty cache; the policy has acted once
+    bool building, first_done; // inside the first feed of an empty cache; the policy has acted once
 };
 
 static inline Head *head_of(const KVCache *c, int layer, int g) {
@@ -351,7 +371,8 @@ static void list_trim(KVCache *c, Head *h) {
     h->cap = cap;
 }
 
-KVCache *kv_open(Mem *mem, const AttnShape *s, int n_layers, KVBase *base, const Method *m, int reserve) {
+KVCache *kv_open(Mem *mem, const AttnShape *s, int n_layers, KVBase *base, const Method *m,
+                 int reserve) {
     KVCache *c = (KVCache *)xrealloc(NULL, sizeof *c);
     memset(c, 0, sizeof *c);
     c->mem = mem;
@@ -514,7 +535,8 @@ int kv_positions(KVCache *c, int layer, int g, const int32_t **pos) {
 // ---------------------------------------------------------------------------
 // Appending: fp32 rows are rounded once, here
 
-static void row_store(const AttnShape *s, Rows *r, int at, int32_t pos, const float *k, const float *v) {
+static void row_store(const AttnShape *s, Rows *r, int at, int32_t pos, const float *k,
+                      const float *v) {
     size_t b = (size_t)s->head_dim * s->elem;
     void *dk = rows_k(r) + (size_t)at * b, *dv = rows_v(r, s) + (size_t)at * b;
     for (int i = 0; i < s->head_dim; i++) {
@@ -527,12 +549,14 @@ static void row_store(const AttnShape *s, Rows *r, int at, int32_t pos, const fl
 // room for n more rows of one head, and their entries
 static void head_room(KVCache *c, Head *h, int n) {
     int want = h->own.n + n;            // beyond the reserve: half as much again
-    if (want > h->own.cap) rows_grow(c->mem, c->s, &h->own, want + (h->own.n ? h->own.n / 2 : c->reserve));
+    if (want > h->own.cap)
+        rows_grow(c->mem, c->s, &h->own, want + (h->own.n ? h->own.n / 2 : c->reserve));
     list_room(c, h, h->len + n, false, c->method.policy->has_state);
 }
 
 // n rows of k and v (n, G, hd) behind the rows of every head of a layer
-static void layer_append(KVCache *c, int layer, int64_t pos, int n, const float *k, const float *v) {
+static void layer_append(KVCache *c, int layer, int64_t pos, int n, const float *k,
+                         const float *v) {
     const AttnShape *s = c->s;
 #pragma omp parallel for if (n > 16)
     for (int i = 0; i < n; i++)
@@ -591,7 +615,9 @@ static size_t thread_bytes(const AttnShape *s) {
     size_t b = attn_scratch_bytes(s) + STRIP_ROWS * ((size_t)s->head_dim + PANEL) * sizeof(float);
     return (b + 4095) & ~(size_t)4095;
 }
-static char *thread_scratch(const KVWork *w) { return w->thread + w->per_thread * (size_t)omp_get_thread_num(); }
+static char *thread_scratch(const KVWork *w) {
+    return w->thread + w->per_thread * (size_t)omp_get_thread_num();
+}
 
 KVWork *kv_work_open(Mem *mem, const AttnShape *s) {
     KVWork *w = (KVWork *)xrealloc(NULL, sizeof *w);
@@ -620,7 +646,8 @@ static WorkSizes work_sizes(const AttnShape *s, int len, int n, int window) {
 
 size_t kv_work_bytes(const AttnShape *s, int len, int n, int window) {
     WorkSizes z = work_sizes(s, len, n, window);
-    return thread_bytes(s) * (size_t)cpu_threads() + z.panels + z.parts + z.scores + z.keep + z.window;
+    return thread_bytes(s) * (size_t)cpu_threads() + z.panels + z.parts + z.scores + z.keep +
+           z.window;
 }
 
 static void *work_grow(KVWork *w, void *p, size_t *have, size_t want, const char *what) {
@@ -635,9 +662,11 @@ void kv_work_reserve(KVWork *w, int len, int n, int window) {
     WorkSizes z = work_sizes(s, len, n, window);
     int panels = CEIL_DIV(len, PANEL) ? CEIL_DIV(len, PANEL) : 1, ld = panels * PANEL;
     size_t h = (size_t)s->n_heads, had;
-    w->panels = (char *)work_grow(w, w->panels, &w->panels_bytes, z.panels, "packed keys and values of a layer");
+    w->panels = (char *)work_grow(w, w->panels, &w->panels_bytes, z.panels,
+                                  "packed keys and values of a layer");
     w->panel_cap = (int)(w->panels_bytes / (size_t)s->n_kv_heads / attn_panel_bytes(s));
-    w->parts = (float *)work_grow(w, w->parts, &w->parts_bytes, z.parts, "partial attention results");
+    w->parts =
+        (float *)work_grow(w, w->parts, &w->parts_bytes, z.parts, "partial attention results");
     had = h * (size_t)w->scores_ld * sizeof(float);
     if (window && ld > w->scores_ld) {
         w->scores = (float *)work_grow(w, w->scores, &had, z.scores, "scores of a step");
@@ -663,7 +692,8 @@ void kv_work_close(KVWork *w) {
     mem_give(w->mem, w->parts, w->parts_bytes);
     mem_give(w->mem, w->scores, h * (size_t)w->scores_ld * sizeof(float));
     mem_give(w->mem, w->keep, (size_t)w->keep_ld);
-    mem_give(w->mem, w->window, (size_t)w->window_cap * h * ((size_t)w->s->head_dim + 1) * sizeof(float));
+    mem_give(w->mem, w->window,
+             (size_t)w->window_cap * h * ((size_t)w->s->head_dim + 1) * sizeof(float));
     free(w);
 }
 
@@ -715,7 +745,8 @@ static void pack_new(KVCache *c, KVWork *w, int layer, int n, bool all) {
         int at = ((all ? 0 : h->len - n) / BLK + item % most) * BLK, to = at + BLK;
         KeyList list = key_list(c, h);
         if (at >= h->len) continue;
-        attn_pack(c->s, panels_of(w, item / most), &list, at, to < h->len ? to : h->len, thread_scratch(w));
+        attn_pack(c->s, panels_of(w, item / most), &list, at, to < h->len ? to : h->len,
+                  thread_scratch(w));
     }
 }
 
@@ -757,11 +788,14 @@ static float *window_lse2(const KVWork *w) {
 static int window_join(KVWork *w, int want, const void *ext, int ext_rows) {
     const AttnShape *s = w->s;
     size_t row = (size_t)s->n_heads * s->head_dim;
-    int own = w->window_rows < want ? w->window_rows : want, add = want - own < ext_rows ? want - own : ext_rows;
-    memmove(w->window + (size_t)add * row, w->window + (size_t)(w->window_rows - own) * row, (size_t)own * row * sizeof(float));
+    int own = w->window_rows < want ? w->window_rows : want,
+        add = want - own < ext_rows ? want - own : ext_rows;
+    memmove(w->window + (size_t)add * row, w->window + (size_t)(w->window_rows - own) * row,
+            (size_t)own * row * sizeof(float));
     for (size_t i = 0; i < (size_t)add * row; i++) {
         size_t at = (size_t)(ext_rows - add) * row + i;
-        w->window[i] = s->elem == 4 ? ((const float *)ext)[at] : bf16_f32(((const uint16_t *)ext)[at]);
+        w->window[i] =
+            s->elem == 4 ? ((const float *)ext)[at] : bf16_f32(((const uint16_t *)ext)[at]);
     }
     w->window_rows = own + add;
     return own + add;
@@ -799,14 +833,17 @@ static void observe_panel(KVCache *c, KVWork *w, int layer, int g, int p, int ro
         for (int i = 0; i < m; i++) {
             int row = (at + i) / group, v = h->len - rows + row + 1 - p * PANEL;
             vis[i] = v < 0 ? 0 : v > PANEL ? PANEL : v;
-            memcpy(q + (size_t)i * hd, w->window + ((size_t)row * s->n_heads + g * group + (at + i) % group) * hd,
+            memcpy(q + (size_t)i * hd,
+                   w->window + ((size_t)row * s->n_heads + g * group + (at + i) % group) * hd,
                    (size_t)hd * sizeof *q);
         }
         attn_panel_scores(s, panel, q, m, vis, scores, scratch);
         for (int i = 0; i < m; i++) {
             int row = (at + i) / group, head = g * group + (at + i) % group;
-            if (vis[i]) c->method.policy->observe(h->state + p * PANEL, scores + (size_t)i * PANEL, vis[i],
-                window_lse2(w)[(size_t)head * w->window_cap + row], t - rows + 1 + row);
+            if (vis[i])
+                c->method.policy->observe(h->state + p * PANEL, scores + (size_t)i * PANEL, vis[i],
+                                          window_lse2(w)[(size_t)head * w->window_cap + row],
+                                          t - rows + 1 + row);
         }
     }
 }
@@ -855,7 +892,8 @@ static void layer_settle(KVCache *c, int layer) {
     }
 }
 
-void kv_feed_end(KVCache *c, KVWork *w, int layer, int64_t t, const void *window, int rows, bool first) {
+void kv_feed_end(KVCache *c, KVWork *w, int layer, int64_t t, const void *window, int rows,
+                 bool first) {
     const Policy *p = c->method.policy;
     if (p->observe) {
         int want = p->window(&c->method.size);
@@ -888,7 +926,8 @@ void kv_step(KVCache *c, KVWork *w, int layer, int64_t pos, const float *q, cons
     if (layer == 0) c->named = c->dropped = 0;
     for (int g = 0; g < G; g++) {
         head_room(c, head_of(c, layer, g), 1);
-        if (CEIL_DIV(kv_len(c, layer, g) + 1, PANEL) > panels) panels = CEIL_DIV(kv_len(c, layer, g) + 1, PANEL);
+        if (CEIL_DIV(kv_len(c, layer, g) + 1, PANEL) > panels)
+            panels = CEIL_DIV(kv_len(c, layer, g) + 1, PANEL);
     }
     layer_append(c, layer, pos, 1, k, v);
 #pragma omp parallel
@@ -910,7 +949,8 @@ void kv_step(KVCache *c, KVWork *w, int layer, int64_t pos, const float *q, cons
     if (p->observe)
         for (int h = 0; h < s->n_heads; h++) {
             Head *head = head_of(c, layer, h / group);
-            p->observe(head->state, w->scores + (size_t)h * w->scores_ld, head->len, window_lse2(w)[h], pos + 1);
+            p->observe(head->state, w->scores + (size_t)h * w->scores_ld, head->len,
+                       window_lse2(w)[h], pos + 1);
         }
     if (p->keep) layer_evict(c, w, layer, pos + 1);
 }
@@ -931,7 +971,8 @@ static void head_release(KVCache *c, Head *h) {
         for (int j = 0; j < in_base; j++) h->live[j] = j;
     }
     for (int j = in_base; j < h->len; j++, at++) {
-        if (h->live[j] - old_base != at) rows_copy(c->s, &h->own, at, &h->own, h->live[j] - old_base, 1);
+        if (h->live[j] - old_base != at)
+            rows_copy(c->s, &h->own, at, &h->own, h->live[j] - old_base, 1);
         h->live[j] = base->n + at;
     }
     h->own.n = at;
@@ -973,8 +1014,8 @@ void kv_poison(KVCache *c) {
 
 bool kv_check(const KVCache *c, Err *err) {
     if (c->named == c->dropped) return true;
-    (void)FAIL(err, "internal error: method %s named %lld rows but %lld were dropped", c->method.name,
-               (long long)c->named, (long long)c->dropped);
+    (void)FAIL(err, "internal error: method %s named %lld rows but %lld were dropped",
+               c->method.name, (long long)c->named, (long long)c->dropped);
     return false;
 }
 

@@ -166,8 +166,10 @@ static int check_tensor(const ModelFile *f, uint32_t i, Err *err) {
                        t->name, d, s);
     }
     if (!tensor_bytes(t, &bytes) || bytes != t->bytes)
-        return bad(f, err, "tensor '%s': %llu bytes do not fit the shape (%llu, %llu, %llu, %llu) "
-                   "of %s", t->name, (Ull)t->bytes, (Ull)t->shape[0], (Ull)t->shape[1], (Ull)t->shape[2],
+        return bad(f, err,
+                   "tensor '%s': %llu bytes do not fit the shape (%llu, %llu, %llu, %llu) "
+                   "of %s",
+                   t->name, (Ull)t->bytes, (Ull)t->shape[0], (Ull)t->shape[1], (Ull)t->shape[2],
                    (Ull)t->shape[3], dtype_names[t->dtype]);
     if (t->offset % ALIGN || t->offset < f->head->data_offset || t->offset > f->size ||
         bytes > f->size - t->offset)

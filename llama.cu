@@ -30,7 +30,8 @@ static double llama3_scale(const Config *c, double inv) {
     double wave = 6.28318530717958647692 / inv, orig = c->rope_orig_ctx;
     if (wave > orig / c->rope_low_freq_factor) return inv / c->rope_factor;
     if (wave < orig / c->rope_high_freq_factor) return inv;
-    double s = (orig / wave - c->rope_low_freq_factor) / (c->rope_high_freq_factor - c->rope_low_freq_factor);
+    double s = (orig / wave - c->rope_low_freq_factor) /
+               (c->rope_high_freq_factor - c->rope_low_freq_factor);
     return (1.0 - s) * inv / c->rope_factor + s * inv;
 }
 
@@ -70,7 +71,8 @@ static void swiglu(float *y, const float *g, const float *u, int n) {
 int llama_bind(Llama *w, const Config *c, Loader *from, Err *err) {
     int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
     char name[64];
-#define MATRIX(field, key, n, k, rows) if (from->matrix(from, &(field), key, n, k, rows, err)) return -1
+#define MATRIX(field, key, n, k, rows)                                                             \
+    if (from->matrix(from, &(field), key, n, k, rows, err)) return -1
 #define VECTOR(field, key, n) if (from->vector(from, &(field), key, n, err)) return -1
 #define NAME(key) (snprintf(name, sizeof name, "layers.%d." key, l), name)
     w->layer = (LlamaLayer *)xrealloc(NULL, sizeof *w->layer * (size_t)c->n_layers);
@@ -121,7 +123,8 @@ static size_t carve(const Config *c, int n, int chunk, char *base, Buffers *b) {
     size_t q = (size_t)c->n_heads * c->head_dim, kv = (size_t)c->n_kv_heads * c->head_dim, wide = q;
     if ((size_t)c->dim > wide) wide = (size_t)c->dim;
     if ((size_t)c->hidden_dim > wide) wide = (size_t)c->hidden_dim;
-#define CARVE(field, type, count) (b->field = (type *)(base + at), at += ((size_t)(count) * sizeof(type) + 63) & ~(size_t)63)
+#define CARVE(field, type, count)                                                                  \
+    (b->field = (type *)(base + at), at += ((size_t)(count) * sizeof(type) + 63) & ~(size_t)63)
     CARVE(x, float, (size_t)n * c->dim);
     CARVE(q, float, C * q);
     CARVE(k, float, C * kv);
@@ -169,20 +172,22 @@ static void swiglu_act(const Forward *f, const Buffers *b, int n) {
 #pragma omp parallel for if (n > 16)
     for (int i = 0; i < n; i++) {
         float *y = thread_row(f, b);
-        swiglu(y, b->gate + (size_t)i * c->hidden_dim, b->up + (size_t)i * c->hidden_dim, c->hidden_dim);
+        swiglu(y, b->gate + (size_t)i * c->hidden_dim, b->up + (size_t)i * c->hidden_dim,
+               c->hidden_dim);
         act_row(f->shape->kind, b->act, i, y, c->hidden_dim);
     }
 }
 
-// rotates n rows of q and k; first: index of the rows in the feed. Queries of a cache that reads keys
-// by list index turn by their own index in each KV head's list.
+// rotates n rows of q and k; first: index of the rows in the feed. Queries of a cache that reads
+// keys by list index turn by their own index in each KV head's list.
 static void rope_rows(const Forward *f, const Buffers *b, int layer, int first, int n) {
     const Config *c = f->c;
     int half = c->rope_dim / 2, group = c->n_heads / c->n_kv_heads;
     bool by_index = kv_by_index(f->kv);
 #pragma omp parallel for if (n > 16)
     for (int i = 0; i < n; i++) {
-        const float *cs = b->cos + (size_t)(first + i) * half, *sn = b->sin + (size_t)(first + i) * half;
+        const float *cs = b->cos + (size_t)(first + i) * half,
+                    *sn = b->sin + (size_t)(first + i) * half;
         float own_cs[512], own_sn[512];
         int64_t at = -1;
         for (int g = 0; g < c->n_kv_heads; g++) {
@@ -202,8 +207,9 @@ static void embed_rows(const Forward *f, const Buffers *b) {
 #pragma omp parallel for if (f->n > 16)
     for (int i = 0; i < f->n; i++) {
         weight_row(&f->w->embed, f->ids[i], b->x + (size_t)i * f->c->dim);
-        rope_angles(b->cos + (size_t)i * (f->c->rope_dim / 2), b->sin + (size_t)i * (f->c->rope_dim / 2),
-                    f->shape->inv_freq, f->c->rope_dim / 2, f->pos + i);
+        rope_angles(b->cos + (size_t)i * (f->c->rope_dim / 2),
+                    b->sin + (size_t)i * (f->c->rope_dim / 2), f->shape->inv_freq,
+                    f->c->rope_dim / 2, f->pos + i);
     }
 }
 
@@ -225,7 +231,8 @@ static void out_and_ffn(Forward *f, const Buffers *b, int layer, int first, int 
     const LlamaLayer *w = &f->w->layer[layer];
     float *x = b->x + (size_t)first * c->dim;
     MulKind kind = f->shape->kind;
-    LinearJob wo = { &w->wo, NULL, x, (size_t)c->dim, true }, w2 = { &w->w2, NULL, x, (size_t)c->dim, true };
+    LinearJob wo = { &w->wo, NULL, x, (size_t)c->dim, true },
+              w2 = { &w->w2, NULL, x, (size_t)c->dim, true };
     LinearJob up[2] = { { &w->w1, NULL, b->gate, (size_t)c->hidden_dim, false },
                         { &w->w3, NULL, b->up, (size_t)c->hidden_dim, false } };
     double t = now_s();
@@ -252,7 +259,8 @@ static const void *layer_rows(const Forward *f, const char *all, int rows, int l
 }
 
 static bool report(Forward *f, int layer, int done) {
-    double share = f->n ? (layer + (double)done / f->n) / f->c->n_layers : (layer + 1.0) / f->c->n_layers;
+    double share =
+        f->n ? (layer + (double)done / f->n) / f->c->n_layers : (layer + 1.0) / f->c->n_layers;
     return f->progress && f->progress(f->progress_user, share);
 }
 
@@ -273,8 +281,11 @@ int llama_feed(Forward *f, Err *err) {
             if (report(f, l, i + n)) return FAIL_CODE(err, EXIT_INTERRUPTED, "interrupted");
         }
         t = now_s();
-        if (f->window_out) kv_window_copy(f->work, f->window_out_rows, (void *)layer_rows(f, f->window_out, f->window_out_rows, l));
-        kv_feed_end(f->kv, f->work, l, f->pos + f->n, layer_rows(f, f->window, f->window_rows, l), f->window_rows, f->first);
+        if (f->window_out)
+            kv_window_copy(f->work, f->window_out_rows,
+                           (void *)layer_rows(f, f->window_out, f->window_out_rows, l));
+        kv_feed_end(f->kv, f->work, l, f->pos + f->n, layer_rows(f, f->window, f->window_rows, l),
+                    f->window_rows, f->first);
         f->phases->evict_s += now_s() - t;
         if (f->tap.fn && f->n) f->tap.fn(f->tap.user, l, 0, f->n, b.x);
     }

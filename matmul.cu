@@ -1,9 +1,9 @@
 // matmul.cu - linear layers: y = x W^T, in one order of additions on every instruction set.
 //
-// The product rule (SEMANTICS 1). k is cut into blocks of 32, zero padded. In a block two FMA chains
-// start from zero, one over the even channels, one over the odd ones; the block is even + odd; blocks
-// are added in ascending order. That is what one TDPBF16PS does to its accumulator, so tiles and
-// plain C give the same bits, and a row gives the same bits alone or among others.
+// The product rule (SEMANTICS 1). k is cut into blocks of 32, zero padded. In a block two FMA
+// chains start from zero, one over the even channels, one over the odd ones; the block is even +
+// odd; blocks are added in ascending order. That is what one TDPBF16PS does to its accumulator, so
+// tiles and plain C give the same bits, and a row gives the same bits alone or among others.
 //
 // Layouts: scb.h. This file knows neither layers nor attention; sparse_attn.cu feeds it packed keys
 // and values as if they were weights.
@@ -75,14 +75,18 @@ int cpu_init(int threads, Err *err) {
     __builtin_cpu_init();
 #ifdef __AVX512F__
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw"))
-        return FAIL(err, "this binary was built for a CPU with AVX-512: run make here, or make PORTABLE=1");
+        return FAIL(
+            err, "this binary was built for a CPU with AVX-512: run make here, or make PORTABLE=1");
 #endif
 #ifdef __AVX512BF16__
     if (!__builtin_cpu_supports("avx512bf16"))
-        return FAIL(err, "this binary was built for a CPU with AVX-512 BF16: run make here, or make PORTABLE=1");
+        return FAIL(
+            err,
+            "this binary was built for a CPU with AVX-512 BF16: run make here, or make PORTABLE=1");
 #endif
     if (!__builtin_cpu_supports("fma") || !__builtin_cpu_supports("avx2"))
-        return FAIL(err, "this CPU has no fused multiply-add, which the fixed order of additions needs");
+        return FAIL(err,
+                    "this CPU has no fused multiply-add, which the fixed order of additions needs");
 #elif !defined(__FP_FAST_FMAF)
 #error "no fused multiply-add on this target: the fixed order of additions needs it"
 #endif
@@ -90,9 +94,11 @@ int cpu_init(int threads, Err *err) {
     use_tiles = (!isa || strcmp(isa, "portable")) && tiles_request() == 0;
 #endif
     if (isa && !strcmp(isa, "amx-bf16") && !use_tiles)
-        return FAIL(err, "SCBENCH_ISA is 'amx-bf16' but this CPU, kernel or build has no bf16 tiles");
+        return FAIL(err,
+                    "SCBENCH_ISA is 'amx-bf16' but this CPU, kernel or build has no bf16 tiles");
     if (threads < 0 || threads > MAX_THREADS)
-        return FAIL(err, "--threads %d: between 1 and %d, or 0 for all cores", threads, MAX_THREADS);
+        return FAIL(err, "--threads %d: between 1 and %d, or 0 for all cores", threads,
+                    MAX_THREADS);
     omp_set_dynamic(0);
     omp_set_num_threads(threads ? threads : omp_get_num_procs());
 #pragma omp parallel
@@ -155,7 +161,8 @@ static inline void mul_c(MulKind kind, float *y, size_t ldy, const float *a, int
                          const void *half, size_t b_step, int n, int kb, bool add) {
     float acc[ROWS][16], even[ROWS][16], odd[ROWS][16], be[16], bo[16];
     for (int i = 0; i < ROWS; i++)
-        for (int c = 0; c < 16; c++) acc[i][c] = add && i < rows && c < n ? y[(size_t)i * ldy + c] : 0.0f;
+        for (int c = 0; c < 16; c++)
+            acc[i][c] = add && i < rows && c < n ? y[(size_t)i * ldy + c] : 0.0f;
     for (int b = 0; b < kb; b++) {
         const char *tile = (const char *)half + (size_t)b * b_step;
         const float *ab = a + (size_t)b * 16 * BLK;
@@ -193,21 +200,26 @@ static void mul_block_c(MulKind kind, float *y, size_t ldy, const float *a, int 
     for (int c = 0; c < n; c += 16)
         for (int i = 0; i < rows; i += ROWS) {
             const float *ai = a + (size_t)(i / 16) * (size_t)act_kb * 16 * BLK + (i % 16) * BLK;
-            const char *half = tiles + (size_t)(c / 32) * b_stride + (size_t)(c / 16 % 2) * half_bytes;
+            const char *half =
+                tiles + (size_t)(c / 32) * b_stride + (size_t)(c / 16 % 2) * half_bytes;
             float *yi = y + (size_t)i * ldy + c;
             int m = rows - i < ROWS ? rows - i : ROWS, cols = n - c < 16 ? n - c : 16;
-            if (kind == MUL_F32) mul_c(MUL_F32, yi, ldy, ai, m, half, 2 * half_bytes, cols, kb, add);
+            if (kind == MUL_F32)
+                mul_c(MUL_F32, yi, ldy, ai, m, half, 2 * half_bytes, cols, kb, add);
             else mul_c(MUL_BF16, yi, ldy, ai, m, half, 2 * half_bytes, cols, kb, add);
         }
 }
 
 // ---------------------------------------------------------------------------
-// The product on tiles: a 32 x 32 output in four accumulators, two A and two B tiles per block, each
-// accumulator touched once per block (latency 52 cycles, four products of 16). M <= 16 uses half.
+// The product on tiles: a 32 x 32 output in four accumulators, two A and two B tiles per block,
+// each accumulator touched once per block (latency 52 cycles, four products of 16). M <= 16 uses
+// half.
 #ifdef __AMX_BF16__
 
-static void tile_copy(float *to, size_t ld_to, const float *from, size_t ld_from, int rows, int cols) {
-    for (int i = 0; i < rows; i++) memcpy(to + (size_t)i * ld_to, from + (size_t)i * ld_from, (size_t)cols * sizeof *to);
+static void tile_copy(float *to, size_t ld_to, const float *from, size_t ld_from, int rows,
+                      int cols) {
+    for (int i = 0; i < rows; i++)
+        memcpy(to + (size_t)i * ld_to, from + (size_t)i * ld_from, (size_t)cols * sizeof *to);
 }
 
 static void mul_tiles_2x2(float *y, size_t ldy, const char *a0, const char *a1, const char *b,
@@ -246,8 +258,10 @@ static void mul_tiles_2x2(float *y, size_t ldy, const char *a0, const char *a1, 
     }
 }
 
-// <= 16 rows: the tiles have just that many, so results go straight to y where 32 columns are wanted
-static void mul_tiles_1x2(float *y, size_t ldy, const char *a, const char *b, int rows, int cols, int kb, bool add) {
+// <= 16 rows: the tiles have just that many, so results go straight to y where 32 columns are
+// wanted
+static void mul_tiles_1x2(float *y, size_t ldy, const char *a, const char *b, int rows, int cols,
+                          int kb, bool add) {
     enum { STREAM_FROM = 16 };          // blocks in a row of weights; shorter operands are in cache
     float part[2][256] __attribute__((aligned(64)));
     float *c[2] = { y, y + 16 };
@@ -266,8 +280,9 @@ static void mul_tiles_1x2(float *y, size_t ldy, const char *a, const char *b, in
     if (add) { _tile_loadd(4, c[0], stride); _tile_loadd(5, c[1], stride); }
     else { _tile_zero(4); _tile_zero(5); }
     for (int k = 0; k < kb; k++) {
-        const char *next = b + (size_t)(k + 1) * 2 * TILE_BYTES;    // one block ahead: +11 % at M = 1
-        for (int i = 0; kb >= STREAM_FROM && i < 2 * TILE_BYTES; i += 64) _mm_prefetch(next + i, _MM_HINT_T0);
+        const char *next = b + (size_t)(k + 1) * 2 * TILE_BYTES; // one block ahead: +11 % at M = 1
+        for (int i = 0; kb >= STREAM_FROM && i < 2 * TILE_BYTES; i += 64)
+            _mm_prefetch(next + i, _MM_HINT_T0);
         _tile_loadd(0, a + (size_t)k * TILE_BYTES, 64);
         _tile_loadd(2, b + (size_t)k * 2 * TILE_BYTES, 64);
         _tile_loadd(3, b + (size_t)k * 2 * TILE_BYTES + TILE_BYTES, 64);
@@ -295,8 +310,9 @@ static void mul_block_tiles(float *y, size_t ldy, const char *a, int act_kb, int
         }
         if (i >= rows) continue;
         tiles_configure(rows - i);
-        mul_tiles_1x2(y + (size_t)i * ldy + c, ldy, a + (size_t)(i / 16) * (size_t)act_kb * TILE_BYTES,
-                      tiles, rows - i, cols, kb, add);
+        mul_tiles_1x2(y + (size_t)i * ldy + c, ldy,
+                      a + (size_t)(i / 16) * (size_t)act_kb * TILE_BYTES, tiles, rows - i, cols, kb,
+                      add);
     }
 }
 #endif
@@ -305,11 +321,13 @@ void mul_block(MulKind kind, float *y, size_t ldy, const void *act, int act_kb, 
                const void *tiles, size_t b_stride, int n, int kb, bool add) {
 #ifdef __AMX_BF16__
     if (kind == MUL_TILES) {
-        mul_block_tiles(y, ldy, (const char *)act, act_kb, rows, (const char *)tiles, b_stride, n, kb, add);
+        mul_block_tiles(y, ldy, (const char *)act, act_kb, rows, (const char *)tiles, b_stride, n,
+                        kb, add);
         return;
     }
 #endif
-    mul_block_c(kind, y, ldy, (const float *)act, act_kb, rows, (const char *)tiles, b_stride, n, kb, add);
+    mul_block_c(kind, y, ldy, (const float *)act, act_kb, rows, (const char *)tiles, b_stride, n,
+                kb, add);
 }
 
 // ---------------------------------------------------------------------------
@@ -322,7 +340,9 @@ size_t weight_bytes(DType dtype, int n, int k) {
 }
 
 // element of channel c (0..31) and column j (0..31) inside one 32 x 32 block
-static inline int tile_at(int j, int c) { return (j / 16) * 512 + (c / 2) * 32 + (j % 16) * 2 + (c & 1); }
+static inline int tile_at(int j, int c) {
+    return (j / 16) * 512 + (c / 2) * 32 + (j % 16) * 2 + (c & 1);
+}
 
 void weight_pack(Weight *w, const void *rows) {
     int nb = CEIL_DIV(w->n, 32), kb = CEIL_DIV(w->k, BLK);
@@ -356,12 +376,14 @@ static void q8_unpack_block(uint16_t *dst, const char *src) {
 #ifdef __AVX512BF16__
     const __m512i pairs = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
     for (int half = 0; half < 2; half++) {
-        __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(src + half * 32)));
+        __m512 scale =
+            _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(src + half * 32)));
         __m512 lo = _mm512_permutexvar_ps(pairs, scale);        // columns 0..7, twice each
         __m512 hi = _mm512_permutexvar_ps(_mm512_add_epi32(pairs, _mm512_set1_epi32(8)), scale);
         for (int r = 0; r < 16; r++, q += 32, dst += 32) {
             __m512i a = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)q));
-            __m512i b = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(q + 16)));
+            __m512i b =
+                _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(q + 16)));
             __m512bh w = _mm512_cvtne2ps_pbh(_mm512_mul_ps(_mm512_cvtepi32_ps(b), hi),
                                              _mm512_mul_ps(_mm512_cvtepi32_ps(a), lo));
             memcpy(dst, &w, 64);
@@ -377,13 +399,15 @@ static void q8_unpack_block(uint16_t *dst, const char *src) {
     for (int half = 0; half < 2; half++)
         for (int r = 0; r < 16; r++) {
             int at = half * 512 + r * 32;
-            for (int c = 0; c < 32; c++) dst[at + c] = f32_bf16(scale[half * 16 + c / 2] * (float)q[at + c]);
+            for (int c = 0; c < 32; c++)
+                dst[at + c] = f32_bf16(scale[half * 16 + c / 2] * (float)q[at + c]);
         }
 #endif
 }
 
 static void q8_unpack(uint16_t *dst, const char *src, int kb) {
-    for (int b = 0; b < kb; b++) q8_unpack_block(dst + (size_t)b * 1024, src + (size_t)b * Q8_BLOCK);
+    for (int b = 0; b < kb; b++)
+        q8_unpack_block(dst + (size_t)b * 1024, src + (size_t)b * Q8_BLOCK);
 }
 
 void weight_row(const Weight *w, int row, float *out) {
@@ -391,14 +415,16 @@ void weight_row(const Weight *w, int row, float *out) {
     if (w->rows) {
         size_t at = (size_t)row * w->k;
         for (int c = 0; c < w->k; c++)
-            out[c] = w->dtype == DT_F32 ? ((const float *)w->rows)[at + c] : bf16_f32(((const uint16_t *)w->rows)[at + c]);
+            out[c] = w->dtype == DT_F32 ? ((const float *)w->rows)[at + c]
+                                        : bf16_f32(((const uint16_t *)w->rows)[at + c]);
         return;
     }
     for (int c = 0; c < w->k; c++) {
         size_t block = (size_t)p * kb + c / BLK;
         int at = tile_at(j, c % BLK);
         if (w->dtype == DT_F32) out[c] = ((const float *)w->tiles)[block * 1024 + at];
-        else if (w->dtype == DT_BF16) out[c] = bf16_f32(((const uint16_t *)w->tiles)[block * 1024 + at]);
+        else if (w->dtype == DT_BF16)
+            out[c] = bf16_f32(((const uint16_t *)w->tiles)[block * 1024 + at]);
         else {
             const char *q = (const char *)w->tiles + block * Q8_BLOCK;
             uint16_t h;
@@ -425,7 +451,8 @@ static void panel_out(const LinearJob *job, int p, int first, int m, int cols, c
 }
 
 // few rows of a q8 panel: blocks are unpacked where their product finds them in the first cache
-static void q8_panel(MulKind kind, const LinearJob *job, int p, const void *act, int rows, uint16_t *unpacked) {
+static void q8_panel(MulKind kind, const LinearJob *job, int p, const void *act, int rows,
+                     uint16_t *unpacked) {
     const Weight *w = job->w;
     int kb = CEIL_DIV(w->k, BLK), cols = w->n - p * 32 < 32 ? w->n - p * 32 : 32;
     const char *src = (const char *)w->tiles + (size_t)p * kb * Q8_BLOCK;
@@ -433,13 +460,14 @@ static void q8_panel(MulKind kind, const LinearJob *job, int p, const void *act,
     for (int b = 0; b < kb; b += Q8_STEP) {
         int n = kb - b < Q8_STEP ? kb - b : Q8_STEP;
         q8_unpack(unpacked, src + (size_t)b * Q8_BLOCK, n);
-        mul_block(kind, out, 32, (const char *)act + (size_t)b * 16 * BLK * act_elem(kind), kb, rows,
-                  unpacked, 0, 32, n, b > 0);
+        mul_block(kind, out, 32, (const char *)act + (size_t)b * 16 * BLK * act_elem(kind), kb,
+                  rows, unpacked, 0, 32, n, b > 0);
     }
     panel_out(job, p, 0, rows, cols, out);
 }
 
-static void linear_panel(MulKind kind, const LinearJob *job, int p, const void *act, int rows, uint16_t *q8) {
+static void linear_panel(MulKind kind, const LinearJob *job, int p, const void *act, int rows,
+                         uint16_t *q8) {
     const Weight *w = job->w;
     int kb = CEIL_DIV(w->k, BLK), cols = w->n - p * 32 < 32 ? w->n - p * 32 : 32;
     size_t block = w->dtype == DT_F32 ? 4096 : w->dtype == DT_BF16 ? 2048 : Q8_BLOCK;
@@ -451,7 +479,8 @@ static void linear_panel(MulKind kind, const LinearJob *job, int p, const void *
         tiles = (const char *)q8;
     }
     if (!job->bias && !job->add) {
-        mul_block(kind, job->y + (size_t)p * 32, job->ldy, act, kb, rows, tiles, 0, cols, kb, false);
+        mul_block(kind, job->y + (size_t)p * 32, job->ldy, act, kb, rows, tiles, 0, cols, kb,
+                  false);
         return;
     }
     for (int i = 0; i < rows; i += OUT_ROWS) {
@@ -555,7 +584,8 @@ Ceilings cpu_ceilings(size_t bytes, double seconds) {
 #pragma omp parallel reduction(^ : sink)
         sink ^= read_sum(p + words * (size_t)omp_get_thread_num(), words);
         t = now_s() - t;
-        if ((double)(words * 8 * (size_t)threads) / t > best) best = (double)(words * 8 * (size_t)threads) / t;
+        if ((double)(words * 8 * (size_t)threads) / t > best)
+            best = (double)(words * 8 * (size_t)threads) / t;
     }
     c.tile_tflops = tile;
     c.gemm_tflops = gemm;

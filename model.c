@@ -1,9 +1,9 @@
 // model.c - the heart: a model's hyperparameters and weights, contexts, and branches on them.
 //
-// A Context is the dense prefill of shared tokens: rows, positions and the last query rows, immutable,
-// held by reference. A Branch is one continuation: a KVCache over those rows plus its own tail. A root
-// without a context owns everything it feeds, so what its policy evicts in the first feed is released
-// layer by layer. Rules: SEMANTICS 3.
+// A Context is the dense prefill of shared tokens: rows, positions and the last query rows,
+// immutable, held by reference. A Branch is one continuation: a KVCache over those rows plus its
+// own tail. A root without a context owns everything it feeds, so what its policy evicts in the
+// first feed is released layer by layer. Rules: SEMANTICS 3.
 #include "scb.h"
 #include <sys/resource.h>
 
@@ -41,17 +41,28 @@ static const IntKey int_keys[] = {
 };
 
 static int config_check(const Config *c, const char *path, Err *err) {
-    if (c->n_heads % c->n_kv_heads) return FAIL(err, "%s: n_heads %d is not a multiple of n_kv_heads %d", path, c->n_heads, c->n_kv_heads);
-    if (c->n_heads / c->n_kv_heads > STRIP_ROWS) return FAIL(err, "%s: more than %d query heads share a KV head", path, STRIP_ROWS);
+    if (c->n_heads % c->n_kv_heads)
+        return FAIL(err, "%s: n_heads %d is not a multiple of n_kv_heads %d", path, c->n_heads,
+                    c->n_kv_heads);
+    if (c->n_heads / c->n_kv_heads > STRIP_ROWS)
+        return FAIL(err, "%s: more than %d query heads share a KV head", path, STRIP_ROWS);
     if (c->head_dim % 2 || c->rope_dim % 2 || c->rope_dim > c->head_dim)
-        return FAIL(err, "%s: head_dim %d and rope_dim %d do not fit together", path, c->head_dim, c->rope_dim);
-    if (!(c->norm_eps > 0) || !(c->rope_theta > 1)) return FAIL(err, "%s: norm_eps and rope_theta must be positive", path);
+        return FAIL(err, "%s: head_dim %d and rope_dim %d do not fit together", path, c->head_dim,
+                    c->rope_dim);
+    if (!(c->norm_eps > 0) || !(c->rope_theta > 1))
+        return FAIL(err, "%s: norm_eps and rope_theta must be positive", path);
     if (c->rope_scaling == ROPE_LLAMA3 && !(c->rope_factor > 0 && c->rope_low_freq_factor > 0 &&
         c->rope_high_freq_factor > c->rope_low_freq_factor && c->rope_orig_ctx > 0))
-        return FAIL(err, "%s: rope_scaling llama3 needs rope_factor, rope_orig_ctx and rope_low_freq_factor < rope_high_freq_factor", path);
-    if (c->rope_scaling == ROPE_LINEAR && !(c->rope_factor > 0)) return FAIL(err, "%s: rope_factor must be positive", path);
+        return FAIL(err,
+                    "%s: rope_scaling llama3 needs rope_factor, rope_orig_ctx and "
+                    "rope_low_freq_factor < rope_high_freq_factor",
+                    path);
+    if (c->rope_scaling == ROPE_LINEAR && !(c->rope_factor > 0))
+        return FAIL(err, "%s: rope_factor must be positive", path);
     float inv[MAX_ROPE / 2];
-    if (!rope_frequencies(c, inv)) return FAIL(err, "%s: rope_scaling %d is not built into this program", path, (int)c->rope_scaling);
+    if (!rope_frequencies(c, inv))
+        return FAIL(err, "%s: rope_scaling %d is not built into this program", path,
+                    (int)c->rope_scaling);
     return 0;
 }
 
@@ -62,7 +73,8 @@ int config_read(ModelFile *f, Config *c, Err *err) {
     memset(c, 0, sizeof *c);
     if (file_str(f, "arch", arch, err)) return -1;
     if (strcmp(arch, "llama"))
-        return FAIL(err, "%s: architecture '%s' is not built into this program (it runs llama)", f->path, arch);
+        return FAIL(err, "%s: architecture '%s' is not built into this program (it runs llama)",
+                    f->path, arch);
     c->arch = ARCH_LLAMA;
     for (size_t i = 0; i < COUNTOF(int_keys); i++) {
         if (file_int(f, int_keys[i].key, int_keys[i].lo, int_keys[i].hi, &v, err)) return -1;
@@ -85,12 +97,17 @@ int config_read(ModelFile *f, Config *c, Err *err) {
 }
 
 typedef struct { const char *name; Config c; } Shape;
-#define LLAMA(v, e, f, l, h, g, d, ctx, theta, scaling, tied) \
-    { ARCH_LLAMA, v, e, f, l, h, g, d, ctx, 1e-5f, theta, d, scaling, 8, 1, 4, 8192, false, tied, DT_BF16 }
-static const Shape shapes[] = {     // models.md 1.1
+#define LLAMA(v, e, f, l, h, g, d, ctx, theta, scaling, tied)                                      \
+    {                                                                                              \
+        ARCH_LLAMA, v, e, f, l, h, g, d, ctx, 1e-5f, theta, d, scaling, 8, 1, 4, 8192, false,      \
+            tied, DT_BF16                                                                          \
+    }
+static const Shape shapes[] = {
+    // models.md 1.1
     { "smollm2-135m", LLAMA(49152, 576, 1536, 30, 9, 3, 64, 8192, 1e5, ROPE_NONE, true) },
     { "llama2-7b", LLAMA(32000, 4096, 11008, 32, 32, 32, 128, 4096, 1e4, ROPE_NONE, false) },
-    { "llama3-8b-262k", LLAMA(128256, 4096, 14336, 32, 32, 8, 128, 262144, 283461213.0, ROPE_NONE, false) },
+    { "llama3-8b-262k",
+      LLAMA(128256, 4096, 14336, 32, 32, 8, 128, 262144, 283461213.0, ROPE_NONE, false) },
     { "llama3.1-8b", LLAMA(128256, 4096, 14336, 32, 32, 8, 128, 131072, 5e5, ROPE_LLAMA3, false) },
     { "llama3.1-70b", LLAMA(128256, 8192, 28672, 80, 64, 8, 128, 131072, 5e5, ROPE_LLAMA3, false) },
 };
@@ -104,18 +121,21 @@ int config_shape(const char *name, Config *c, Err *err) {
         return 0;
     }
     int near = did_you_mean(name, names, (int)COUNTOF(shapes));
-    if (near >= 0) return FAIL_CODE(err, EXIT_USAGE, "unknown shape '%s', did you mean '%s'?", name, names[near]);
+    if (near >= 0)
+        return FAIL_CODE(err, EXIT_USAGE, "unknown shape '%s', did you mean '%s'?", name,
+                         names[near]);
     return FAIL_CODE(err, EXIT_USAGE, "unknown shape '%s': see scbench list shapes", name);
 }
 
 void config_shapes(FILE *out) {
-    fprintf(out, "%-16s %6s %7s %7s %9s %6s %8s %9s\n", "shape", "layers", "dim", "hidden", "heads", "head", "vocab", "max ctx");
+    fprintf(out, "%-16s %6s %7s %7s %9s %6s %8s %9s\n", "shape", "layers", "dim", "hidden", "heads",
+            "head", "vocab", "max ctx");
     for (size_t i = 0; i < COUNTOF(shapes); i++) {
         const Config *c = &shapes[i].c;
         char heads[24];
         snprintf(heads, sizeof heads, "%d/%d", c->n_heads, c->n_kv_heads);
-        fprintf(out, "%-16s %6d %7d %7d %9s %6d %8d %9d\n", shapes[i].name, c->n_layers, c->dim, c->hidden_dim, heads,
-                c->head_dim, c->vocab_size, c->max_ctx);
+        fprintf(out, "%-16s %6d %7d %7d %9s %6d %8d %9d\n", shapes[i].name, c->n_layers, c->dim,
+                c->hidden_dim, heads, c->head_dim, c->vocab_size, c->max_ctx);
     }
 }
 
@@ -188,7 +208,8 @@ static int file_vector(Loader *l, float **v, const char *name, int n, Err *err) 
 }
 
 // uniform with standard deviation 1/sqrt(k): activations neither vanish nor blow up
-static int random_matrix(Loader *l, Weight *w, const char *name, int n, int k, bool rows, Err *err) {
+static int random_matrix(Loader *l, Weight *w, const char *name, int n, int k, bool rows,
+                         Err *err) {
     Source *s = (Source *)l;
     (void)rows; (void)err;
     w->dtype = DT_BF16;
@@ -229,8 +250,10 @@ static size_t kernel_number(const char *path, const char *format) {
 
 // the least of: free memory, what the control group leaves, what the address space limit leaves
 size_t memory_available(void) {
-    size_t kb = kernel_number("/proc/meminfo", "MemAvailable: %zu"), have = kb == SIZE_MAX ? SIZE_MAX : kb * 1024;
-    size_t max = kernel_number("/sys/fs/cgroup/memory.max", "%zu"), used = kernel_number("/sys/fs/cgroup/memory.current", "%zu");
+    size_t kb = kernel_number("/proc/meminfo", "MemAvailable: %zu"),
+           have = kb == SIZE_MAX ? SIZE_MAX : kb * 1024;
+    size_t max = kernel_number("/sys/fs/cgroup/memory.max", "%zu"),
+           used = kernel_number("/sys/fs/cgroup/memory.current", "%zu");
     struct rlimit as;
     if (max != SIZE_MAX && used != SIZE_MAX) {
         size_t left = max > used ? max - used : 0;
@@ -266,7 +289,8 @@ static Model *model_new(const Config *c, const ModelOpts *opts) {
 
 static int model_bind(Model *m, Source *s, Err *err) {
     m->arena_bytes = config_weight_bytes(&m->c);
-    if (s->seed && !m->c.tied) m->arena_bytes += aligned64(weight_bytes(DT_BF16, m->c.vocab_size, m->c.dim));
+    if (s->seed && !m->c.tied)
+        m->arena_bytes += aligned64(weight_bytes(DT_BF16, m->c.vocab_size, m->c.dim));
     m->arena = TAKE(&m->mem, char, m->arena_bytes, "the weights");
     s->arena = m->arena;
     if (llama_bind(&m->w, &m->c, &s->l, err)) return -1;
@@ -280,8 +304,8 @@ Model *model_open(ModelFile *f, const ModelOpts *opts, Err *err) {
     Model *m = model_new(&c, opts);
     Source s = { { file_matrix, file_vector }, c.dtype, f, 0, NULL, 0 };
     if (m->mem.limit && config_weight_bytes(&c) > m->mem.limit) {
-        FAIL_CODE(err, EXIT_MEMORY, "%s: the weights need %zu MB and %zu MB are free; see --plan", f->path,
-                  config_weight_bytes(&c) >> 20, m->mem.limit >> 20);
+        FAIL_CODE(err, EXIT_MEMORY, "%s: the weights need %zu MB and %zu MB are free; see --plan",
+                  f->path, config_weight_bytes(&c) >> 20, m->mem.limit >> 20);
         model_close(m);
         return NULL;
     }
@@ -382,11 +406,14 @@ static Forward forward_of(Model *m, KVCache *kv, const int32_t *ids, int n, int6
 
 static int check_ids(const Model *m, const int32_t *ids, int n, int64_t pos, Err *err) {
     if (pos + n > m->c.max_ctx)
-        return FAIL(err, "%lld tokens are more than the model's maximum of %d: choose a smaller --ctx or fewer new tokens",
+        return FAIL(err,
+                    "%lld tokens are more than the model's maximum of %d: choose a smaller --ctx "
+                    "or fewer new tokens",
                     (long long)(pos + n), m->c.max_ctx);
     for (int i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= m->c.vocab_size)
-            return FAIL(err, "token id %d at position %lld is outside the vocabulary of %d", ids[i], (long long)(pos + i), m->c.vocab_size);
+            return FAIL(err, "token id %d at position %lld is outside the vocabulary of %d", ids[i],
+                        (long long)(pos + i), m->c.vocab_size);
     return 0;
 }
 
@@ -439,8 +466,8 @@ static Branch *branch_new(Model *m, Context *ctx, const Method *method) {
 
 Branch *branch_open(Model *m, Context *ctx, const Method *method, int reserve, Err *err) {
     if (ctx && method_window(method) > ctx->window_rows && ctx->window_rows < ctx->n) {
-        FAIL(err, "internal error: the context kept %d window rows, method %s reads %d", ctx->window_rows,
-             method->name, method_window(method));
+        FAIL(err, "internal error: the context kept %d window rows, method %s reads %d",
+             ctx->window_rows, method->name, method_window(method));
         return NULL;
     }
     Branch *b = branch_new(m, ctx, method);
@@ -453,7 +480,8 @@ int branch_feed(Branch *b, const int32_t *ids, int n, unsigned flags, Err *err) 
     Model *m = b->m;
     bool first = (flags & FEED_FIRST) != 0;
     CHECK(!b->stopped, "a feed on an interrupted branch");
-    if (n < 1 && !(first && b->ctx && n == 0)) return FAIL(err, "internal error: a feed of %d tokens", n);
+    if (n < 1 && !(first && b->ctx && n == 0))
+        return FAIL(err, "internal error: a feed of %d tokens", n);
     if (check_ids(m, ids, n, b->pos, err)) return -1;
     kv_work_reserve(m->work, kv_max_len(b->kv) + n, n ? n : 1, method_window(&b->method));
     if (!b->ctx && !b->fed) kv_first_begin(b->kv);
@@ -493,7 +521,10 @@ int branch_argmax(const Branch *b) {
 }
 
 Branch *branch_fork(Branch *b, int reserve, Err *err) {
-    if (b->stopped || (!b->ctx && !b->fed)) { FAIL(err, "internal error: a fork of an empty branch"); return NULL; }
+    if (b->stopped || (!b->ctx && !b->fed)) {
+        FAIL(err, "internal error: a fork of an empty branch");
+        return NULL;
+    }
     Branch *f = branch_new(b->m, b->ctx, &b->method);
     f->kv = kv_fork(b->kv, reserve);
     f->pos = b->pos;
@@ -503,7 +534,8 @@ Branch *branch_fork(Branch *b, int reserve, Err *err) {
 }
 
 void branch_cut(Branch *b, int64_t pos) {
-    CHECK(pos >= 0 && pos <= b->pos, "a cut at %lld of %lld tokens", (long long)pos, (long long)b->pos);
+    CHECK(pos >= 0 && pos <= b->pos, "a cut at %lld of %lld tokens", (long long)pos,
+          (long long)b->pos);
     kv_cut(b->kv, pos);
     b->pos = pos;
 }
@@ -538,7 +570,8 @@ void mark_drop(Branch *b, Mark *k) {
 
 BranchStats branch_stats(const Branch *b) {
     KVStats k = kv_stats(b->kv);
-    BranchStats s = { b->pos, k.min, k.max, k.mean, k.live_bytes, k.alloc_bytes, k.policy_bytes, k.named, k.shared };
+    BranchStats s = { b->pos,        k.min,          k.max,   k.mean,  k.live_bytes,
+                      k.alloc_bytes, k.policy_bytes, k.named, k.shared };
     return s;
 }
 
@@ -580,18 +613,22 @@ size_t config_scratch_bytes(const Config *c, int n, int rows, int chunk, int win
 Plan plan_run(const Config *c, const Method *m, int n_ctx, int n_first, int n_later, bool shared,
               int64_t rows_kept, int chunk) {
     Plan p;
-    size_t row = config_row_bytes(c), heads = (size_t)c->n_layers * c->n_kv_heads, first = (size_t)n_first;
+    size_t row = config_row_bytes(c), heads = (size_t)c->n_layers * c->n_kv_heads,
+           first = (size_t)n_first;
     int window = method_window(m);
-    size_t kept = rows_kept >= 0 ? (size_t)rows_kept : m->size.budget > 0 && m->size.budget < n_first ? (size_t)m->size.budget : first;
+    size_t kept = rows_kept >= 0                                   ? (size_t)rows_kept
+                  : m->size.budget > 0 && m->size.budget < n_first ? (size_t)m->size.budget
+                                                                   : first;
     memset(&p, 0, sizeof p);
     p.upper_bound = rows_kept < 0 && window > 0;
     p.weights = config_weight_bytes(c);
-    size_t longest = kept + (size_t)n_later > first ? kept + (size_t)n_later : first;      // of any list
+    size_t longest = kept + (size_t)n_later > first ? kept + (size_t)n_later : first; // of any list
     p.scratch = config_scratch_bytes(c, n_first, (int)longest, chunk, window);
     if (shared) {
         // the context, its window rows, and a tail for question 1 and all that follows
         p.kv = (first + (size_t)n_later) * row * heads;
-        p.kv += (size_t)c->n_layers * (window < n_ctx ? window : n_ctx) * c->n_heads * c->head_dim * (c->dtype == DT_F32 ? 4 : 2);
+        p.kv += (size_t)c->n_layers * (window < n_ctx ? window : n_ctx) * c->n_heads * c->head_dim *
+                (c->dtype == DT_F32 ? 4 : 2);
     } else {
         // all layers settled but the last one, whose rows are all there; or everything settled
         size_t settled = (kept + (size_t)n_later) * row, last = first * row;
@@ -600,7 +637,8 @@ Plan plan_run(const Config *c, const Method *m, int n_ctx, int n_first, int n_la
         p.kv = during > after ? during : after;
         if (heads * settled > p.kv) p.kv = heads * settled;
     }
-    if (method_evicts(m)) p.policy = (window ? 2 : 1) * heads * (kept + (size_t)n_later) * sizeof(int32_t);
+    if (method_evicts(m))
+        p.policy = (window ? 2 : 1) * heads * (kept + (size_t)n_later) * sizeof(int32_t);
     p.total = p.weights + p.kv + p.scratch + p.policy;
     return p;
 }

@@ -23,7 +23,7 @@ typedef struct {
     uint32_t n_params, n_tensors;
     uint64_t data_offset;       // of the first tensor, multiple of 64, from the start of the file
     uint64_t data_bytes;        // from data_offset to the end of the file
-    uint64_t hash;              // xxh64, seed 0, of all param and tensor records: the model's identity
+    uint64_t hash; // xxh64, seed 0, of all param and tensor records: the model's identity
     uint8_t reserved[24];       // zero
 } FilePrologue;
 
@@ -66,7 +66,8 @@ int file_int(ModelFile *f, const char *key, int64_t lo, int64_t hi, int64_t *out
 int file_real(ModelFile *f, const char *key, double *out, Err *err);
 int file_str(ModelFile *f, const char *key, char out[17], Err *err);
 // tensor that must exist with this dtype and shape (d1 = 0: one dimension; -1 in d0: any length)
-const FileTensor *file_want(ModelFile *f, const char *name, DType t, int64_t d0, int64_t d1, Err *err);
+const FileTensor *file_want(ModelFile *f, const char *name, DType t, int64_t d0, int64_t d1,
+                            Err *err);
 // fails if a record was never asked for: an unknown key would otherwise be silently ignored
 int file_all_used(const ModelFile *f, Err *err);
 
@@ -123,9 +124,10 @@ typedef struct {                // seen by the tests: the residual stream after 
 } Tap;
 
 int  config_read(ModelFile *f, Config *c, Err *err);     // the hyperparameters alone
-size_t memory_available(void);                  // bytes of the machine; 0 when the system does not say
-Model *model_open(ModelFile *f, const ModelOpts *opts, Err *err);  // f stays open while the model is
-Model *model_random(const Config *c, const ModelOpts *opts, uint64_t seed, Err *err);  // no tokenizer
+size_t memory_available(void); // bytes of the machine; 0 when the system does not say
+Model *model_open(ModelFile *f, const ModelOpts *opts, Err *err); // f stays open while the model is
+Model *model_random(const Config *c, const ModelOpts *opts, uint64_t seed,
+                    Err *err); // no tokenizer
 void model_close(Model *m);
 const Config *model_config(const Model *m);
 Mem *model_mem(Model *m);                       // the account of everything the model holds
@@ -165,10 +167,10 @@ typedef struct {
 } Method;
 
 int  method_find(const char *name, Method *m, Err *err);            // unknown: "did you mean"
-int  method_set(Method *m, const char *name, const char *value, Err *err);  // --set METHOD.name=value
+int method_set(Method *m, const char *name, const char *value, Err *err); // --set METHOD.name=value
 // budget 0: the preset's or scaled default; positions -1: the method's default
 int  method_resolve(Method *m, Preset preset, int ctx, int budget, int positions, Err *err);
-void method_params(const Method *m, StrBuf *json);      // {"sinks":128,...}: what acts, for the rows
+void method_params(const Method *m, StrBuf *json); // {"sinks":128,...}: what acts, for the rows
 bool method_has_budget(const Method *m);
 bool method_evicts(const Method *m);                    // false for full
 bool method_at_steps(const Method *m);                  // acts on every step
@@ -199,14 +201,16 @@ Branch *branch_open(Model *m, Context *ctx, const Method *method, int reserve, E
 // n ids at once (n = 0 only with FEED_FIRST on a context); policies act at its end.
 int  branch_feed(Branch *b, const int32_t *ids, int n, unsigned flags, Err *err);
 int  branch_step(Branch *b, int32_t id, Err *err);      // one generated id; step policies act
-const float *branch_logits(const Branch *b);            // (V) of the last token; until the next call
+const float *branch_logits(const Branch *b); // (V) of the last token; until the next call
 int  branch_argmax(const Branch *b);                    // lowest id wins ties
 Branch *branch_fork(Branch *b, int reserve, Err *err);  // shares rows, copies the tail
-// Forgets every row from logical position pos on: the branch stands at pos again, with what the policy
-// has decided since. No mark may be open; logits are gone. A root aware of a question it no longer holds.
+// Forgets every row from logical position pos on: the branch stands at pos again, with what the
+// policy has decided since. No mark may be open; logits are gone. A root aware of a question it no
+// longer holds.
 void branch_cut(Branch *b, int64_t pos);
 void branch_drop(Branch *b);
-Mark *branch_mark(Branch *b);       // consumed by rewind or mark_drop; open marks are rewound newest first
+Mark *
+branch_mark(Branch *b); // consumed by rewind or mark_drop; open marks are rewound newest first
 void branch_rewind(Branch *b, Mark *k);
 void mark_drop(Branch *b, Mark *k);
 
@@ -217,12 +221,13 @@ typedef struct {
     size_t kv_live_bytes;               // live rows * row bytes
     size_t kv_alloc_bytes;              // allocated for this branch's rows, shared context included
     size_t policy_bytes;                // live lists and policy state
-    size_t evictable;                   // rows the policy's rule named in the last feed or step, all heads
+    size_t evictable; // rows the policy's rule named in the last feed or step, all heads
     bool shared;                        // rows it evicted are still held for others
 } BranchStats;
 BranchStats branch_stats(const Branch *b);
-int branch_rows(const Branch *b, int layer, int kv_head, const int32_t **pos);  // live positions,
-                                        // ascending; *pos is valid until the next call on the branch
+int branch_rows(const Branch *b, int layer, int kv_head,
+                const int32_t **pos); // live positions,
+                                      // ascending; *pos is valid until the next call on the branch
 void branch_poison(Branch *b);                  // tests: fills dead rows nobody else holds with NaN
 size_t config_row_bytes(const Config *c);       // K, V and position of one row of one KV head
 
@@ -239,7 +244,11 @@ Plan plan_run(const Config *c, const Method *m, int n_ctx, int n_first, int n_la
 //   activations ("act")  [row/16][k/32][16 rows][32 channels]
 //   tiles                [n/32][k/32][2 halves][16 channel pairs][16 columns][2]
 // zero padded. Weights, packed keys and packed values are all tiles.
-typedef enum { MUL_TILES, MUL_BF16, MUL_F32 } MulKind;  // bf16 on the matrix unit, bf16 in C, fp32 in C
+typedef enum {
+    MUL_TILES,
+    MUL_BF16,
+    MUL_F32
+} MulKind; // bf16 on the matrix unit, bf16 in C, fp32 in C
 
 enum { BLK = 32 };                              // channels (or keys) of a block
 
@@ -266,9 +275,10 @@ size_t act_elem(MulKind kind);                  // bytes of one act element
 size_t act_bytes(MulKind kind, int rows, int k);
 // rounds (rows, k) fp32, row stride ldx, into act order; rows are padded with zeros to 16
 void act_pack(MulKind kind, void *act, const float *x, size_t ldx, int rows, int k);
-void act_row(MulKind kind, void *act, int row, const float *x, int k);  // one row of it, no padding rows
-// y (rows, n) with row stride ldy from kb blocks; b_stride: bytes from one 32-column panel to the next;
-// act_kb: blocks in a row of act. add (rows <= 16): y goes on from its value, block by block.
+void act_row(MulKind kind, void *act, int row, const float *x,
+             int k); // one row of it, no padding rows
+// y (rows, n) with row stride ldy from kb blocks; b_stride: bytes from one 32-column panel to the
+// next; act_kb: blocks in a row of act. add (rows <= 16): y goes on from its value, block by block.
 void mul_block(MulKind kind, float *y, size_t ldy, const void *act, int act_kb, int rows,
                const void *tiles, size_t b_stride, int n, int kb, bool add);
 void linear(MulKind kind, const LinearJob *jobs, int n_jobs, const void *act, int rows);
@@ -293,7 +303,8 @@ static inline void act_round(MulKind kind, void *dst, const float *src) {
         for (int i = 0; i < BLK; i++) ((uint16_t *)dst)[i] = f32_bf16(src[i]);
 #endif
     } else {
-        for (int i = 0; i < BLK; i++) ((float *)dst)[i] = kind == MUL_F32 ? src[i] : round_bf16(src[i]);
+        for (int i = 0; i < BLK; i++)
+            ((float *)dst)[i] = kind == MUL_F32 ? src[i] : round_bf16(src[i]);
     }
 }
 
@@ -321,9 +332,10 @@ typedef struct {                // the keys one KV head may look at, in logical 
 
 size_t attn_panel_bytes(const AttnShape *s);        // packed K and V of 512 entries
 size_t attn_scratch_bytes(const AttnShape *s);      // per thread
-// packs entries [from, to) of the list into panels (panel p at p * attn_panel_bytes); entries beyond
-// to in a started block of 32 become zero. from may lie inside an already packed block.
-void attn_pack(const AttnShape *s, void *panels, const KeyList *list, int from, int to, void *scratch);
+// packs entries [from, to) of the list into panels (panel p at p * attn_panel_bytes); entries
+// beyond to in a started block of 32 become zero. from may lie inside an already packed block.
+void attn_pack(const AttnShape *s, void *panels, const KeyList *list, int from, int to,
+               void *scratch);
 
 typedef struct {                // rows of one query head, or the query heads of one row
     const void *panels;         // of the list
@@ -341,11 +353,11 @@ void attn_rows(const AttnShape *s, const AttnRows *a, void *scratch);   // one t
 
 // s = (q . k) * scale of <= 32 rows q (rows, hd) over one packed panel: scores (32, 512), the first
 // vis[i] entries of row i; the rest is undefined. For statistics that walk the keys panel by panel.
-void attn_panel_scores(const AttnShape *s, const void *panel, const float *q, int rows, const int *vis,
-                       float *scores, void *scratch);
+void attn_panel_scores(const AttnShape *s, const void *panel, const float *q, int rows,
+                       const int *vis, float *scores, void *scratch);
 
-// One token: the group's query heads q (group, hd) over panel p of the list. part: m (group), l (group),
-// o (group, hd); scores as above, written from entry 512 p on.
+// One token: the group's query heads q (group, hd) over panel p of the list. part: m (group), l
+// (group), o (group, hd); scores as above, written from entry 512 p on.
 void attn_step_panel(const AttnShape *s, const KeyList *list, int p, const float *q, float *part,
                      float *scores, size_t ld_scores, void *scratch);
 // left fold of n consecutive parts in ascending order: out (group, hd), lse2 (group) or NULL
@@ -363,18 +375,20 @@ size_t kv_row_bytes(const AttnShape *s);        // K, V and position of one row 
 
 KVWork *kv_work_open(Mem *mem, const AttnShape *s);
 void kv_work_close(KVWork *w);
-// grows the scratch for lists of up to len entries, feeds of n tokens (0: only steps) and window rows
+// grows the scratch for lists of up to len entries, feeds of n tokens (0: only steps) and window
+// rows
 void kv_work_reserve(KVWork *w, int len, int n, int window);
 size_t kv_work_bytes(const AttnShape *s, int len, int n, int window);   // what that allocates
 
 // An empty cache on base (a reference is taken; NULL: none). reserve: own rows allocated at once.
-KVCache *kv_open(Mem *mem, const AttnShape *s, int n_layers, KVBase *base, const Method *m, int reserve);
+KVCache *kv_open(Mem *mem, const AttnShape *s, int n_layers, KVBase *base, const Method *m,
+                 int reserve);
 void kv_close(KVCache *c);
 KVCache *kv_fork(KVCache *c, int reserve);      // shares the base, copies own rows, lists and state
 KVMark *kv_mark(KVCache *c);
 void kv_rewind(KVCache *c, KVMark *k);          // both end the mark
 void kv_mark_drop(KVCache *c, KVMark *k);
-void kv_cut(KVCache *c, int64_t pos);           // rows of position >= pos leave the lists and the blocks
+void kv_cut(KVCache *c, int64_t pos); // rows of position >= pos leave the lists and the blocks
 KVBase *kv_base(KVCache *c);                    // the shared rows, no reference taken
 KVBase *kv_base_ref(KVBase *b);
 void kv_base_drop(KVBase *b);
@@ -383,7 +397,7 @@ void kv_first_begin(KVCache *c);
 
 int  kv_len(const KVCache *c, int layer, int g);        // live rows
 int  kv_max_len(const KVCache *c);
-bool kv_by_index(const KVCache *c);                     // keys and queries rotated by list index now
+bool kv_by_index(const KVCache *c); // keys and queries rotated by list index now
 // one layer of a feed, in this order: begin, chunks of rows ascending, end.
 // q (n, H, hd), k and v (n, G, hd) fp32, rotated; pos of the first row; out (n, H, hd)
 void kv_feed_begin(KVCache *c, KVWork *w, int layer, int n);
@@ -391,7 +405,8 @@ void kv_feed_chunk(KVCache *c, KVWork *w, int layer, int first, int n, int64_t p
                    const float *q, const float *k, const float *v, float *out);
 // policies act. t: logical tokens after the feed; window: (rows, H, hd) rotated query rows in K/V
 // elements, the last ones of the first feed's shared context (NULL: none); first: end of first feed
-void kv_feed_end(KVCache *c, KVWork *w, int layer, int64_t t, const void *window, int rows, bool first);
+void kv_feed_end(KVCache *c, KVWork *w, int layer, int64_t t, const void *window, int rows,
+                 bool first);
 // the last rows of the feed's queries as stored in a context: dst (rows, H, hd) K/V elements
 void kv_window_copy(const KVWork *w, int rows, void *dst);
 // one layer of one token: append, attend, then the policy's step
@@ -403,7 +418,12 @@ void kv_poison(KVCache *c);                     // for tests: dead rows nobody e
 // rows named by the policy but not dropped, or the like: false with a sentence
 bool kv_check(const KVCache *c, Err *err);
 
-typedef struct { int min, max; double mean; size_t live_bytes, alloc_bytes, policy_bytes, named; bool shared; } KVStats;
+typedef struct {
+    int min, max;
+    double mean;
+    size_t live_bytes, alloc_bytes, policy_bytes, named;
+    bool shared;
+} KVStats;
 KVStats kv_stats(const KVCache *c);
 int kv_positions(KVCache *c, int layer, int g, const int32_t **pos);
 
@@ -423,7 +443,7 @@ typedef struct {
     LlamaLayer *layer;                  // (L)
 } Llama;
 
-typedef struct Loader Loader;           // where weights come from: a file, a seed, or nowhere (counting)
+typedef struct Loader Loader; // where weights come from: a file, a seed, or nowhere (counting)
 struct Loader {
     int (*matrix)(Loader *l, Weight *w, const char *name, int n, int k, bool rows, Err *err);
     int (*vector)(Loader *l, float **v, const char *name, int n, Err *err);
@@ -441,7 +461,7 @@ typedef struct {                        // one feed or step
     bool first;                         // end of the branch's first feed
     const char *window;                 // (L, window_rows, H, hd) of the shared context, or NULL
     int window_rows;
-    char *window_out;                   // (L, window_out_rows, H, hd): a context keeps its window rows
+    char *window_out; // (L, window_out_rows, H, hd): a context keeps its window rows
     int window_out_rows;
     float *logits;                      // (V) of the last token, or NULL
     void *scratch;                      // llama_scratch bytes
@@ -478,10 +498,11 @@ typedef struct {
     const char *arg, *help;     // "TOKENS"; one sentence
 } OptSpec;
 
-// Sets every default, then reads argv[1..]: --opt value, --opt=value, -o value; "--" ends the options.
-// A value that begins with "--" needs the = form. Everything else goes to pos. Unknown or repeated
-// option, missing or malformed value: -1 with EXIT_USAGE. *pos is the caller's to free.
-int  opts_parse(const OptSpec *spec, int n, int argc, char **argv, void *fields, StrList *pos, Err *err);
+// Sets every default, then reads argv[1..]: --opt value, --opt=value, -o value; "--" ends the
+// options. A value that begins with "--" needs the = form. Everything else goes to pos. Unknown or
+// repeated option, missing or malformed value: -1 with EXIT_USAGE. *pos is the caller's to free.
+int opts_parse(const OptSpec *spec, int n, int argc, char **argv, void *fields, StrList *pos,
+               Err *err);
 void opts_help(FILE *out, const OptSpec *spec, int n);
 // whole-string numbers within [lo, hi]; what names the option in the error (EXIT_USAGE)
 int  parse_int(const char *what, const char *text, int64_t lo, int64_t hi, int64_t *out, Err *err);
@@ -512,7 +533,8 @@ typedef struct {                // live rows per (layer, KV head) and their byte
 // One turn. Missing values are null in the file: NULL, NAN, -1, and "" for the hashes.
 typedef struct {
     int session, turn;          // from 1
-    const char *task, *mode, *preset, *method, *history, *compress, *query_aware, *group, *positions;
+    const char *task, *mode, *preset, *method, *history, *compress, *query_aware, *group,
+        *positions;
     const char *params;         // JSON text of method_params
     const char *stop;           // "eos", "length"
     const char *prediction, *gold, *error;
@@ -520,8 +542,8 @@ typedef struct {
     const char *lang;           // of a function to find
     const char *question;       // as asked; the row holds its end
     const char *scorer;         // "ours", "harness"
-    const char *arm;            // the same for all rows of one arm, also where --ctx paper or --data
-                                // gives its sizes another value per session, e.g. "corm keep 0.25"
+    const char *arm; // the same for all rows of one arm, also where --ctx paper or --data
+                     // gives its sizes another value per session, e.g. "corm keep 0.25"
     size_t prediction_len;      // the answer may hold NUL and invalid UTF-8
     double depth, score;
     double similarity;          // repoqa: BLEU of the candidate most like the answer ...
@@ -559,8 +581,8 @@ int  write_whole(const char *path, const char *text, size_t n, Err *err);
 int  report_same_run(const char *dir_a, const char *dir_b, Err *err);
 
 typedef struct {
-    const char *table;          // turns tasks categories methods query reuse history depth; NULL: the
-                                // ones that say most
+    const char *table; // turns tasks categories methods query reuse history depth; NULL: the
+                       // ones that say most
     const char *format;         // text csv md; NULL: text
     int cases;                  // example turns per method that scores otherwise than full
 } ReportOpts;
@@ -569,19 +591,20 @@ typedef struct {
 // all their turns are left out, which the report says (with csv: stderr does).
 int  report_print(FILE *out, const char *const *dirs, int n_dirs, const ReportOpts *o, Err *err);
 // For a run that goes on: cuts a torn last line and the rows of unfinished sessions from
-// DIR/results.jsonl. rows (n_tasks, sessions): rows a finished session has, turns x arms of its task;
-// 0: that session is none of this run (another shard's). done (n_tasks, sessions) is set where all of
-// them are there.
+// DIR/results.jsonl. rows (n_tasks, sessions): rows a finished session has, turns x arms of its
+// task; 0: that session is none of this run (another shard's). done (n_tasks, sessions) is set
+// where all of them are there.
 int  report_resume(const char *dir, const char *const *tasks, int n_tasks, int sessions,
                    const int *rows, bool *done, Err *err);
 
 typedef struct { char label[64]; Plan plan; } PlanLine;
 // one line per way of running, the arithmetic of the KV rows, what is available
 void plan_print(FILE *out, const Config *c, const PlanLine *lines, int n, int n_tokens);
-// seconds at ceilings measured now: a lower bound for one dense prefill of ctx tokens and a step there
+// seconds at ceilings measured now: a lower bound for one dense prefill of ctx tokens and a step
+// there
 void plan_seconds(FILE *out, const Config *c, int ctx);
-// Prefill of ctx random ids and n_decode steps there, three rounds, ceilings measured in each round;
-// prints time, work and share of the limit per phase. name is printed only.
+// Prefill of ctx random ids and n_decode steps there, three rounds, ceilings measured in each
+// round; prints time, work and share of the limit per phase. name is printed only.
 int  speed_run(FILE *out, Model *m, const char *name, int ctx, int n_decode, bool json, Err *err);
 
 EXTERN_C_END

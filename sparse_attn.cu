@@ -1,16 +1,16 @@
 // sparse_attn.cu - who attends to what: queries against a list of keys, one panel at a time.
 //
-// Attention (Vaswani et al., arXiv 1706.03762, eq. 1) in base 2 with a blockwise softmax (Milakov and
-// Gimelshein, arXiv 1805.02867; Dao, arXiv 2307.08691). For one row q over the visible entries of
-// panel p (512 entries of the list):
+// Attention (Vaswani et al., arXiv 1706.03762, eq. 1) in base 2 with a blockwise softmax (Milakov
+// and Gimelshein, arXiv 1805.02867; Dao, arXiv 2307.08691). For one row q over the visible entries
+// of panel p (512 entries of the list):
 //   s_j = (q . k_j) c, c = log2(e) / sqrt(hd);   m_p = max s_j;   P_j = 2^(s_j - m_p)
 //   l_p = sum P_j;   O_p = sum bf16(P_j) v_j
 // and panels are folded from left to right:
 //   m = max(m, m_p);  a = 2^(m_old - m);  b = 2^(m_p - m);  O = O a + O_p b;  l = l a + l_p b
 //   out = O / l;   lse2 = m + log2 l
 // A row's result depends on its list and on how much of it the row may see, on nothing else: not on
-// the rows beside it, nor on threads or chunks. Keys and values are packed as tiles (scb.h) and both
-// products are mul_block, so the matrix unit and plain C agree to the bit.
+// the rows beside it, nor on threads or chunks. Keys and values are packed as tiles (scb.h) and
+// both products are mul_block, so the matrix unit and plain C agree to the bit.
 //
 // A list is dense here; A-shape, Tri-shape and MInference are other lists over the same core.
 #include "scb.h"
@@ -25,9 +25,12 @@ static inline size_t tile_block(const AttnShape *s) { return 1024 * s->elem; }
 // Packing. Keys: [key/32][hd/32] blocks (columns are keys, pairs run over channels).
 // Values: [hd/32][key/32] blocks (columns are channels, pairs run over keys).
 
-size_t attn_panel_bytes(const AttnShape *s) { return (size_t)2 * (PANEL / BLK) * channel_blocks(s) * tile_block(s); }
+size_t attn_panel_bytes(const AttnShape *s) {
+    return (size_t)2 * (PANEL / BLK) * channel_blocks(s) * tile_block(s);
+}
 
-static inline const void *row_at(const void *const part[2], const KeyList *list, int row, size_t bytes) {
+static inline const void *row_at(const void *const part[2], const KeyList *list, int row,
+                                 size_t bytes) {
     int own = row >= list->split;
     return (const char *)part[own] + (size_t)(row - (own ? list->split : 0)) * bytes;
 }
@@ -43,7 +46,8 @@ typedef struct {                // keys rotated again when read (POSITIONS_CACHE
 static void key_rotate(const AttnShape *s, Turn *t, void *dst, const void *src, int shift) {
     int half = s->rope_dim / 2;
     if (t->shift != shift)
-        for (int i = 0; i < half; i++) fsincos((float)shift * s->inv_freq[i], &t->sin[i], &t->cos[i]);
+        for (int i = 0; i < half; i++)
+            fsincos((float)shift * s->inv_freq[i], &t->sin[i], &t->cos[i]);
     t->shift = shift;
     memcpy(dst, src, (size_t)s->head_dim * s->elem);
     if (s->elem == 4) {
@@ -104,7 +108,8 @@ static void pack_keys(const AttnShape *s, void *dst, const void *const *row, int
                 x[n] = r ? _mm512_maskz_loadu_epi16(mask, r + block * BLK) : _mm512_setzero_si512();
             }
             transpose16(x);
-            for (int r = 0; r < 16; r++) _mm512_storeu_si512((char *)dst + half * 1024 + r * 64, x[r]);
+            for (int r = 0; r < 16; r++)
+                _mm512_storeu_si512((char *)dst + half * 1024 + r * 64, x[r]);
         }
         return;
     }
@@ -113,7 +118,8 @@ static void pack_keys(const AttnShape *s, void *dst, const void *const *row, int
         for (int c = 0; c < BLK; c++) {
             int at = (n / 16) * 512 + (c / 2) * 32 + (n % 16) * 2 + (c & 1);
             bool in = row[n] && c < count;
-            if (s->elem == 2) ((uint16_t *)dst)[at] = in ? ((const uint16_t *)row[n])[block * BLK + c] : 0;
+            if (s->elem == 2)
+                ((uint16_t *)dst)[at] = in ? ((const uint16_t *)row[n])[block * BLK + c] : 0;
             else ((float *)dst)[at] = in ? ((const float *)row[n])[block * BLK + c] : 0.0f;
         }
 }
@@ -129,9 +135,12 @@ static void pack_values(const AttnShape *s, void *dst, const void *const *row, i
         __m512i idx0 = _mm512_loadu_si512(lo), idx1 = _mm512_add_epi16(idx0, _mm512_set1_epi16(16));
         __mmask32 mask = count == BLK ? 0xffffffffu : (1u << count) - 1;
         for (int r = 0; r < 16; r++) {
-            const uint16_t *ra = (const uint16_t *)row[2 * r], *rb = (const uint16_t *)row[2 * r + 1];
-            __m512i a = ra ? _mm512_maskz_loadu_epi16(mask, ra + block * BLK) : _mm512_setzero_si512();
-            __m512i b = rb ? _mm512_maskz_loadu_epi16(mask, rb + block * BLK) : _mm512_setzero_si512();
+            const uint16_t *ra = (const uint16_t *)row[2 * r],
+                           *rb = (const uint16_t *)row[2 * r + 1];
+            __m512i a =
+                ra ? _mm512_maskz_loadu_epi16(mask, ra + block * BLK) : _mm512_setzero_si512();
+            __m512i b =
+                rb ? _mm512_maskz_loadu_epi16(mask, rb + block * BLK) : _mm512_setzero_si512();
             _mm512_storeu_si512((char *)dst + r * 64, _mm512_permutex2var_epi16(a, idx0, b));
             _mm512_storeu_si512((char *)dst + 1024 + r * 64, _mm512_permutex2var_epi16(a, idx1, b));
         }
@@ -142,14 +151,18 @@ static void pack_values(const AttnShape *s, void *dst, const void *const *row, i
         for (int n = 0; n < BLK; n++) {
             int at = (n / 16) * 512 + (j / 2) * 32 + (n % 16) * 2 + (j & 1);
             bool in = row[j] && n < count;
-            if (s->elem == 2) ((uint16_t *)dst)[at] = in ? ((const uint16_t *)row[j])[block * BLK + n] : 0;
+            if (s->elem == 2)
+                ((uint16_t *)dst)[at] = in ? ((const uint16_t *)row[j])[block * BLK + n] : 0;
             else ((float *)dst)[at] = in ? ((const float *)row[j])[block * BLK + n] : 0.0f;
         }
 }
 
 // pointers to the key or value rows of entries [32 e, 32 e + 32), NULL from len on
-static void rows_of_block(const AttnShape *s, const void *const part[2], const KeyList *list, int e, int len, const void **row) {
-    enum { AHEAD = 16 };            // rows; measured: 8 to 16 best, a step's attention 1.3 x faster than without
+static void rows_of_block(const AttnShape *s, const void *const part[2], const KeyList *list, int e,
+                          int len, const void **row) {
+    enum {
+        AHEAD = 16
+    }; // rows; measured: 8 to 16 best, a step's attention 1.3 x faster than without
     size_t bytes = (size_t)s->head_dim * s->elem;
     for (int i = 0, j = e * BLK; i < BLK; i++, j++) {
         row[i] = j < len ? row_at(part, list, list->live ? list->live[j] : j, bytes) : NULL;
@@ -159,22 +172,26 @@ static void rows_of_block(const AttnShape *s, const void *const part[2], const K
 }
 
 // keys of a block: kb tiles one after the other
-static void pack_key_block(const AttnShape *s, char *dst, const KeyList *list, int e, int len, Turn *turn) {
+static void pack_key_block(const AttnShape *s, char *dst, const KeyList *list, int e, int len,
+                           Turn *turn) {
     const void *row[BLK];
     rows_of_block(s, list->k, list, e, len, row);
     for (int i = 0, j = e * BLK; list->by_index && i < BLK && j < len; i++, j++) {
         int number = list->live ? list->live[j] : j;
-        int pos = *(const int32_t *)row_at((const void *const *)list->pos, list, number, sizeof(int32_t));
+        int pos =
+            *(const int32_t *)row_at((const void *const *)list->pos, list, number, sizeof(int32_t));
         if (pos == j) continue;
         char *turned = turn->rows + (size_t)i * s->head_dim * s->elem;
         key_rotate(s, turn, turned, row[i], j - pos);
         row[i] = turned;
     }
-    for (int b = 0; b < channel_blocks(s); b++) pack_keys(s, dst + (size_t)b * tile_block(s), row, b);
+    for (int b = 0; b < channel_blocks(s); b++)
+        pack_keys(s, dst + (size_t)b * tile_block(s), row, b);
 }
 
 // values of a block: one tile per 32 channels, step bytes apart
-static void pack_value_block(const AttnShape *s, char *dst, size_t step, const KeyList *list, int e, int len) {
+static void pack_value_block(const AttnShape *s, char *dst, size_t step, const KeyList *list, int e,
+                             int len) {
     const void *row[BLK];
     rows_of_block(s, list->v, list, e, len, row);
     for (int b = 0; b < channel_blocks(s); b++) pack_values(s, dst + (size_t)b * step, row, b);
@@ -183,8 +200,10 @@ static void pack_value_block(const AttnShape *s, char *dst, size_t step, const K
 // ---------------------------------------------------------------------------
 // One strip of <= 32 rows over one panel
 
-enum { S_LD = PANEL + 16,        // row stride of a strip's scores: not a multiple of the cache's set period
-       STEP_BLOCKS = 4 };       // blocks of 32 entries a step packs at once
+enum {
+    S_LD = PANEL + 16, // row stride of a strip's scores: not a multiple of the cache's set period
+    STEP_BLOCKS = 4
+}; // blocks of 32 entries a step packs at once
 
 typedef struct {                // per thread; sizes for ATTN_ROWS rows, see scratch_at
     char *q, *p;                // act: queries (ATTN_ROWS, hd), probabilities (32, 512)
@@ -201,7 +220,8 @@ static size_t work_at(const AttnShape *s, void *scratch, Work *w) {
     char *p = (char *)scratch;
     Work skip;
     if (!w) w = &skip;
-#define CARVE(field, type, bytes) (w->field = (type *)(p + at), at += ((size_t)(bytes) + 63) & ~(size_t)63)
+#define CARVE(field, type, bytes)                                                                  \
+    (w->field = (type *)(p + at), at += ((size_t)(bytes) + 63) & ~(size_t)63)
     CARVE(q, char, ATTN_ROWS * dp * ae);
     CARVE(p, char, (size_t)STRIP_ROWS * PANEL * ae);
     CARVE(s, float, (size_t)STRIP_ROWS * S_LD * sizeof(float));
@@ -223,7 +243,8 @@ size_t attn_scratch_bytes(const AttnShape *s) {
     return work_at(s, base, NULL);
 }
 
-void attn_pack(const AttnShape *s, void *panels, const KeyList *list, int from, int to, void *scratch) {
+void attn_pack(const AttnShape *s, void *panels, const KeyList *list, int from, int to,
+               void *scratch) {
     Work w;
     work_at(s, scratch, &w);
     size_t block = tile_block(s), kb = (size_t)channel_blocks(s);
@@ -231,32 +252,38 @@ void attn_pack(const AttnShape *s, void *panels, const KeyList *list, int from, 
         char *panel = (char *)panels + (size_t)(e / (PANEL / BLK)) * attn_panel_bytes(s);
         size_t at = (size_t)(e % (PANEL / BLK)) * block;
         pack_key_block(s, panel + at * kb, list, e, to, &w.turn);
-        pack_value_block(s, panel + (PANEL / BLK) * (kb * block) + at, (PANEL / BLK) * block, list, e, to);
+        pack_value_block(s, panel + (PANEL / BLK) * (kb * block) + at, (PANEL / BLK) * block, list,
+                         e, to);
     }
 }
 
 #if defined(__AVX512F__)
 // fexp2 of 16 arguments <= 0: the same operations, the same bits (tests compare the builds)
 static inline __m512 exp2_16(__m512 x) {
-    __m512 n = _mm512_roundscale_ps(x, 0), r = _mm512_sub_ps(x, n), q = _mm512_set1_ps(1.5353349e-4f);
+    __m512 n = _mm512_roundscale_ps(x, 0), r = _mm512_sub_ps(x, n),
+           q = _mm512_set1_ps(1.5353349e-4f);
     q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(1.3398875e-3f));
     q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(9.6184378e-3f));
     q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(5.5503324e-2f));
     q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(2.4022648e-1f));
     q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(6.9314718e-1f));
     q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(1.0f));
-    return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), q, n);
+    return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), q,
+                                  n);
 }
 #endif
 
-// products q.k -> probabilities of one row: v of the first width entries are visible, width % 32 == 0
-static void softmax_row(MulKind kind, float *s, int v, int width, float scale, char *p, float *m, float *l) {
+// products q.k -> probabilities of one row: v of the first width entries are visible, width % 32 ==
+// 0
+static void softmax_row(MulKind kind, float *s, int v, int width, float scale, char *p, float *m,
+                        float *l) {
     size_t step = (size_t)16 * BLK * act_elem(kind);
     float e[BLK] __attribute__((aligned(64))), lane[LANES] __attribute__((aligned(64))), max;
     for (int j = v; j < width; j++) s[j] = -INFINITY;
 #if defined(__AVX512F__)
     __m512 c = _mm512_set1_ps(scale), top = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
-    for (int j = 0; j < width; j += LANES) top = _mm512_max_ps(_mm512_mul_ps(_mm512_loadu_ps(s + j), c), top);
+    for (int j = 0; j < width; j += LANES)
+        top = _mm512_max_ps(_mm512_mul_ps(_mm512_loadu_ps(s + j), c), top);
     max = _mm512_reduce_max_ps(top);
     top = _mm512_set1_ps(max);
     for (int j = 0; j < width; j += BLK, p += step) {
@@ -272,7 +299,8 @@ static void softmax_row(MulKind kind, float *s, int v, int width, float scale, c
     float top[LANES];
     for (int i = 0; i < LANES; i++) { top[i] = -INFINITY; lane[i] = 0.0f; }
     for (int j = 0; j < width; j += LANES)
-        for (int i = 0; i < LANES; i++) top[i] = s[j + i] * scale > top[i] ? s[j + i] * scale : top[i];
+        for (int i = 0; i < LANES; i++)
+            top[i] = s[j + i] * scale > top[i] ? s[j + i] * scale : top[i];
     max = top[0];
     for (int i = 1; i < LANES; i++) max = top[i] > max ? top[i] : max;
     for (int j = 0; j < width; j += BLK, p += step) {
@@ -302,7 +330,8 @@ static void strip_panel(const AttnShape *s, Work *w, const char *panel, const ch
     mul_block(s->kind, w->s, S_LD, q, kb, rows, panel, (size_t)kb * block, width, kb, false);
     for (int i = 0; i < rows; i++) {
         char *p = w->p + ((size_t)(i / 16) * (PANEL / BLK) * 16 + (size_t)(i % 16)) * BLK * ae;
-        if (vis[i]) softmax_row(s->kind, w->s + (size_t)i * S_LD, vis[i], width, s->scale, p, &m[i], &l[i]);
+        if (vis[i])
+            softmax_row(s->kind, w->s + (size_t)i * S_LD, vis[i], width, s->scale, p, &m[i], &l[i]);
         else for (int j = 0; j < width; j += BLK) memset(p + (size_t)j * 16 * ae, 0, BLK * ae);
     }
     if (!values) return;
@@ -335,14 +364,16 @@ static void rows_panel(const AttnShape *s, const AttnRows *a, Work *w, int p, bo
             any |= vis[i];
         }
         if (!any) continue;
-        strip_panel(s, w, panel, w->q + (size_t)r * dp * act_elem(s->kind), rows, vis, a->out != NULL, m, l);
+        strip_panel(s, w, panel, w->q + (size_t)r * dp * act_elem(s->kind), rows, vis,
+                    a->out != NULL, m, l);
         for (int i = 0; i < rows; i++) {
             int row = r + i;
             if (!vis[i]) continue;
             if (a->scores) scores_out(a->scores + (size_t)row * a->ld_scores + (size_t)p * PANEL,
                                       w->s + (size_t)i * S_LD, vis[i], s->scale);
             float *op = w->op + (size_t)i * dp, *o = w->o + (size_t)row * dp;
-            if (seen[row]) fold(&w->m[row], &w->l[row], o, m[i], l[i], op, a->out ? s->head_dim : 0);
+            if (seen[row])
+                fold(&w->m[row], &w->l[row], o, m[i], l[i], op, a->out ? s->head_dim : 0);
             else {
                 w->m[row] = m[i];
                 w->l[row] = l[i];
@@ -363,13 +394,14 @@ void attn_rows(const AttnShape *s, const AttnRows *a, void *scratch) {
     for (int p = 0; p * PANEL < last; p++) rows_panel(s, a, &w, p, seen);
     for (int i = 0; i < a->rows; i++) {
         if (a->out)
-            for (int c = 0; c < s->head_dim; c++) a->out[(size_t)i * a->ldo + c] = w.o[(size_t)i * dp + c] / w.l[i];
+            for (int c = 0; c < s->head_dim; c++)
+                a->out[(size_t)i * a->ldo + c] = w.o[(size_t)i * dp + c] / w.l[i];
         if (a->lse2) a->lse2[i] = w.m[i] + flog2(w.l[i]);
     }
 }
 
-void attn_panel_scores(const AttnShape *s, const void *panel, const float *q, int rows, const int *vis,
-                       float *scores, void *scratch) {
+void attn_panel_scores(const AttnShape *s, const void *panel, const float *q, int rows,
+                       const int *vis, float *scores, void *scratch) {
     int kb = channel_blocks(s), most = 0;
     Work w;
     work_at(s, scratch, &w);
@@ -386,28 +418,35 @@ void attn_panel_scores(const AttnShape *s, const void *panel, const float *q, in
 
 void attn_step_panel(const AttnShape *s, const KeyList *list, int p, const float *q, float *part,
                      float *scores, size_t ld_scores, void *scratch) {
-    int group = s->n_heads / s->n_kv_heads, kb = channel_blocks(s), hd = s->head_dim, first = p * (PANEL / BLK);
-    int count = list->len - p * PANEL < PANEL ? list->len - p * PANEL : PANEL, blocks = CEIL_DIV(count, BLK);
+    int group = s->n_heads / s->n_kv_heads, kb = channel_blocks(s), hd = s->head_dim,
+        first = p * (PANEL / BLK);
+    int count = list->len - p * PANEL < PANEL ? list->len - p * PANEL : PANEL,
+        blocks = CEIL_DIV(count, BLK);
     size_t block = tile_block(s), row = BLK * act_elem(s->kind);
     Work w;
     work_at(s, scratch, &w);
     act_pack(s->kind, w.q, q, (size_t)hd, group, hd);
-    for (int e = 0; e < blocks; e += STEP_BLOCKS) {     // keys are packed where their product finds them in cache
+    for (int e = 0; e < blocks;
+         e += STEP_BLOCKS) { // keys are packed where their product finds them in cache
         int n = blocks - e < STEP_BLOCKS ? blocks - e : STEP_BLOCKS;
         for (int b = 0; b < n; b++)
-            pack_key_block(s, w.block + (size_t)(b * kb) * block, list, first + e + b, list->len, &w.turn);
-        mul_block(s->kind, w.s + e * BLK, S_LD, w.q, kb, group, w.block, (size_t)kb * block, n * BLK, kb, false);
+            pack_key_block(s, w.block + (size_t)(b * kb) * block, list, first + e + b, list->len,
+                           &w.turn);
+        mul_block(s->kind, w.s + e * BLK, S_LD, w.q, kb, group, w.block, (size_t)kb * block,
+                  n * BLK, kb, false);
     }
     for (int i = 0; i < group; i++) {
         float *si = w.s + (size_t)i * S_LD;
-        if (scores) scores_out(scores + (size_t)i * ld_scores + (size_t)p * PANEL, si, count, s->scale);
+        if (scores)
+            scores_out(scores + (size_t)i * ld_scores + (size_t)p * PANEL, si, count, s->scale);
         char *pi = w.p + ((size_t)(i / 16) * (PANEL / BLK) * 16 + (size_t)(i % 16)) * row;
         softmax_row(s->kind, si, count, blocks * BLK, s->scale, pi, &part[i], &part[group + i]);
     }
     for (int e = 0; e < blocks; e += STEP_BLOCKS) {
         int n = blocks - e < STEP_BLOCKS ? blocks - e : STEP_BLOCKS;
         for (int b = 0; b < n; b++)
-            pack_value_block(s, w.block + (size_t)b * block, STEP_BLOCKS * block, list, first + e + b, list->len);
+            pack_value_block(s, w.block + (size_t)b * block, STEP_BLOCKS * block, list,
+                             first + e + b, list->len);
         for (int i = 0; i < group; i += 16)
             mul_block(s->kind, part + 2 * group + (size_t)i * hd, (size_t)hd,
                       w.p + ((size_t)(i / 16) * (PANEL / BLK) + (size_t)e) * 16 * row, PANEL / BLK,

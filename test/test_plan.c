@@ -15,12 +15,32 @@ static void expect(bool ok, const char *what, double got, double want) {
     printf("%s: %.0f, expected %.0f\n", what, got, want);
 }
 
-static const TinySpec spec_small = { .dim = 64, .hidden_dim = 96, .n_layers = 12, .n_heads = 6, .n_kv_heads = 2,
-    .head_dim = 64, .dtype = DT_BF16, .tied = true, .sharp = 8, .seed = 3 };
-static const TinySpec spec_f32 = { .dim = 48, .hidden_dim = 64, .n_layers = 7, .n_heads = 4, .n_kv_heads = 4,
-    .head_dim = 32, .dtype = DT_F32, .sharp = 8, .seed = 4 };
+static const TinySpec spec_small = { .dim = 64,
+                                     .hidden_dim = 96,
+                                     .n_layers = 12,
+                                     .n_heads = 6,
+                                     .n_kv_heads = 2,
+                                     .head_dim = 64,
+                                     .dtype = DT_BF16,
+                                     .tied = true,
+                                     .sharp = 8,
+                                     .seed = 3 };
+static const TinySpec spec_f32 = { .dim = 48,
+                                   .hidden_dim = 64,
+                                   .n_layers = 7,
+                                   .n_heads = 4,
+                                   .n_kv_heads = 4,
+                                   .head_dim = 32,
+                                   .dtype = DT_F32,
+                                   .sharp = 8,
+                                   .seed = 4 };
 
-typedef struct { const TinySpec *spec; const char *method; int n_first, budget; bool shared; } Point;
+typedef struct {
+    const TinySpec *spec;
+    const char *method;
+    int n_first, budget;
+    bool shared;
+} Point;
 static const Point points[] = {         // (model, context, method)
     { &spec_small, "full", FIRST, 0, false }, { &spec_small, "keep-last", FIRST, 256, false },
     { &spec_small, "streamingllm", FIRST, 400, false }, { &spec_f32, "full", 1000, 0, false },
@@ -28,14 +48,19 @@ static const Point points[] = {         // (model, context, method)
     { &spec_small, "corm", FIRST, 0, false }, { &spec_f32, "corm", FIRST / 2, 0, false },
 };
 
-static void ids_of(int32_t *ids, int n) { for (int i = 0; i < n; i++) ids[i] = (int32_t)(mix64((uint64_t)i) % 250); }
+static void ids_of(int32_t *ids, int n) {
+    for (int i = 0; i < n; i++) ids[i] = (int32_t)(mix64((uint64_t)i) % 250);
+}
 
 static Method method_of(const Point *p) {
     Method m;
     Err err;
     CHECK(!method_find(p->method, &m, &err), "%s", err.msg);
-    if (!strcmp(p->method, "corm")) CHECK(!method_set(&m, "window", "96", &err) && !method_set(&m, "protect", "32", &err), "%s", err.msg);
-    CHECK(!method_resolve(&m, PRESET_SCBENCH, p->n_first, p->budget, POSITIONS_ORIGINAL, &err), "%s", err.msg);
+    if (!strcmp(p->method, "corm"))
+        CHECK(!method_set(&m, "window", "96", &err) && !method_set(&m, "protect", "32", &err), "%s",
+              err.msg);
+    CHECK(!method_resolve(&m, PRESET_SCBENCH, p->n_first, p->budget, POSITIONS_ORIGINAL, &err),
+          "%s", err.msg);
     return m;
 }
 
@@ -43,15 +68,19 @@ static int64_t rows_of(const Branch *b, const Config *c) {
     return (int64_t)(branch_stats(b).rows_mean * c->n_layers * c->n_kv_heads + 0.5);
 }
 
-// what corm keeps is ragged over heads and layers, and the block of a head is just its rows + reserve
+// what corm keeps is ragged over heads and layers, and the block of a head is just its rows +
+// reserve
 static void check_after_first_feed(const Point *p, const Branch *b, const Config *c, int reserve) {
     BranchStats st = branch_stats(b);
     int64_t heads = (int64_t)c->n_layers * c->n_kv_heads, rows = rows_of(b, c);
     size_t row = config_row_bytes(c), want = (size_t)(rows + heads * reserve) * row;
-    if (p->shared) want = (size_t)(heads * (p->n_first - 100) + heads * (reserve > 100 ? reserve : 100)) * row;
-    expect(st.kv_alloc_bytes == want, "allocated bytes after the first feed", (double)st.kv_alloc_bytes, (double)want);
+    if (p->shared)
+        want = (size_t)(heads * (p->n_first - 100) + heads * (reserve > 100 ? reserve : 100)) * row;
+    expect(st.kv_alloc_bytes == want, "allocated bytes after the first feed",
+           (double)st.kv_alloc_bytes, (double)want);
     if (strcmp(p->method, "corm")) return;
-    expect(st.rows_min < st.rows_max, "corm keeps as many rows in every head", st.rows_min, st.rows_max);
+    expect(st.rows_min < st.rows_max, "corm keeps as many rows in every head", st.rows_min,
+           st.rows_max);
     expect(st.rows_max < p->n_first, "corm kept everything", st.rows_max, p->n_first);
 }
 
@@ -84,11 +113,16 @@ static void run_point(const Point *p, const char *dir) {
     Plan plan = plan_run(c, &m, n_ctx, p->n_first, reserve, p->shared, corm ? kept : -1, 512);
     Plan bound = plan_run(c, &m, n_ctx, p->n_first, reserve, p->shared, -1, 512);
     char what[120];
-    snprintf(what, sizeof what, "plan of %s at %d, %s (measured peak first)", p->method, p->n_first, p->shared ? "shared" : "alone");
-    expect(fabs((double)plan.total / (double)peak - 1) <= 0.03, what, (double)peak, (double)plan.total);
-    if (corm) expect(bound.upper_bound && bound.total >= peak, "corm's plan is no upper bound", (double)bound.total, (double)peak);
-    printf("%-13s %5d %-6s rows %7.1f  peak %9zu  plan %9zu  %+.2f %%\n", p->method, p->n_first, p->shared ? "shared" : "alone",
-           branch_stats(b).rows_mean, peak, plan.total, 100.0 * ((double)plan.total / (double)peak - 1));
+    snprintf(what, sizeof what, "plan of %s at %d, %s (measured peak first)", p->method, p->n_first,
+             p->shared ? "shared" : "alone");
+    expect(fabs((double)plan.total / (double)peak - 1) <= 0.03, what, (double)peak,
+           (double)plan.total);
+    if (corm)
+        expect(bound.upper_bound && bound.total >= peak, "corm's plan is no upper bound",
+               (double)bound.total, (double)peak);
+    printf("%-13s %5d %-6s rows %7.1f  peak %9zu  plan %9zu  %+.2f %%\n", p->method, p->n_first,
+           p->shared ? "shared" : "alone", branch_stats(b).rows_mean, peak, plan.total,
+           100.0 * ((double)plan.total / (double)peak - 1));
     branch_drop(b);
     context_drop(ctx);
     model_close(model);
@@ -110,14 +144,21 @@ static void corm_wide_is_full(const char *dir) {
     CHECK(model, "%s", err.msg);
     Method full, corm;
     CHECK(!method_find("full", &full, &err) && !method_find("corm", &corm, &err), "%s", err.msg);
-    CHECK(!method_set(&corm, "window", "800", &err) && !method_set(&corm, "protect", "1", &err), "%s", err.msg);
-    CHECK(!method_resolve(&full, PRESET_SCBENCH, 700, 0, -1, &err) && !method_resolve(&corm, PRESET_SCBENCH, 700, 0, -1, &err), "%s", err.msg);
-    Branch *a = branch_open(model, NULL, &full, 0, &err), *b = branch_open(model, NULL, &corm, 0, &err);
+    CHECK(!method_set(&corm, "window", "800", &err) && !method_set(&corm, "protect", "1", &err),
+          "%s", err.msg);
+    CHECK(!method_resolve(&full, PRESET_SCBENCH, 700, 0, -1, &err) &&
+              !method_resolve(&corm, PRESET_SCBENCH, 700, 0, -1, &err),
+          "%s", err.msg);
+    Branch *a = branch_open(model, NULL, &full, 0, &err),
+           *b = branch_open(model, NULL, &corm, 0, &err);
     for (int turn = 0; turn < 2; turn++) {
-        CHECK(!branch_feed(a, ids + turn * 600, turn ? 60 : 600, turn ? 0 : FEED_FIRST, &err), "%s", err.msg);
-        CHECK(!branch_feed(b, ids + turn * 600, turn ? 60 : 600, turn ? 0 : FEED_FIRST, &err), "%s", err.msg);
+        CHECK(!branch_feed(a, ids + turn * 600, turn ? 60 : 600, turn ? 0 : FEED_FIRST, &err), "%s",
+              err.msg);
+        CHECK(!branch_feed(b, ids + turn * 600, turn ? 60 : 600, turn ? 0 : FEED_FIRST, &err), "%s",
+              err.msg);
         for (int i = 0; i < 8; i++) {
-            expect(!memcmp(branch_logits(a), branch_logits(b), sizeof(float) * (size_t)model_config(model)->vocab_size),
+            expect(!memcmp(branch_logits(a), branch_logits(b),
+                           sizeof(float) * (size_t)model_config(model)->vocab_size),
                    "corm with window >= length differs from full at step", i, 0);
             int id = branch_argmax(a);
             CHECK(!branch_step(a, id, &err) && !branch_step(b, id, &err), "%s", err.msg);
@@ -130,7 +171,8 @@ static void corm_wide_is_full(const char *dir) {
     unlink(path);
 }
 
-// a feed longer than the reserve, most of whose rows the policy drops: they are given back at its end
+// a feed longer than the reserve, most of whose rows the policy drops: they are given back at its
+// end
 static void later_feed_is_released(const char *dir) {
     static int32_t ids[1700];
     char path[512];
@@ -143,12 +185,16 @@ static void later_feed_is_released(const char *dir) {
     CHECK(!file_open(&f, path, false, &err), "%s", err.msg);
     Model *model = model_open(&f, NULL, &err);
     CHECK(model, "%s", err.msg);
-    CHECK(!method_find("keep-last", &m, &err) && !method_resolve(&m, PRESET_SCBENCH, 1000, 64, -1, &err), "%s", err.msg);
+    CHECK(!method_find("keep-last", &m, &err) &&
+              !method_resolve(&m, PRESET_SCBENCH, 1000, 64, -1, &err),
+          "%s", err.msg);
     Branch *b = branch_open(model, NULL, &m, 0, &err);
-    CHECK(!branch_feed(b, ids, 1000, FEED_FIRST, &err) && !branch_feed(b, ids + 1000, 700, 0, &err), "%s", err.msg);
+    CHECK(!branch_feed(b, ids, 1000, FEED_FIRST, &err) && !branch_feed(b, ids + 1000, 700, 0, &err),
+          "%s", err.msg);
     BranchStats st = branch_stats(b);
-    expect(st.rows_max == 64 && st.kv_alloc_bytes == st.kv_live_bytes, "allocated bytes after a long later feed",
-           (double)st.kv_alloc_bytes, (double)st.kv_live_bytes);
+    expect(st.rows_max == 64 && st.kv_alloc_bytes == st.kv_live_bytes,
+           "allocated bytes after a long later feed", (double)st.kv_alloc_bytes,
+           (double)st.kv_live_bytes);
     branch_drop(b);
     model_close(model);
     file_close(&f);
