@@ -12,7 +12,7 @@
 typedef struct {
     const char *task, *method, *mode, *ctx, *budget, *keep, *query_aware, *history, *positions,
         *preset, *scorer, *data, *shard, *repo;
-    const char *out, *device, *shape, *tokenizer;
+    const char *out, *device, *shape, *tokenizer, *order;
     ReportOpts report;
     int sessions, turns, max_new, chunk, threads, n_decode;
     int64_t seed;
@@ -114,6 +114,8 @@ static const OptSpec gen_opts[] = {
     { "--sessions", NULL, OPT_INT, AT(sessions), "20", "N", "contexts" },
     { "--turns", NULL, OPT_INT, AT(turns), "0", "N", "questions per context; 0: the task's" },
     { "--seed", NULL, OPT_INT64, AT(seed), "1", "S", "of contexts and questions" },
+    { "--order", NULL, OPT_STR, AT(order), "shuffled", "shuffled|paper",
+      "of the questions: paper is the order in which their answers stand in the text" },
     { "--no-chat", NULL, OPT_FLAG, AT(no_chat), NULL, NULL,
       "leave the chat template out of the count" },
     { "--out", NULL, OPT_STR, AT(out), NULL, "FILE.jsonl", "one session per line; must not exist" },
@@ -468,7 +470,7 @@ static int turns_played(const Run *r, int had) {
 static Maker maker_of(const Run *r, const TaskRun *k) {
     int n = turns_made(r, k->task);
     Maker m = { k->task, k->task == &task_repoqa ? r->o.repo : NULL, (uint64_t)r->o.seed, n,
-                turns_played(r, n) };
+                turns_played(r, n), r->o.order && !strcmp(r->o.order, "paper") };
     return m;
 }
 
@@ -1154,6 +1156,8 @@ static int cmd_gen(Run *r, Err *err) {
     if (o->sessions < 1 || o->turns < 0)
         return FAIL_CODE(err, EXIT_USAGE, "--sessions wants at least 1, --turns at least 0");
     if (strcmp(o->ctx, "paper") && parse_int("--ctx", o->ctx, 1, INT_MAX / 2, &ctx, err)) return -1;
+    if (strcmp(o->order, "paper") && strcmp(o->order, "shuffled"))
+        return FAIL_CODE(err, EXIT_USAGE, "--order is 'shuffled' or 'paper', got '%s'", o->order);
     if (access(o->out, F_OK) == 0) return FAIL(err, "%s exists; choose another --out", o->out);
     if (file_open(&r->file, o->tokenizer, false, err) || !(r->tok = tok_open(&r->file, err)))
         return -1;

@@ -232,6 +232,19 @@ void session_keep_turns(TaskSession *s, int n) {
     s->n_turns = n;
 }
 
+void session_by_depth(TaskSession *s) {
+    for (int i = 0; i < s->n_turns; i++)
+        for (int j = i + 1; j < s->n_turns; j++) {
+            TaskTurn *a = &s->turns[i], *b = &s->turns[j], t = *a;
+            bool forced = b->forced;            // stays with the place, not with the question
+            if (a->part != b->part || !(b->depth < a->depth)) continue;
+            *a = *b;
+            a->forced = t.forced;
+            *b = t;
+            b->forced = forced;
+        }
+}
+
 void session_ids(const Prompter *p, const Task *task, Session *s) {
     s->turn = (TurnIds *)xrealloc(NULL, (size_t)s->s.n_turns * sizeof *s->turn);
     memset(s->turn, 0, (size_t)s->s.n_turns * sizeof *s->turn);
@@ -252,6 +265,7 @@ int session_make(const Prompter *p, const Maker *m, int number, int n_units, Ses
         return -1;
     }
     session_keep_turns(&s->s, m->n_play);
+    if (m->by_depth) session_by_depth(&s->s);
     session_ids(p, m->task, s);
     return 0;
 }

@@ -144,6 +144,8 @@ typedef struct {
     int whole;                  // tokens of the first prompt before its middle was cut; 0: not cut
 } Session;
 
+// questions in the order in which their answers stand in the text, part by part of a mix task
+void session_by_depth(TaskSession *s);
 // chat pieces of the file, or plain: at most a BOS
 void prompter_open(Prompter *p, const Tok *tok, bool no_chat, ChatPieces *plain);
 typedef struct {                // where generated sessions come from
@@ -151,6 +153,7 @@ typedef struct {                // where generated sessions come from
     const char *repo;           // a source tree for repoqa (--repo); NULL: the task's generator
     uint64_t seed;
     int n_turns, n_play;        // turns made, of which the first n_play stay
+    bool by_depth;              // questions in the order of the text instead of shuffled
 } Maker;
 
 // A session of n_units; fails only on a source tree. On failure *s is empty.

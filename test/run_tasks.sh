@@ -148,6 +148,20 @@ for name in retr_kv=kv retr_ps=prefix_suffix retr_mh=vt repoqa=repoqa en_qa=qa_e
     timeout 60 ./scbench gen --task "${name%=*}" --tokenizer "$model" --ctx 5200 --sessions 2 --turns 2 \
         --out "$tmp/records/scbench_${name#*=}.jsonl" 2>"$tmp/err" || fail "gen ${name%=*}"
 done
+# the order of the questions: shuffled over the text, or as their answers stand in it
+cat >"$tmp/order.py" <<'EOF'
+import json, sys
+for line in open(sys.argv[1]):
+    r = json.loads(line)
+    at = [r["context"].index(t["answer"]) for t in r["multi_turns"]]
+    sys.exit(at != sorted(at))
+EOF
+for order in shuffled paper; do
+    timeout 60 ./scbench gen --tokenizer "$model" --ctx 5200 --sessions 1 --order $order \
+        --out "$tmp/$order.jsonl" 2>"$tmp/err" || fail "gen --order $order"
+done
+.venv/bin/python "$tmp/order.py" "$tmp/paper.jsonl" || fail "gen --order paper does not follow the text"
+.venv/bin/python "$tmp/order.py" "$tmp/shuffled.jsonl" && fail "gen --order shuffled follows the text"
 data="--mode multi-turn,multi-request --turns 2 --max-new 1 --dump-prompts"
 # math_find has other words in front of its list in the harness, and so another length
 eleven=retr_kv,retr_ps,retr_mh,repoqa,en_qa,zh_qa,en_mc,icl,en_sum,mix_sum_niah,mix_repoqa_kv
