@@ -22,6 +22,7 @@ import xxhash
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import export                                       # noqa: E402
+import export_tok                                   # noqa: E402
 from binreader import BF16, F32, Q8, read_bin       # noqa: E402
 
 CONFIG = {"model_type": "llama", "vocab_size": 272, "hidden_size": 64, "intermediate_size": 80,
@@ -529,7 +530,7 @@ class Tokenizer(Case):
                                                  "tok_add_bos", "bos_id", "chat_present")},
                          {"tok_kind": 1, "tok_nfc": 0, "tok_digits": 1, "tok_ignore_merges": 0, "tok_add_bos": 0,
                           "bos_id": 262, "chat_present": 0})
-        self.assertEqual(t["tok.regex"].tobytes().decode(), export.GPT2)
+        self.assertEqual(t["tok.regex"].tobytes().decode(), export_tok.GPT2)
         self.assertEqual(t["chat.prefix"].tolist(), [0])
 
     def test_variants(self):

@@ -11,7 +11,7 @@ sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 gguf=.cache/${member##*/}
 bin=.cache/smollm2_135m.bin
 
-# exported anew when export.py changes
+# exported anew when the exporter changes
 exported() { [ -s $bin ] && sha256sum --status -c .cache/smollm2_135m.by 2>/dev/null; }
 right() { echo "$sha256  $1" | sha256sum --status -c - 2>/dev/null; }
 
@@ -41,4 +41,4 @@ if ! right $gguf; then
 fi
 echo "exporting it to $bin" >&2
 .venv/bin/python export.py $gguf $bin >"$tmp/log" 2>&1 || { cat "$tmp/log" >&2; exit 1; }
-sha256sum export.py >.cache/smollm2_135m.by
+sha256sum export.py export_tok.py >.cache/smollm2_135m.by
