@@ -39,9 +39,9 @@ LIBS  := libpcre2-8 libutf8proc jansson libxxhash
 CPPFLAGS += -I. $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
 LDLIBS   += $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lm
 
-CU_SRC := matmul.cu sparse_attn.cu evict.cu llama.cu
+CU_SRC := matmul.cu sparse_attn.cu cache.cu evict.cu llama.cu
 TASK_SRC := $(wildcard tasks/*.c)
-C_SRC  := file.c model.c tokenizer.c cli.c report.c results.c tables.c turns.c $(TASK_SRC)
+C_SRC  := file.c method.c model.c tokenizer.c cli.c report.c results.c tables.c turns.c $(TASK_SRC)
 LIB_OBJ := $(CU_SRC:%.cu=$B/%.o) $(C_SRC:%.c=$B/%.o)
 MAINS  := scbench run
 TESTS  := $(patsubst test/%.c,$B/%,$(wildcard test/test_*.c))

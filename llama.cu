@@ -1,7 +1,7 @@
 // llama.cu - the transformer's pieces and the forward pass of the dense family: Llama 2, 3, 3.1,
 // SmolLM2 (arXiv 2302.13971, 2407.21783). Per layer, for the residual stream x (n, E):
 //   q, k, v = W_{q,k,v} norm(x)     rotated by position (arXiv 2104.09864)
-//   x += W_o attention(q, k, v)     sparse_attn.cu, evict.cu
+//   x += W_o attention(q, k, v)     sparse_attn.cu, cache.cu
 //   x += W_2 (silu(W_1 norm(x)) * W_3 norm(x))
 // A feed runs layer by layer over the whole feed and, inside a layer, chunk by chunk: only x is as
 // long as the feed, and a layer's keys are complete before its policy acts.

@@ -146,7 +146,7 @@ size_t config_weight_bytes(const Config *c);                // packed, as model_
 size_t config_scratch_bytes(const Config *c, int n, int rows, int chunk, int window);
 
 // ===========================================================================
-// Methods (evict.cu): what the cache keeps. A policy knows no architecture.
+// Methods (method.c): what the cache keeps. A policy knows no architecture.
 typedef enum { PRESET_SCBENCH, PRESET_CORM, PRESET_HARNESS } Preset;
 typedef enum { POSITIONS_ORIGINAL, POSITIONS_CACHE } Positions;
 
@@ -364,7 +364,7 @@ void attn_step_panel(const AttnShape *s, const KeyList *list, int p, const float
 void attn_fold(const AttnShape *s, const float *parts, int n, float *out, float *lse2);
 
 // ===========================================================================
-// The KV cache (evict.cu): rows, live lists, policies, release. One KVCache per branch; a KVBase
+// The KV cache (cache.cu): rows, live lists, policies, release. One KVCache per branch; a KVBase
 // holds rows that several branches share, a KVWork the scratch of all branches of a model.
 typedef struct KVBase KVBase;
 typedef struct KVCache KVCache;

@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.." || exit 1
 
 count=${1:-20} seed=${2:-1}
 shift $(($# < 2 ? $# : 2))
-[ $# -gt 0 ] || set -- matmul.cu sparse_attn.cu evict.cu llama.cu model.c
+[ $# -gt 0 ] || set -- matmul.cu sparse_attn.cu cache.cu evict.cu llama.cu model.c
 
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT

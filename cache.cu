@@ -1,0 +1,657 @@
+// cache.cu - what stays in memory: rows of K and V, lists of the live ones, and release.
+//
+// Rows are kept per (layer, KV head): K rotated at its own logical position, V, and that position.
+// Eviction edits a list of row numbers, it never moves a row; release gathers the listed rows into
+// a block of just that size and gives the old one back. Heads and layers may differ (CORM).
+// Which rows go, and when, is evict.cu.
+#include "cache.h"
+
+// ---------------------------------------------------------------------------
+// Rows: one block per (layer, KV head), K (cap, hd), V (cap, hd), position (cap)
+
+
+size_t kv_row_bytes(const AttnShape *s) {
+    return 2 * (size_t)s->head_dim * s->elem + sizeof(int32_t);
+}
+
+
+static Rows rows_take(Mem *mem, const AttnShape *s, int cap) {
+    Rows r = { NULL, 0, cap };
+    r.mem = (char *)mem_take(mem, (size_t)cap, kv_row_bytes(s), "key and value rows");
+    return r;
+}
+static void rows_give(Mem *mem, const AttnShape *s, Rows *r) {
+    mem_give(mem, r->mem, (size_t)r->cap * kv_row_bytes(s));
+    memset(r, 0, sizeof *r);
+}
+
+static void rows_copy(const AttnShape *s, Rows *dst, int at, const Rows *src, int row, int n) {
+    size_t b = (size_t)s->head_dim * s->elem;
+    memmove(rows_k(dst) + (size_t)at * b, rows_k(src) + (size_t)row * b, (size_t)n * b);
+    memmove(rows_v(dst, s) + (size_t)at * b, rows_v(src, s) + (size_t)row * b, (size_t)n * b);
+    memmove(rows_pos(dst, s) + at, rows_pos(src, s) + row, (size_t)n * sizeof(int32_t));
+}
+
+static void rows_grow(Mem *mem, const AttnShape *s, Rows *r, int cap) {
+    Rows bigger = rows_take(mem, s, cap);
+    if (r->n) rows_copy(s, &bigger, 0, r, 0, r->n);
+    bigger.n = r->n;
+    rows_give(mem, s, r);
+    *r = bigger;
+}
+
+
+KVBase *kv_base_ref(KVBase *b) {
+    if (b) b->refs++;
+    return b;
+}
+
+void kv_base_drop(KVBase *b) {
+    if (!b || --b->refs) return;
+    for (int i = 0; i < b->n_heads; i++) rows_give(b->mem, b->s, &b->head[i]);
+    free(b->head);
+    free(b);
+}
+
+static KVBase *base_new(Mem *mem, const AttnShape *s, int n_heads) {
+    KVBase *b = (KVBase *)xrealloc(NULL, sizeof *b);
+    b->mem = mem;
+    b->s = s;
+    b->refs = 1;
+    b->n_heads = n_heads;
+    b->head = (Rows *)xrealloc(NULL, sizeof *b->head * (size_t)n_heads);
+    memset(b->head, 0, sizeof *b->head * (size_t)n_heads);
+    return b;
+}
+// ---------------------------------------------------------------------------
+// The cache of one branch
+
+
+
+KVBase *kv_base(KVCache *c) { return c->base; }
+int kv_len(const KVCache *c, int layer, int g) { return head_of(c, layer, g)->len; }
+bool kv_by_index(const KVCache *c) {
+    return c->first_done && c->method.size.positions == POSITIONS_CACHE;
+}
+
+static size_t list_bytes(const Head *h) {
+    return (size_t)h->cap * sizeof(int32_t) * (size_t)((h->live != NULL) + (h->state != NULL));
+}
+
+static int32_t *ints_resize(Mem *mem, int32_t *old, int used, int old_cap, int cap) {
+    int32_t *p = TAKE(mem, int32_t, cap, "live lists and policy state");
+    if (old && used) memcpy(p, old, (size_t)used * sizeof *p);
+    if (old) mem_give(mem, old, (size_t)old_cap * sizeof *old);
+    return p;
+}
+
+// room for cap entries in the arrays that exist; those asked for are made
+static void list_room(KVCache *c, Head *h, int cap, bool live, bool state) {
+    bool grow = cap > h->cap;
+    int to = grow ? cap + cap / 8 + 64 : h->cap;
+    if (h->live ? grow : live) {
+        bool fresh = !h->live;
+        h->live = ints_resize(c->mem, h->live, h->len, h->cap, to);
+        if (fresh) for (int j = 0; j < h->len; j++) h->live[j] = j;
+    }
+    if (h->state ? grow : state) h->state = ints_resize(c->mem, h->state, h->len, h->cap, to);
+    if (grow && (h->live || h->state)) h->cap = to;
+}
+
+static void list_drop(KVCache *c, Head *h, bool state_too) {
+    if (h->live) mem_give(c->mem, h->live, (size_t)h->cap * sizeof(int32_t));
+    h->live = NULL;
+    if (state_too && h->state) {
+        mem_give(c->mem, h->state, (size_t)h->cap * sizeof(int32_t));
+        h->state = NULL;
+    }
+    if (!h->state) h->cap = 0;
+}
+
+// gives back the room of entries that were dropped
+static void list_trim(KVCache *c, Head *h) {
+    int cap = h->len + c->reserve + 64;
+    if (h->cap <= cap + cap / 8) return;
+    if (h->live) h->live = ints_resize(c->mem, h->live, h->len, h->cap, cap);
+    if (h->state) h->state = ints_resize(c->mem, h->state, h->len, h->cap, cap);
+    h->cap = cap;
+}
+
+KVCache *kv_open(Mem *mem, const AttnShape *s, int n_layers, KVBase *base, const Method *m,
+                 int reserve) {
+    KVCache *c = (KVCache *)xrealloc(NULL, sizeof *c);
+    memset(c, 0, sizeof *c);
+    c->mem = mem;
+    c->s = s;
+    c->method = *m;
+    c->base = kv_base_ref(base);
+    c->n_layers = n_layers;
+    c->n_heads = n_layers * s->n_kv_heads;
+    c->reserve = reserve;
+    c->head = (Head *)xrealloc(NULL, sizeof *c->head * (size_t)c->n_heads);
+    memset(c->head, 0, sizeof *c->head * (size_t)c->n_heads);
+    for (int i = 0; i < c->n_heads; i++) {
+        Head *h = &c->head[i];
+        h->len = base_rows(c, h);
+        if (base && reserve) h->own = rows_take(mem, s, reserve);
+        if (m->policy->has_state) list_room(c, h, h->len + reserve, false, true);
+    }
+    return c;
+}
+
+void kv_close(KVCache *c) {
+    if (!c) return;
+    for (int i = 0; i < c->n_heads; i++) {
+        list_drop(c, &c->head[i], true);
+        rows_give(c->mem, c->s, &c->head[i].own);
+    }
+    kv_base_drop(c->base);
+    free(c->head);
+    free(c);
+}
+
+// copies list, state and length of one head into an empty one
+static void list_copy(KVCache *c, Head *to, const Head *from) {
+    to->len = 0;
+    list_room(c, to, from->cap, from->live != NULL, from->state != NULL);
+    to->len = from->len;
+    if (from->live) memcpy(to->live, from->live, (size_t)from->len * sizeof(int32_t));
+    if (from->state) memcpy(to->state, from->state, (size_t)from->len * sizeof(int32_t));
+}
+
+KVCache *kv_fork(KVCache *c, int reserve) {
+    KVCache *f = kv_open(c->mem, c->s, c->n_layers, c->base, &c->method, 0);
+    f->reserve = reserve;
+    f->first_done = c->first_done;
+    for (int i = 0; i < c->n_heads; i++) {
+        Head *to = &f->head[i];
+        const Head *from = &c->head[i];
+        list_drop(f, to, true);
+        list_copy(f, to, from);
+        to->own = rows_take(f->mem, f->s, from->own.n + reserve);
+        if (from->own.n) rows_copy(f->s, &to->own, 0, &from->own, 0, from->own.n);
+        to->own.n = from->own.n;
+    }
+    return f;
+}
+
+struct KVMark {
+    Head *head;                 // own.n is the number of rows then; own.mem is not a copy
+    int64_t named;
+};
+
+KVMark *kv_mark(KVCache *c) {
+    KVMark *k = (KVMark *)xrealloc(NULL, sizeof *k);
+    k->head = (Head *)xrealloc(NULL, sizeof *k->head * (size_t)c->n_heads);
+    memset(k->head, 0, sizeof *k->head * (size_t)c->n_heads);
+    for (int i = 0; i < c->n_heads; i++) {
+        list_copy(c, &k->head[i], &c->head[i]);
+        k->head[i].own.n = c->head[i].own.n;
+    }
+    k->named = c->named;
+    c->marks++;
+    return k;
+}
+
+void kv_rewind(KVCache *c, KVMark *k) {
+    for (int i = 0; i < c->n_heads; i++) {
+        Head *h = &c->head[i], *was = &k->head[i];
+        list_drop(c, h, true);
+        h->live = was->live;
+        h->state = was->state;
+        h->cap = was->cap;
+        h->len = was->len;
+        h->own.n = was->own.n;
+        was->live = was->state = NULL;
+    }
+    c->named = k->named;
+    kv_mark_drop(c, k);
+}
+
+void kv_mark_drop(KVCache *c, KVMark *k) {
+    for (int i = 0; i < c->n_heads; i++) list_drop(c, &k->head[i], true);
+    free(k->head);
+    free(k);
+    c->marks--;
+}
+
+// rows of a block whose position is below pos: a prefix, positions ascend
+static int rows_before(const Rows *r, const AttnShape *s, int64_t pos) {
+    int n = r->mem ? r->n : 0;
+    while (n && rows_pos(r, s)[n - 1] >= pos) n--;
+    return n;
+}
+
+void kv_cut(KVCache *c, int64_t pos) {
+    CHECK(c->marks == 0, "a cut under an open mark");
+    for (int i = 0; i < c->n_heads; i++) {
+        Head *h = &c->head[i];
+        Rows *base = c->base ? &c->base->head[i] : NULL;
+        int in_base = base ? base->n : 0, below = base ? rows_before(base, c->s, pos) : 0;
+        int own = rows_before(&h->own, c->s, pos), len = below + own;
+        if (h->live) {                          // row numbers: base rows, then own rows
+            for (len = h->len; len; len--) {
+                int row = h->live[len - 1];
+                if (row < in_base ? row < below : row - in_base < own) break;
+            }
+        } else if (below < in_base && c->base->refs > 1) {
+            list_room(c, h, h->len, true, false);       // others still read the rows behind the cut
+        }
+        h->len = len;
+        h->own.n = own;
+        if (below < in_base && c->base->refs == 1) base->n = below;
+    }
+}
+
+static KeyList key_list(const KVCache *c, const Head *h) {
+    const AttnShape *s = c->s;
+    const Rows *b = c->base ? &c->base->head[h - c->head] : NULL;
+    KeyList l;
+    memset(&l, 0, sizeof l);
+    if (b && b->n) {
+        l.k[0] = rows_k(b);
+        l.v[0] = rows_v(b, s);
+        l.pos[0] = rows_pos(b, s);
+        l.split = b->n;
+    }
+    if (h->own.mem) {
+        l.k[1] = rows_k(&h->own);
+        l.v[1] = rows_v(&h->own, s);
+        l.pos[1] = rows_pos(&h->own, s);
+    }
+    l.live = h->live;
+    l.len = h->len;
+    l.by_index = kv_by_index(c);
+    return l;
+}
+
+int kv_positions(KVCache *c, int layer, int g, const int32_t **pos) {
+    Head *h = head_of(c, layer, g);
+    KeyList l = key_list(c, h);
+    static __thread IntVec out;                 // valid until the next call on this thread
+    out.n = 0;
+    for (int j = 0; j < h->len; j++) {
+        int row = l.live ? l.live[j] : j, own = row >= l.split;
+        ints_push(&out, l.pos[own][row - (own ? l.split : 0)]);
+    }
+    *pos = out.p;
+    return h->len;
+}
+// ---------------------------------------------------------------------------
+// Appending: fp32 rows are rounded once, here
+
+static void row_store(const AttnShape *s, Rows *r, int at, int32_t pos, const float *k,
+                      const float *v) {
+    size_t b = (size_t)s->head_dim * s->elem;
+    void *dk = rows_k(r) + (size_t)at * b, *dv = rows_v(r, s) + (size_t)at * b;
+    for (int i = 0; i < s->head_dim; i++) {
+        if (s->elem == 4) { ((float *)dk)[i] = k[i]; ((float *)dv)[i] = v[i]; }
+        else { ((uint16_t *)dk)[i] = f32_bf16(k[i]); ((uint16_t *)dv)[i] = f32_bf16(v[i]); }
+    }
+    rows_pos(r, s)[at] = pos;
+}
+
+// room for n more rows of one head, and their entries
+static void head_room(KVCache *c, Head *h, int n) {
+    int want = h->own.n + n;            // beyond the reserve: half as much again
+    if (want > h->own.cap)
+        rows_grow(c->mem, c->s, &h->own, want + (h->own.n ? h->own.n / 2 : c->reserve));
+    list_room(c, h, h->len + n, false, c->method.policy->has_state);
+}
+
+// n rows of k and v (n, G, hd) behind the rows of every head of a layer
+static void layer_append(KVCache *c, int layer, int64_t pos, int n, const float *k,
+                         const float *v) {
+    const AttnShape *s = c->s;
+#pragma omp parallel for if (n > 16)
+    for (int i = 0; i < n; i++)
+        for (int g = 0; g < s->n_kv_heads; g++) {
+            Head *h = head_of(c, layer, g);
+            size_t at = ((size_t)i * s->n_kv_heads + g) * s->head_dim;
+            row_store(s, &h->own, h->own.n + i, (int32_t)(pos + i), k + at, v + at);
+            if (h->live) h->live[h->len + i] = base_rows(c, h) + h->own.n + i;
+            if (h->state) h->state[h->len + i] = 0;
+        }
+    for (int g = 0; g < s->n_kv_heads; g++) {
+        head_of(c, layer, g)->own.n += n;
+        head_of(c, layer, g)->len += n;
+    }
+}
+
+void head_evict(KVCache *c, Head *h, const uint8_t *keep, int named) {
+    if (!named) return;
+    int n = 0;
+    list_room(c, h, h->len, true, false);
+    for (int j = 0; j < h->len; j++) {
+        if (!keep[j]) continue;
+        h->live[n] = h->live[j];
+        if (h->state) h->state[n] = h->state[j];
+        n++;
+    }
+    c->dropped += h->len - n;
+    h->len = n;
+}
+// ---------------------------------------------------------------------------
+// Scratch of all branches of a model
+
+
+// per thread: attention scratch, then rows for one strip of statistics: q (32, hd), s (32, 512)
+static size_t thread_bytes(const AttnShape *s) {
+    size_t b = attn_scratch_bytes(s) + STRIP_ROWS * ((size_t)s->head_dim + PANEL) * sizeof(float);
+    return (b + 4095) & ~(size_t)4095;
+}
+
+KVWork *kv_work_open(Mem *mem, const AttnShape *s) {
+    KVWork *w = (KVWork *)xrealloc(NULL, sizeof *w);
+    memset(w, 0, sizeof *w);
+    w->mem = mem;
+    w->s = s;
+    w->per_thread = thread_bytes(s);
+    w->threads = cpu_threads();
+    w->thread = TAKE(mem, char, w->per_thread * (size_t)w->threads, "attention scratch");
+    return w;
+}
+
+typedef struct { size_t panels, parts, scores, keep, window; } WorkSizes;
+
+static WorkSizes work_sizes(const AttnShape *s, int len, int n, int window) {
+    int panels = CEIL_DIV(len, PANEL) ? CEIL_DIV(len, PANEL) : 1;
+    size_t ld = (size_t)panels * PANEL, h = (size_t)s->n_heads;
+    WorkSizes z;
+    z.panels = n ? (size_t)s->n_kv_heads * panels * attn_panel_bytes(s) : 0;
+    z.parts = (size_t)panels * h * ((size_t)s->head_dim + 2) * sizeof(float);
+    z.scores = window ? h * ld * sizeof(float) : 0;
+    z.keep = ld;
+    z.window = (size_t)window * h * ((size_t)s->head_dim + 1) * sizeof(float);
+    return z;
+}
+
+size_t kv_work_bytes(const AttnShape *s, int len, int n, int window) {
+    WorkSizes z = work_sizes(s, len, n, window);
+    return thread_bytes(s) * (size_t)cpu_threads() + z.panels + z.parts + z.scores + z.keep +
+           z.window;
+}
+
+static void *work_grow(KVWork *w, void *p, size_t *have, size_t want, const char *what) {
+    if (want <= *have) return p;
+    mem_give(w->mem, p, *have);
+    *have = want;
+    return mem_take(w->mem, want, 1, what);
+}
+
+void kv_work_reserve(KVWork *w, int len, int n, int window) {
+    const AttnShape *s = w->s;
+    WorkSizes z = work_sizes(s, len, n, window);
+    int panels = CEIL_DIV(len, PANEL) ? CEIL_DIV(len, PANEL) : 1, ld = panels * PANEL;
+    size_t h = (size_t)s->n_heads, had;
+    w->panels = (char *)work_grow(w, w->panels, &w->panels_bytes, z.panels,
+                                  "packed keys and values of a layer");
+    w->panel_cap = (int)(w->panels_bytes / (size_t)s->n_kv_heads / attn_panel_bytes(s));
+    w->parts =
+        (float *)work_grow(w, w->parts, &w->parts_bytes, z.parts, "partial attention results");
+    had = h * (size_t)w->scores_ld * sizeof(float);
+    if (window && ld > w->scores_ld) {
+        w->scores = (float *)work_grow(w, w->scores, &had, z.scores, "scores of a step");
+        w->scores_ld = ld;
+    }
+    had = (size_t)w->keep_ld;
+    if (ld > w->keep_ld) {
+        w->keep = (uint8_t *)work_grow(w, w->keep, &had, z.keep, "eviction marks");
+        w->keep_ld = ld;
+    }
+    if (window > w->window_cap) {
+        had = (size_t)w->window_cap * h * ((size_t)s->head_dim + 1) * sizeof(float);
+        w->window = (float *)work_grow(w, w->window, &had, z.window, "window rows");
+        w->window_cap = window;
+    }
+}
+
+void kv_work_close(KVWork *w) {
+    if (!w) return;
+    size_t h = (size_t)w->s->n_heads;
+    mem_give(w->mem, w->thread, w->per_thread * (size_t)w->threads);
+    mem_give(w->mem, w->panels, w->panels_bytes);
+    mem_give(w->mem, w->parts, w->parts_bytes);
+    mem_give(w->mem, w->scores, h * (size_t)w->scores_ld * sizeof(float));
+    mem_give(w->mem, w->keep, (size_t)w->keep_ld);
+    mem_give(w->mem, w->window,
+             (size_t)w->window_cap * h * ((size_t)w->s->head_dim + 1) * sizeof(float));
+    free(w);
+}
+
+// ---------------------------------------------------------------------------
+// A feed: the list of a head grows by the feed's rows; row i sees the entries up to its own
+
+void kv_first_begin(KVCache *c) {
+    CHECK(!c->base, "the first feed of a cache that has rows");
+    c->base = base_new(c->mem, c->s, c->n_heads);
+    c->building = true;
+}
+
+void kv_feed_begin(KVCache *c, KVWork *w, int layer, int n) {
+    w->feed_n = n;
+    w->window_rows = 0;
+    c->named = layer == 0 ? 0 : c->named;
+    c->dropped = layer == 0 ? 0 : c->dropped;
+    for (int g = 0; g < c->s->n_kv_heads; g++) {
+        Head *h = head_of(c, layer, g);
+        if (c->building) h->own = rows_take(c->mem, c->s, n);
+        head_room(c, h, n);
+    }
+}
+
+// query rows of the feed that lie among its last window_cap go to the window buffer
+static void window_keep(KVWork *w, int first, int n, const float *q) {
+    size_t row = (size_t)w->s->n_heads * w->s->head_dim;
+    int start = w->feed_n > w->window_cap ? w->feed_n - w->window_cap : 0;
+    for (int i = first < start ? start - first : 0; i < n; i++) {
+        memcpy(w->window + (size_t)(first + i - start) * row, q + (size_t)i * row, row * sizeof *q);
+        w->window_rows = first + i - start + 1;
+    }
+}
+
+void pack_new(KVCache *c, KVWork *w, int layer, int n, bool all) {
+    int G = c->s->n_kv_heads, most = 0;
+    for (int g = 0; g < G; g++) {
+        int len = head_of(c, layer, g)->len, from = all ? 0 : len - n;
+        if (CEIL_DIV(len, BLK) - from / BLK > most) most = CEIL_DIV(len, BLK) - from / BLK;
+    }
+#pragma omp parallel for schedule(dynamic, 4)
+    for (int item = 0; item < G * most; item++) {
+        Head *h = head_of(c, layer, item / most);
+        int at = ((all ? 0 : h->len - n) / BLK + item % most) * BLK, to = at + BLK;
+        KeyList list = key_list(c, h);
+        if (at >= h->len) continue;
+        attn_pack(c->s, panels_of(w, item / most), &list, at, to < h->len ? to : h->len,
+                  thread_scratch(w));
+    }
+}
+
+void kv_feed_chunk(KVCache *c, KVWork *w, int layer, int first, int n, int64_t pos,
+                   const float *q, const float *k, const float *v, float *out) {
+    const AttnShape *s = c->s;
+    int group = s->n_heads / s->n_kv_heads, blocks = CEIL_DIV(n, ATTN_ROWS);
+    size_t ld = (size_t)s->n_heads * s->head_dim;
+    layer_append(c, layer, pos, n, k, v);
+    pack_new(c, w, layer, n, first == 0);
+    if (w->window_cap) window_keep(w, first, n, q);
+    // the last rows see most keys: longest work first
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int item = 0; item < blocks * s->n_heads; item++) {
+        int block = blocks - 1 - item / s->n_heads, h = item % s->n_heads, r = block * ATTN_ROWS;
+        int g = h / group;
+        AttnRows a;
+        memset(&a, 0, sizeof a);
+        a.panels = panels_of(w, g);
+        a.q = q + (size_t)r * ld + (size_t)h * s->head_dim;
+        a.ldq = a.ldo = ld;
+        a.rows = n - r < ATTN_ROWS ? n - r : ATTN_ROWS;
+        a.vis0 = head_of(c, layer, g)->len - n + r + 1;
+        a.vis_step = 1;
+        a.out = out + (size_t)r * ld + (size_t)h * s->head_dim;
+        attn_rows(s, &a, thread_scratch(w));
+    }
+}
+// ---------------------------------------------------------------------------
+// The end of a feed, and a step
+
+
+// the rows of a layer become base rows; evicted ones are left behind (SEMANTICS 3, release)
+static void layer_settle(KVCache *c, int layer) {
+    for (int g = 0; g < c->s->n_kv_heads; g++) {
+        Head *h = head_of(c, layer, g);
+        Rows *to = &c->base->head[h - c->head];
+        if (!h->live) {
+            *to = h->own;
+            memset(&h->own, 0, sizeof h->own);
+        } else {
+            *to = rows_take(c->mem, c->s, h->len);
+            to->n = h->len;
+            for (int j = 0; j < h->len; j++) rows_copy(c->s, to, j, &h->own, h->live[j], 1);
+            rows_give(c->mem, c->s, &h->own);
+            list_drop(c, h, false);
+            list_trim(c, h);
+        }
+        if (c->reserve) h->own = rows_take(c->mem, c->s, c->reserve);
+    }
+}
+
+void kv_feed_end(KVCache *c, KVWork *w, int layer, int64_t t, const void *window, int rows,
+                 bool first) {
+    policy_feed_end(c, w, layer, t, window, rows, first);
+    if (c->building) layer_settle(c, layer);
+    if (layer < c->n_layers - 1) return;
+    c->building = false;
+    c->first_done = c->first_done || first;
+}
+
+void kv_window_copy(const KVWork *w, int rows, void *dst) {
+    size_t row = (size_t)w->s->n_heads * w->s->head_dim;
+    const float *src = w->window + (size_t)(w->window_rows - rows) * row;
+    CHECK(rows <= w->window_rows, "%d window rows wanted of %d", rows, w->window_rows);
+    for (size_t i = 0; i < (size_t)rows * row; i++) {
+        if (w->s->elem == 4) ((float *)dst)[i] = src[i];
+        else ((uint16_t *)dst)[i] = f32_bf16(src[i]);
+    }
+}
+
+void kv_step(KVCache *c, KVWork *w, int layer, int64_t pos, const float *q, const float *k,
+             const float *v, float *out) {
+    const AttnShape *s = c->s;
+    const Policy *p = c->method.policy;
+    int G = s->n_kv_heads, group = s->n_heads / G, hd = s->head_dim, panels = 0;
+    size_t part = (size_t)group * ((size_t)hd + 2), per_head = (size_t)group * hd;
+    if (layer == 0) c->named = c->dropped = 0;
+    for (int g = 0; g < G; g++) {
+        head_room(c, head_of(c, layer, g), 1);
+        if (CEIL_DIV(kv_len(c, layer, g) + 1, PANEL) > panels)
+            panels = CEIL_DIV(kv_len(c, layer, g) + 1, PANEL);
+    }
+    layer_append(c, layer, pos, 1, k, v);
+#pragma omp parallel
+    {
+#pragma omp for schedule(dynamic, 1)
+        for (int item = 0; item < G * panels; item++) {
+            int g = item / panels, at = item % panels;
+            KeyList list = key_list(c, head_of(c, layer, g));
+            if (at * PANEL >= list.len) continue;
+            attn_step_panel(s, &list, at, q + g * per_head, w->parts + (size_t)item * part,
+                            p->observe ? w->scores + (size_t)g * group * w->scores_ld : NULL,
+                            (size_t)w->scores_ld, thread_scratch(w));
+        }
+#pragma omp for
+        for (int g = 0; g < G; g++)
+            attn_fold(s, w->parts + (size_t)g * panels * part, CEIL_DIV(kv_len(c, layer, g), PANEL),
+                      out + g * per_head, p->observe ? window_lse2(w) + (size_t)g * group : NULL);
+    }
+    policy_step(c, w, layer, pos + 1);
+}
+// ---------------------------------------------------------------------------
+// Release: rows nobody names any more are given back where this branch alone could name them
+
+static void head_release(KVCache *c, Head *h) {
+    Rows *base = &c->base->head[h - c->head];
+    int old_base = base->n, in_base = 0, at = 0;
+    while (in_base < h->len && h->live[in_base] < old_base) in_base++;
+    if (c->base->refs == 1 && in_base < old_base) {
+        Rows to = rows_take(c->mem, c->s, in_base);
+        to.n = in_base;
+        for (int j = 0; j < in_base; j++) rows_copy(c->s, &to, j, base, h->live[j], 1);
+        rows_give(c->mem, c->s, base);
+        *base = to;
+        for (int j = 0; j < in_base; j++) h->live[j] = j;
+    }
+    for (int j = in_base; j < h->len; j++, at++) {
+        if (h->live[j] - old_base != at)
+            rows_copy(c->s, &h->own, at, &h->own, h->live[j] - old_base, 1);
+        h->live[j] = base->n + at;
+    }
+    h->own.n = at;
+    if (h->own.cap > at + c->reserve) {
+        Rows to = rows_take(c->mem, c->s, at + c->reserve);
+        if (at) rows_copy(c->s, &to, 0, &h->own, 0, at);
+        to.n = at;
+        rows_give(c->mem, c->s, &h->own);
+        h->own = to;
+    }
+    if (in_base == base->n) list_drop(c, h, false);
+    list_trim(c, h);
+}
+
+void kv_release(KVCache *c) {
+    if (c->marks || !c->base) return;
+    for (int i = 0; i < c->n_heads; i++) if (c->head[i].live) head_release(c, &c->head[i]);
+}
+
+static void rows_poison(const AttnShape *s, Rows *r, int row) {
+    memset(rows_k(r) + (size_t)row * s->head_dim * s->elem, 0xff, (size_t)s->head_dim * s->elem);
+    memset(rows_v(r, s) + (size_t)row * s->head_dim * s->elem, 0xff, (size_t)s->head_dim * s->elem);
+}
+
+void kv_poison(KVCache *c) {
+    if (c->marks) return;
+    for (int i = 0; i < c->n_heads; i++) {
+        Head *h = &c->head[i];
+        int base = base_rows(c, h), j = 0;
+        if (!h->live) continue;
+        for (int row = 0; row < base + h->own.n; row++) {
+            while (j < h->len && h->live[j] < row) j++;
+            if (j < h->len && h->live[j] == row) continue;
+            if (row >= base) rows_poison(c->s, &h->own, row - base);
+            else if (c->base->refs == 1) rows_poison(c->s, &c->base->head[i], row);
+        }
+    }
+}
+
+bool kv_check(const KVCache *c, Err *err) {
+    if (c->named == c->dropped) return true;
+    (void)FAIL(err, "internal error: method %s named %lld rows but %lld were dropped",
+               c->method.name, (long long)c->named, (long long)c->dropped);
+    return false;
+}
+
+int kv_max_len(const KVCache *c) {
+    int most = 0;
+    for (int i = 0; i < c->n_heads; i++) if (c->head[i].len > most) most = c->head[i].len;
+    return most;
+}
+
+KVStats kv_stats(const KVCache *c) {
+    KVStats st;
+    size_t row = kv_row_bytes(c->s), rows = 0;
+    memset(&st, 0, sizeof st);
+    st.min = INT_MAX;
+    for (int i = 0; i < c->n_heads; i++) {
+        const Head *h = &c->head[i];
+        if (h->len < st.min) st.min = h->len;
+        if (h->len > st.max) st.max = h->len;
+        rows += (size_t)h->len;
+        st.alloc_bytes += ((size_t)(c->base ? c->base->head[i].cap : 0) + (size_t)h->own.cap) * row;
+        st.policy_bytes += list_bytes(h);
+        st.shared = st.shared || (h->live && c->base && c->base->refs > 1);
+    }
+    st.mean = c->n_heads ? (double)rows / c->n_heads : 0;
+    st.live_bytes = rows * row;
+    st.named = (size_t)c->named;
+    return st;
+}
