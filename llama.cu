@@ -1,5 +1,6 @@
 // llama.cu - the transformer's pieces and the forward pass of the dense family: Llama 2, 3, 3.1,
-// SmolLM2 (arXiv 2302.13971, 2407.21783). Per layer, for the residual stream x (n, E):
+// SmolLM2 (arXiv 2302.13971, 2407.21783), Mistral (2310.06825), Qwen2.5 (2412.15115), GLM-4
+// (2406.12793). They differ in widths, biases and the rotary part alone. Per layer, for the residual stream x (n, E):
 //   q, k, v = W_{q,k,v} norm(x)     rotated by position (arXiv 2104.09864)
 //   x += W_o attention(q, k, v)     sparse_attn.cu, cache.cu
 //   x += W_2 (silu(W_1 norm(x)) * W_3 norm(x))
@@ -35,19 +36,53 @@ static double llama3_scale(const Config *c, double inv) {
     return (1.0 - s) * inv / c->rope_factor + s * inv;
 }
 
-bool rope_frequencies(const Config *c, float *inv) {
-    for (int i = 0; i < c->rope_dim / 2; i++) {
-        double f = dexp2(-(2.0 * i / c->rope_dim) * dlog2(c->rope_theta));
-        if (c->rope_scaling == ROPE_LINEAR) f /= c->rope_factor;
-        else if (c->rope_scaling == ROPE_LLAMA3) f = llama3_scale(c, f);
-        else if (c->rope_scaling != ROPE_NONE) return false;
-        inv[i] = (float)f;
+// YaRN (arXiv 2309.00071, 3.2): frequencies that turn less than once in the original context are
+// divided by the factor, those that turn more than 32 times stay, a ramp over the indices between
+static double yarn_scale(const Config *c, double inv, int i) {
+    double edge[2], turns[2] = { 32, 1 };
+    for (int k = 0; k < 2; k++) {
+        double at = c->rope_dim *
+                    dlog2(c->rope_orig_ctx / (turns[k] * 6.28318530717958647692)) /
+                    (2 * dlog2(c->rope_theta));
+        edge[k] = k ? fmin(ceil(at), c->rope_dim - 1) : fmax(floor(at), 0);
     }
-    return true;
+    if (edge[0] == edge[1]) edge[1] += 0.001;
+    double ramp = fmin(fmax((i - edge[0]) / (edge[1] - edge[0]), 0), 1);
+    return inv / c->rope_factor * ramp + inv * (1 - ramp);
 }
 
-static void rope_angles(float *cs, float *sn, const float *inv, int half, int64_t pos) {
-    for (int i = 0; i < half; i++) fsincos((float)pos * inv[i], &sn[i], &cs[i]);
+// dynamic NTK: theta grows with the length S beyond the original M. S is the model's longest
+// context, not the length of the moment: rows must not depend on how they were fed.
+static double ntk_theta(const Config *c) {
+    double R = c->rope_dim, S = c->max_ctx, M = c->rope_orig_ctx;
+    if (c->rope_scaling != ROPE_DYNAMIC || S <= M) return c->rope_theta;
+    return c->rope_theta * dexp2(R / (R - 2) * dlog2(c->rope_factor * S / M - c->rope_factor + 1));
+}
+
+void rope_frequencies(const Config *c, float *inv) {
+    double theta = dlog2(ntk_theta(c));
+    for (int i = 0; i < c->rope_dim / 2; i++) {
+        double f = dexp2(-(2.0 * i / c->rope_dim) * theta);
+        if (c->rope_scaling == ROPE_LINEAR) f /= c->rope_factor;
+        else if (c->rope_scaling == ROPE_LLAMA3) f = llama3_scale(c, f);
+        else if (c->rope_scaling == ROPE_YARN) f = yarn_scale(c, f, i);
+        inv[i] = (float)f;
+    }
+}
+
+// YaRN sharpens attention: cos and sin are multiplied by 1 + ln(factor) / 10
+static float rope_amplitude(const Config *c) {
+    if (c->rope_scaling != ROPE_YARN || c->rope_factor <= 1) return 1.0f;
+    return (float)(0.1 * 0.69314718055994530942 * dlog2(c->rope_factor) + 1);
+}
+
+static void rope_angles(float *cs, float *sn, const Forward *f, int64_t pos) {
+    float amplitude = rope_amplitude(f->c);
+    for (int i = 0; i < f->c->rope_dim / 2; i++) {
+        fsincos((float)pos * f->shape->inv_freq[i], &sn[i], &cs[i]);
+        cs[i] *= amplitude;
+        sn[i] *= amplitude;
+    }
 }
 
 static void rope_head(float *x, const float *cs, const float *sn, int half) {
@@ -194,7 +229,7 @@ static void rope_rows(const Forward *f, const Buffers *b, int layer, int first, 
             rope_head(b->k + ((size_t)i * c->n_kv_heads + g) * c->head_dim, cs, sn, half);
             if (by_index && kv_len(f->kv, layer, g) + i != at) {
                 at = kv_len(f->kv, layer, g) + i;
-                rope_angles(own_cs, own_sn, f->shape->inv_freq, half, at);
+                rope_angles(own_cs, own_sn, f, at);
             }
             for (int h = g * group; h < (g + 1) * group; h++)
                 rope_head(b->q + ((size_t)i * c->n_heads + h) * c->head_dim,
@@ -207,9 +242,8 @@ static void embed_rows(const Forward *f, const Buffers *b) {
 #pragma omp parallel for if (f->n > 16)
     for (int i = 0; i < f->n; i++) {
         weight_row(&f->w->embed, f->ids[i], b->x + (size_t)i * f->c->dim);
-        rope_angles(b->cos + (size_t)i * (f->c->rope_dim / 2),
-                    b->sin + (size_t)i * (f->c->rope_dim / 2), f->shape->inv_freq,
-                    f->c->rope_dim / 2, f->pos + i);
+        size_t at = (size_t)i * (f->c->rope_dim / 2);
+        rope_angles(b->cos + at, b->sin + at, f, f->pos + i);
     }
 }
 

@@ -59,10 +59,12 @@ static int config_check(const Config *c, const char *path, Err *err) {
                     path);
     if (c->rope_scaling == ROPE_LINEAR && !(c->rope_factor > 0))
         return FAIL(err, "%s: rope_factor must be positive", path);
-    float inv[MAX_ROPE / 2];
-    if (!rope_frequencies(c, inv))
-        return FAIL(err, "%s: rope_scaling %d is not built into this program", path,
-                    (int)c->rope_scaling);
+    if ((c->rope_scaling == ROPE_YARN || c->rope_scaling == ROPE_DYNAMIC) &&
+        !(c->rope_factor >= 1 && c->rope_orig_ctx > 0 && c->rope_dim > 2))
+        return FAIL(err,
+                    "%s: rope_scaling yarn and dynamic need rope_factor >= 1, rope_orig_ctx and a "
+                    "rope_dim above 2",
+                    path);
     return 0;
 }
 
@@ -97,11 +99,17 @@ int config_read(ModelFile *f, Config *c, Err *err) {
 }
 
 typedef struct { const char *name; Config c; } Shape;
-#define LLAMA(v, e, f, l, h, g, d, ctx, theta, scaling, tied)                                      \
+// widths, heads, context; then what a family has of its own: eps, theta, rotary width, scaling,
+// biases, a tied head
+#define DENSE(v, e, f, l, h, g, d, ctx, eps, theta, rot, scaling, bias, tied)                      \
     {                                                                                              \
-        ARCH_LLAMA, v, e, f, l, h, g, d, ctx, 1e-5f, theta, d, scaling, 8, 1, 4, 8192, false,      \
-            tied, DT_BF16                                                                          \
+        ARCH_LLAMA, v, e, f, l, h, g, d, ctx, eps, theta, rot, scaling, 8, 1, 4, 8192, bias, tied, \
+            DT_BF16                                                                                \
     }
+#define LLAMA(v, e, f, l, h, g, d, ctx, theta, scaling, tied)                                      \
+    DENSE(v, e, f, l, h, g, d, ctx, 1e-5f, theta, d, scaling, false, tied)
+#define QWEN(v, e, f, l, h, g, d, tied)                                                            \
+    DENSE(v, e, f, l, h, g, d, 32768, 1e-6f, 1e6, d, ROPE_NONE, true, tied)
 static const Shape shapes[] = {
     // models.md 1.1
     { "smollm2-135m", LLAMA(49152, 576, 1536, 30, 9, 3, 64, 8192, 1e5, ROPE_NONE, true) },
@@ -110,6 +118,14 @@ static const Shape shapes[] = {
       LLAMA(128256, 4096, 14336, 32, 32, 8, 128, 262144, 283461213.0, ROPE_NONE, false) },
     { "llama3.1-8b", LLAMA(128256, 4096, 14336, 32, 32, 8, 128, 131072, 5e5, ROPE_LLAMA3, false) },
     { "llama3.1-70b", LLAMA(128256, 8192, 28672, 80, 64, 8, 128, 131072, 5e5, ROPE_LLAMA3, false) },
+    { "mistral-7b", LLAMA(32000, 4096, 14336, 32, 32, 8, 128, 32768, 1e6, ROPE_NONE, false) },
+    { "qwen2.5-0.5b", QWEN(151936, 896, 4864, 24, 14, 2, 64, true) },
+    { "qwen2.5-7b", QWEN(152064, 3584, 18944, 28, 28, 4, 128, false) },
+    { "qwen2.5-32b", QWEN(152064, 5120, 27648, 64, 40, 8, 128, false) },
+    { "qwen2.5-72b", QWEN(152064, 8192, 29568, 80, 64, 8, 128, false) },
+    { "glm-4-9b-1m",
+      DENSE(151552, 4096, 13696, 40, 32, 4, 128, 1048576, 1.5625e-7f, 1e8, 64, ROPE_NONE, true,
+            false) },
 };
 
 int config_shape(const char *name, Config *c, Err *err) {

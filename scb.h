@@ -107,7 +107,7 @@ typedef struct {                // file keys have the same names
     int vocab_size, dim, hidden_dim, n_layers, n_heads, n_kv_heads, head_dim, max_ctx;
     float norm_eps;
     double rope_theta;
-    int rope_dim;               // rotary width
+    int rope_dim;               // rotary width: the first channels of a head, in halves
     RopeScaling rope_scaling;
     double rope_factor, rope_low_freq_factor, rope_high_freq_factor;
     int rope_orig_ctx;
@@ -476,8 +476,8 @@ void llama_free(Llama *w);              // the tables, not the weights' memory
 size_t llama_scratch(const Config *c, int n, int chunk);
 int llama_feed(Forward *f, Err *err);   // n >= 0 tokens at once
 void llama_step(Forward *f);            // one token
-// inverse frequencies (rope_dim / 2) with the file's scaling; false: a scaling not built
-bool rope_frequencies(const Config *c, float *inv);
+// inverse frequencies (rope_dim / 2) with the file's scaling
+void rope_frequencies(const Config *c, float *inv);
 
 // ===========================================================================
 // Command line (cli.c): one table parses, checks and prints --help.
