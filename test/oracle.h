@@ -6,6 +6,7 @@
 // Every function ends the process on a bad file: tests have no other use for the error.
 #ifndef ORACLE_H
 #define ORACLE_H
+#include "oracle_policies.h"
 #include "scb.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -28,27 +29,27 @@ typedef struct {
     NaiveLayer *layer;          // (L)
 } NaiveModel;
 
-typedef enum { NAIVE_FULL, NAIVE_KEEP_LAST, NAIVE_STREAM, NAIVE_CORM } NaiveKind;
-typedef struct {
-    NaiveKind kind;
-    int budget;                 // keep-last
-    int sinks, recent;          // streamingllm
-    int window, protect;        // corm
-    bool cache;                 // positions cache
-} NaiveMethod;
-
-typedef struct { int pos, last; } NaiveRow;     // last: newest query it mattered to, 0 never
-typedef struct {                // the rows of one (layer, KV head), ascending by position
+typedef struct {                // the rows of one (layer, stored head), ascending by position
     int n, cap;
     NaiveRow *row;              // (n)
     float *k, *v;               // (n, hd)
 } NaiveHead;
+typedef struct {                // what the queries of one layer left behind
+    int n_fed, fed_pos[NAIVE_HISTORY];
+    float *fed;                 // (n_fed, H, hd) the newest queries of feeds, rotated and rounded
+    float *now;                 // (H, hd) the newest query
+    int n, cap;                 // first feed: queries whose scores are kept
+    float *s;                   // (n rows, H, row + 1 scores), one after another
+    float *lse2;                // (n, H)
+} NaiveQueries;
 typedef struct {
     const NaiveModel *m;
     NaiveMethod method;
+    int heads;                  // stored per layer: G, or H when each query head keeps its own rows
     int pos;                    // tokens so far
     bool first_done;            // the first feed has ended
-    NaiveHead *head;            // (L, G)
+    NaiveHead *head;            // (L, heads)
+    NaiveQueries *query;        // (L)
     float *x, *logits;          // (E) residual stream of the newest token, (V)
 } NaiveBranch;
 
@@ -250,22 +251,36 @@ static inline void naive_close(NaiveModel *m) {
 
 static inline NaiveBranch *naive_branch(const NaiveModel *m, NaiveMethod method) {
     NaiveBranch *b = (NaiveBranch *)xrealloc(NULL, sizeof *b);
-    *b = (NaiveBranch){ .m = m, .method = method };
-    size_t heads = (size_t)m->L * (size_t)m->G;
+    *b = (NaiveBranch){ .m = m, .method = method, .heads = m->G };
+    if (method.group == NAIVE_QUERY_HEAD) b->heads = m->H;
+    size_t heads = (size_t)m->L * (size_t)b->heads, query = (size_t)m->H * (size_t)m->hd;
     b->head = (NaiveHead *)xrealloc(NULL, heads * sizeof *b->head);
     memset(b->head, 0, heads * sizeof *b->head);
+    b->query = (NaiveQueries *)xrealloc(NULL, (size_t)m->L * sizeof *b->query);
+    memset(b->query, 0, (size_t)m->L * sizeof *b->query);
+    for (int l = 0; l < m->L; l++) {
+        b->query[l].fed = naive_floats(NAIVE_HISTORY * query);
+        b->query[l].now = naive_floats(query);
+    }
     b->x = naive_floats((size_t)m->E);
     b->logits = naive_floats((size_t)m->V);
     return b;
 }
 
 static inline void naive_drop(NaiveBranch *b) {
-    for (int i = 0; i < b->m->L * b->m->G; i++) {
+    for (int i = 0; i < b->m->L * b->heads; i++) {
         free(b->head[i].row);
         free(b->head[i].k);
         free(b->head[i].v);
     }
+    for (int l = 0; l < b->m->L; l++) {
+        free(b->query[l].fed);
+        free(b->query[l].now);
+        free(b->query[l].s);
+        free(b->query[l].lse2);
+    }
     free(b->head);
+    free(b->query);
     free(b->x);
     free(b->logits);
     free(b);
@@ -279,25 +294,56 @@ static inline void naive_reserve(NaiveHead *a, int n, int hd) {
     a->v = (float *)xrealloc(a->v, (size_t)a->cap * (size_t)hd * sizeof *a->v);
 }
 
-static inline NaiveBranch *naive_copy(const NaiveBranch *b) {
+static inline void naive_copy_head(NaiveHead *to, const NaiveHead *from, int hd) {
+    if (from->n == 0) return;
+    naive_reserve(to, from->n, hd);
+    to->n = from->n;
+    memcpy(to->row, from->row, (size_t)from->n * sizeof *to->row);
+    memcpy(to->k, from->k, (size_t)from->n * (size_t)hd * sizeof *to->k);
+    memcpy(to->v, from->v, (size_t)from->n * (size_t)hd * sizeof *to->v);
+}
+
+// room for the scores of n queries of the first feed
+static inline void naive_reserve_scores(NaiveQueries *a, int n, int H) {
+    if (n <= a->cap) return;
+    a->cap = 2 * n;
+    size_t rows = (size_t)a->cap, all = rows * (rows + 1) / 2 * (size_t)H;
+    a->s = (float *)xrealloc(a->s, all * sizeof *a->s);
+    a->lse2 = (float *)xrealloc(a->lse2, rows * (size_t)H * sizeof *a->lse2);
+}
+
+static inline void naive_copy_queries(NaiveQueries *to, const NaiveQueries *from, int H, int hd) {
+    size_t query = (size_t)H * (size_t)hd, n = (size_t)from->n;
+    to->n_fed = from->n_fed;
+    memcpy(to->fed_pos, from->fed_pos, sizeof to->fed_pos);
+    memcpy(to->fed, from->fed, (size_t)from->n_fed * query * sizeof *to->fed);
+    memcpy(to->now, from->now, query * sizeof *to->now);
+    if (from->n == 0) return;
+    naive_reserve_scores(to, from->n, H);
+    to->n = from->n;
+    memcpy(to->s, from->s, n * (n + 1) / 2 * (size_t)H * sizeof *to->s);
+    memcpy(to->lse2, from->lse2, n * (size_t)H * sizeof *to->lse2);
+}
+
+// a copy that goes on under another method; each query head gets its own rows if that asks for it
+static inline NaiveBranch *naive_adopt(const NaiveBranch *b, NaiveMethod method) {
     const NaiveModel *m = b->m;
-    NaiveBranch *c = naive_branch(m, b->method);
+    NaiveBranch *c = naive_branch(m, method);
+    CHECK(c->heads % b->heads == 0, "oracle: %d heads from %d", c->heads, b->heads);
     c->pos = b->pos;
     c->first_done = b->first_done;
     memcpy(c->x, b->x, (size_t)m->E * sizeof *c->x);
     memcpy(c->logits, b->logits, (size_t)m->V * sizeof *c->logits);
-    for (int i = 0; i < m->L * m->G; i++) {
-        const NaiveHead *from = &b->head[i];
-        NaiveHead *to = &c->head[i];
-        if (from->n == 0) continue;
-        naive_reserve(to, from->n, m->hd);
-        to->n = from->n;
-        memcpy(to->row, from->row, (size_t)from->n * sizeof *to->row);
-        memcpy(to->k, from->k, (size_t)from->n * (size_t)m->hd * sizeof *to->k);
-        memcpy(to->v, from->v, (size_t)from->n * (size_t)m->hd * sizeof *to->v);
+    for (int l = 0; l < m->L; l++) {
+        naive_copy_queries(&c->query[l], &b->query[l], m->H, m->hd);
+        for (int g = 0; g < c->heads; g++)
+            naive_copy_head(&c->head[l * c->heads + g],
+                            &b->head[l * b->heads + g / (c->heads / b->heads)], m->hd);
     }
     return c;
 }
+
+static inline NaiveBranch *naive_copy(const NaiveBranch *b) { return naive_adopt(b, b->method); }
 
 // ---------------------------------------------------------------------------
 // Attention
@@ -372,46 +418,105 @@ static inline float naive_attend(const NaiveModel *m, const NaiveHead *a, const 
     return max + flog2(l);
 }
 
-// corm: s_j is important to the query of 1-based step t when p_j >= 1/t
-static inline bool naive_important(float s, float lse2, int t) {
-    return s >= lse2 - flog2((float)t);
+// ---------------------------------------------------------------------------
+// One token through the model. In the first feed every score is kept, so that a policy can read
+// them at its end; later queries are observed as they come.
+
+// row j leaves before the rest is read: kept rows move together
+static inline void naive_gather(NaiveHead *a, const uint8_t *keep, int hd) {
+    int kept = 0;
+    for (int j = 0; j < a->n; j++) {
+        if (!keep[j]) continue;
+        a->row[kept] = a->row[j];
+        memmove(a->k + (size_t)kept * (size_t)hd, a->k + (size_t)j * (size_t)hd,
+                (size_t)hd * sizeof *a->k);
+        memmove(a->v + (size_t)kept * (size_t)hd, a->v + (size_t)j * (size_t)hd,
+                (size_t)hd * sizeof *a->v);
+        kept++;
+    }
+    a->n = kept;
 }
 
-// ---------------------------------------------------------------------------
-// One token through the model; statistics of every query are kept, those beyond a window are
-// older than any window asks for
+// quest and topk: the rows that q (heads, hd) reads, as a head of their own
+static inline NaiveHead naive_selected(const NaiveModel *m, const NaiveMethod *p,
+                                       const NaiveHead *a, const float *q, int heads) {
+    NaiveHead few = { 0 };
+    float c = (float)(1.4426950408889634 / sqrt((double)m->hd));
+    float *s = naive_floats((size_t)heads * (size_t)a->n);
+    uint8_t *keep = (uint8_t *)xrealloc(NULL, (size_t)a->n);
+    for (int h = 0; h < heads; h++)
+        for (int j = 0; j < a->n; j++)
+            s[h * a->n + j] = naive_dot(q + h * m->hd, a->k + (size_t)j * (size_t)m->hd, m->hd) * c;
+    if (p->kind == NAIVE_QUEST) naive_quest(p, a->k, a->n, q, heads, m->hd, keep);
+    else naive_topk(p, s, a->n, heads, keep);
+    naive_copy_head(&few, a, m->hd);
+    naive_gather(&few, keep, m->hd);
+    free(s);
+    free(keep);
+    return few;
+}
 
+// the newest queries of feeds; those of steps are never window rows
+static inline void naive_fed(NaiveQueries *a, const float *q, int pos, size_t query) {
+    if (a->n_fed == NAIVE_HISTORY) {
+        a->n_fed--;
+        memmove(a->fed, a->fed + query, (size_t)a->n_fed * query * sizeof *a->fed);
+        memmove(a->fed_pos, a->fed_pos + 1, (size_t)a->n_fed * sizeof *a->fed_pos);
+    }
+    memcpy(a->fed + (size_t)a->n_fed * query, q, query * sizeof *a->fed);
+    a->fed_pos[a->n_fed++] = pos;
+}
+
+// q (H, hd), k and v (G, hd) of the newest token, not rotated yet -> out (H, hd)
 static inline void naive_attention(NaiveBranch *b, int layer, const float *q, const float *k,
-                                   const float *v, float *out) {
+                                   const float *v, float *out, bool step) {
     const NaiveModel *m = b->m;
-    int hd = m->hd, group = m->H / m->G;
-    bool cache = b->method.cache && b->first_done;
-    float *qr = naive_floats((size_t)hd);
-    for (int g = 0; g < m->G; g++) {
-        NaiveHead *a = &b->head[layer * m->G + g];
+    const NaiveMethod *p = &b->method;
+    NaiveQueries *seen = &b->query[layer];
+    int hd = m->hd, group = m->H / b->heads, n = b->head[layer * b->heads].n;
+    bool cache = p->cache && b->first_done, reads = p->kind == NAIVE_QUEST || p->kind == NAIVE_TOPK;
+    float *lse2 = naive_floats((size_t)m->H);
+    if (!b->first_done) naive_reserve_scores(seen, n + 1, m->H);
+    for (int g = 0; g < b->heads; g++) {
+        NaiveHead *a = &b->head[layer * b->heads + g];
+        int kv = g / (b->heads / m->G);
         naive_reserve(a, a->n + 1, hd);
         float *k_row = a->k + (size_t)a->n * (size_t)hd, *v_row = a->v + (size_t)a->n * (size_t)hd;
-        memcpy(k_row, k + g * hd, (size_t)hd * sizeof *k_row);
+        memcpy(k_row, k + kv * hd, (size_t)hd * sizeof *k_row);
         naive_rope(m, k_row, b->pos);
         for (int i = 0; i < hd; i++) k_row[i] = naive_round(m, k_row[i]);
-        for (int i = 0; i < hd; i++) v_row[i] = naive_round(m, v[g * hd + i]);
+        for (int i = 0; i < hd; i++) v_row[i] = naive_round(m, v[kv * hd + i]);
         a->row[a->n] = (NaiveRow){ .pos = b->pos };
         a->n++;
-        float *s = naive_floats((size_t)a->n);
-        for (int h = g * group; h < (g + 1) * group; h++) {
-            memcpy(qr, q + h * hd, (size_t)hd * sizeof *qr);
-            naive_rope(m, qr, cache ? a->n - 1 : b->pos);
-            for (int i = 0; i < hd; i++) qr[i] = naive_round(m, qr[i]);
-            float lse2 = naive_attend(m, a, qr, cache, out + h * hd, s);
-            for (int j = 0; j < a->n; j++)
-                if (naive_important(s[j], lse2, b->pos + 1)) a->row[j].last = b->pos + 1;
+        float *s = naive_floats((size_t)group * (size_t)a->n), *now = seen->now + g * group * hd;
+        for (int h = 0; h < group; h++) {
+            memcpy(now + h * hd, q + (g * group + h) * hd, (size_t)hd * sizeof *now);
+            naive_rope(m, now + h * hd, cache ? a->n - 1 : b->pos);
+            for (int i = 0; i < hd; i++) now[h * hd + i] = naive_round(m, now[h * hd + i]);
         }
+        NaiveHead few = { 0 };
+        if (reads && b->first_done) few = naive_selected(m, p, a, now, group);
+        for (int h = 0; h < group; h++)
+            lse2[g * group + h] = naive_attend(m, few.n ? &few : a, now + h * hd, cache,
+                                               out + (g * group + h) * hd, s + h * a->n);
+        if (b->first_done)
+            naive_observe(p, a->row, a->n, s, lse2 + g * group, group, b->pos + 1);
+        else
+            memcpy(seen->s + ((size_t)n * ((size_t)n + 1) / 2 * (size_t)m->H) +
+                       (size_t)(g * group) * (size_t)a->n, s,
+                   (size_t)group * (size_t)a->n * sizeof *s);
+        free(few.row);
+        free(few.k);
+        free(few.v);
         free(s);
     }
-    free(qr);
+    if (!b->first_done) memcpy(seen->lse2 + (size_t)seen->n++ * (size_t)m->H, lse2,
+                               (size_t)m->H * sizeof *lse2);
+    if (!step) naive_fed(seen, seen->now, b->pos, (size_t)m->H * (size_t)hd);
+    free(lse2);
 }
 
-static inline void naive_token(NaiveBranch *b, int32_t id) {
+static inline void naive_token(NaiveBranch *b, int32_t id, bool step) {
     const NaiveModel *m = b->m;
     int q_dim = m->H * m->hd, kv_dim = m->G * m->hd;
     float *y = naive_floats((size_t)m->E), *q = naive_floats((size_t)q_dim);
@@ -425,7 +530,7 @@ static inline void naive_token(NaiveBranch *b, int32_t id) {
         naive_linear(m, &w->wq, y, w->bq, q);
         naive_linear(m, &w->wk, y, w->bk, k);
         naive_linear(m, &w->wv, y, w->bv, v);
-        naive_attention(b, l, q, k, v, att);
+        naive_attention(b, l, q, k, v, att, step);
         naive_linear(m, &w->wo, att, NULL, y);
         for (int i = 0; i < m->E; i++) b->x[i] = b->x[i] + y[i];
         naive_norm(b->x, w->ffn_norm, m->E, m->eps, y);
@@ -444,43 +549,121 @@ static inline void naive_token(NaiveBranch *b, int32_t id) {
 // ---------------------------------------------------------------------------
 // Policies and the calls of a branch
 
-// row j of n stays; t_now: tokens so far, so many queries gave statistics
-static inline bool naive_keeps(const NaiveMethod *p, int j, int n, int last, int t_now) {
-    bool seen = last > t_now - p->window || t_now < p->window;
-    switch (p->kind) {
-    case NAIVE_FULL:      return true;
-    case NAIVE_KEEP_LAST: return j >= n - p->budget;
-    case NAIVE_STREAM:    return j < p->sinks || j >= n - p->recent;
-    case NAIVE_CORM:      return seen || j >= n - p->protect;
-    }
-    return true;
+// the rows of one head up to a logical position
+static inline int naive_until(const NaiveHead *a, int pos) {
+    int n = 0;
+    while (n < a->n && a->row[n].pos <= pos) n++;
+    return n;
 }
 
-static inline void naive_evict(NaiveBranch *b) {
-    size_t hd = (size_t)b->m->hd;
-    for (int i = 0; i < b->m->L * b->m->G; i++) {
-        NaiveHead *a = &b->head[i];
-        int kept = 0;
-        for (int j = 0; j < a->n; j++) {
-            if (!naive_keeps(&b->method, j, a->n, a->row[j].last, b->pos)) continue;
-            a->row[kept] = a->row[j];
-            memmove(a->k + (size_t)kept * hd, a->k + (size_t)j * hd, hd * sizeof *a->k);
-            memmove(a->v + (size_t)kept * hd, a->v + (size_t)j * hd, hd * sizeof *a->v);
-            kept++;
+// scores of a query of the past, q (group, hd), against the n live rows it may see: s (group, n)
+static inline void naive_look(const NaiveBranch *b, const NaiveHead *a, const float *q, int n,
+                              float *s, float *lse2) {
+    const NaiveModel *m = b->m;
+    NaiveHead view = *a;
+    float *out = naive_floats((size_t)m->hd);
+    view.n = n;
+    for (int h = 0; h < m->H / b->heads; h++)
+        lse2[h] = naive_attend(m, &view, q + h * m->hd, b->method.cache && b->first_done, out,
+                               s + h * n);
+    free(out);
+}
+
+// at the end of the first feed: h2o and roco read what every query computed, corm and scissorhands
+// the last `window` queries against all live rows
+static inline void naive_observe_first(NaiveBranch *b, int layer) {
+    const NaiveModel *m = b->m;
+    const NaiveMethod *p = &b->method;
+    NaiveQueries *a = &b->query[layer];
+    int group = m->H / b->heads;
+    for (int g = 0; g < b->heads; g++) {
+        NaiveHead *head = &b->head[layer * b->heads + g];
+        float *s = naive_floats((size_t)group * (size_t)head->n), lse2[64];
+        if (p->kind == NAIVE_H2O || p->kind == NAIVE_ROCO)
+            for (int i = 0; i < a->n; i++)
+                naive_observe(p, head->row, i + 1, a->s + (size_t)i * ((size_t)i + 1) / 2 *
+                              (size_t)m->H + (size_t)(g * group) * ((size_t)i + 1),
+                              a->lse2 + i * m->H + g * group, group, i + 1);
+        else
+            for (int i = a->n_fed > p->window ? a->n_fed - p->window : 0; i < a->n_fed; i++) {
+                int n = naive_until(head, a->fed_pos[i]);
+                naive_look(b, head, a->fed + (i * m->H + g * group) * m->hd, n, s, lse2);
+                naive_observe(p, head->row, n, s, lse2, group, a->fed_pos[i] + 1);
+            }
+        free(s);
+    }
+}
+
+// snapkv, pyramidkv: the newest `window` fed queries
+static inline void naive_score_window(const NaiveBranch *b, int layer, int g, float *score) {
+    const NaiveModel *m = b->m;
+    const NaiveMethod *p = &b->method;
+    const NaiveQueries *a = &b->query[layer];
+    const NaiveHead *head = &b->head[layer * b->heads + g];
+    int group = m->H / b->heads, rows = a->n_fed < p->window ? a->n_fed : p->window;
+    float *prob = naive_floats((size_t)group * (size_t)rows * (size_t)head->n);
+    float *s = naive_floats((size_t)group * (size_t)head->n), lse2[64];
+    for (int r = 0; r < rows; r++) {
+        int i = a->n_fed - rows + r, n = naive_until(head, a->fed_pos[i]);
+        naive_look(b, head, a->fed + (i * m->H + g * group) * m->hd, n, s, lse2);
+        for (int h = 0; h < group; h++)
+            for (int j = 0; j < n; j++)
+                prob[(h * rows + r) * head->n + j] = fexp2(s[h * n + j] - lse2[h]);
+    }
+    naive_window_scores(p, prob, group, rows, head->n, score);
+    free(prob);
+    free(s);
+}
+
+// tova: the newest query, all heads of the layer, whose lists are all alike
+static inline void naive_score_newest(const NaiveBranch *b, int layer, float *score) {
+    const NaiveModel *m = b->m;
+    int group = m->H / b->heads, n = b->head[layer * b->heads].n;
+    float *prob = naive_floats((size_t)m->H * (size_t)n), lse2[64];
+    NaiveGroup rule = b->method.group == NAIVE_QUERY_HEAD ? NAIVE_MEAN : b->method.group;
+    for (int g = 0; g < b->heads; g++) {
+        const NaiveHead *head = &b->head[layer * b->heads + g];
+        float *p = prob + g * group * n;
+        CHECK(head->n == n, "oracle: tova's heads hold %d and %d rows", n, head->n);
+        naive_look(b, head, b->query[layer].now + g * group * m->hd, n, p, lse2);
+        for (int i = 0; i < group * n; i++) p[i] = fexp2(p[i] - lse2[i / n]);
+    }
+    for (int j = 0; j < n; j++) score[j] = naive_reduce(rule, prob + j, (size_t)n, m->H);
+    free(prob);
+}
+
+static inline void naive_evict(NaiveBranch *b, bool step) {
+    const NaiveMethod *p = &b->method;
+    bool observes = p->kind == NAIVE_CORM || p->kind == NAIVE_SCISSORHANDS ||
+                    p->kind == NAIVE_H2O || p->kind == NAIVE_ROCO;
+    for (int l = 0; l < b->m->L; l++) {
+        if (!b->first_done && observes) naive_observe_first(b, l);
+        NaiveMoment at = { l, b->m->L, 0, b->pos, !b->first_done, step };
+        b->query[l].n = 0;
+        if (!naive_acts(p, &at)) continue;
+        float *score = naive_floats((size_t)b->head[l * b->heads].n);
+        if (p->kind == NAIVE_TOVA) naive_score_newest(b, l, score);
+        for (at.head = 0; at.head < b->heads; at.head++) {
+            NaiveHead *a = &b->head[l * b->heads + at.head];
+            bool window = p->kind == NAIVE_SNAPKV || p->kind == NAIVE_PYRAMIDKV;
+            uint8_t *keep = (uint8_t *)xrealloc(NULL, (size_t)a->n + 1);
+            if (window && a->n > p->window) naive_score_window(b, l, at.head, score);
+            naive_keep(p, &at, a->row, a->n, score, keep);
+            naive_gather(a, keep, b->m->hd);
+            free(keep);
         }
-        a->n = kept;
+        free(score);
     }
 }
 
 // rows without a policy: what a context is, and a feed before its end
 static inline void naive_append(NaiveBranch *b, const int32_t *ids, int n) {
-    for (int i = 0; i < n; i++) naive_token(b, ids[i]);
+    for (int i = 0; i < n; i++) naive_token(b, ids[i], false);
 }
 
-// n ids at once, then the policy and the logits of the last token
-static inline void naive_feed(NaiveBranch *b, const int32_t *ids, int n) {
-    naive_append(b, ids, n);
-    naive_evict(b);
+// the policy acts, the logits of the last token
+static inline void naive_end(NaiveBranch *b, bool step) {
+    naive_evict(b, step);
     b->first_done = true;
     float *y = naive_floats((size_t)b->m->E);
     naive_norm(b->x, b->m->final_norm, b->m->E, b->m->eps, y);
@@ -488,7 +671,25 @@ static inline void naive_feed(NaiveBranch *b, const int32_t *ids, int n) {
     free(y);
 }
 
-static inline void naive_step(NaiveBranch *b, int32_t id) { naive_feed(b, &id, 1); }
+static inline void naive_feed(NaiveBranch *b, const int32_t *ids, int n) {
+    naive_append(b, ids, n);
+    naive_end(b, false);
+}
+
+static inline void naive_step(NaiveBranch *b, int32_t id) {
+    naive_token(b, id, true);
+    naive_end(b, true);
+}
+
+// forgets what stands at pos and after it, but not what the policy has seen of it
+static inline void naive_cut(NaiveBranch *b, int pos) {
+    for (int i = 0; i < b->m->L * b->heads; i++) b->head[i].n = naive_until(&b->head[i], pos - 1);
+    for (int l = 0; l < b->m->L; l++) {
+        NaiveQueries *a = &b->query[l];
+        while (a->n_fed && a->fed_pos[a->n_fed - 1] >= pos) a->n_fed--;
+    }
+    b->pos = pos;
+}
 
 static inline int naive_argmax(const NaiveBranch *b) {
     int best = 0;

@@ -86,11 +86,10 @@ static inline void pair_set(Method *m, const char *name, int value) {
 
 // the runtime's method with the sizes of the slow one
 static inline Method pair_method(const NaiveMethod *n, int ctx) {
-    static const char *const names[] = { "full", "keep-last", "streamingllm", "corm" };
     Err err = { 0 };
     Method m;
     memset(&m, 0, sizeof m);
-    pair_must(method_find(names[n->kind], &m, &err), &err, names[n->kind]);
+    pair_must(method_find(naive_names[n->kind], &m, &err), &err, naive_names[n->kind]);
     if (n->kind == NAIVE_KEEP_LAST) pair_set(&m, "budget", n->budget);
     if (n->kind == NAIVE_STREAM) {
         pair_set(&m, "sinks", n->sinks);
@@ -135,20 +134,21 @@ static inline void pair_check_rows(const Pair *p, const char *call) {
     BranchStats s = branch_stats(p->fast);
     int min = INT_MAX, max = 0;
     size_t sum = 0;
-    for (int i = 0; i < m->L * m->G; i++) {
+    for (int i = 0; i < m->L * p->slow->heads; i++) {
         const NaiveHead *a = &p->slow->head[i];
         const int32_t *pos;
-        int n = branch_rows(p->fast, i / m->G, i % m->G, &pos), at = 0;
+        int layer = i / p->slow->heads, g = i % p->slow->heads, at = 0;
+        int n = branch_rows(p->fast, layer, g, &pos);
         while (at < n && at < a->n && pos[at] == a->row[at].pos) at++;
         if (n != a->n || at < n)
             pair_fail("%s, %s at %d tokens, layer %d, KV head %d: %d rows, oracle %d; entry %d is "
-                      "%d, oracle %d", p->what, call, p->slow->pos, i / m->G, i % m->G, n, a->n, at,
+                      "%d, oracle %d", p->what, call, p->slow->pos, layer, g, n, a->n, at,
                       at < n ? pos[at] : -1, at < a->n ? a->row[at].pos : -1);
         min = a->n < min ? a->n : min;
         max = a->n > max ? a->n : max;
         sum += (size_t)a->n;
     }
-    double mean = (double)sum / (m->L * m->G);
+    double mean = (double)sum / (m->L * p->slow->heads);
     if (s.pos != p->slow->pos || s.rows_min != min || s.rows_max != max ||
         fabs(s.rows_mean - mean) > 1e-6 * mean)
         pair_fail("%s, %s: stats say pos %d, rows %d to %d, mean %g; oracle %d, %d to %d, %g",
@@ -172,9 +172,8 @@ static inline Pair pair_first(PairModel *m, const NaiveBranch *base, const Naive
     p.fast = branch_open(m->fast, ctx, &fast, reserve, &err);
     pair_must(!p.fast, &err, "branch_open");
     pair_must(branch_feed(p.fast, ids + shared, n, FEED_FIRST, &err), &err, "branch_feed");
-    p.slow = naive_copy(base);
-    p.slow->method = *method;
-    naive_feed(p.slow, NULL, 0);
+    p.slow = naive_adopt(base, *method);
+    naive_end(p.slow, false);
     if (n) pair_check_logits(&p, "first feed");
     pair_check_rows(&p, "first feed");
     return p;

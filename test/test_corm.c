@@ -99,7 +99,7 @@ static void last_evict(const Run *r, int t) {
     NaiveMethod p = { .kind = NAIVE_CORM, .window = r->window, .protect = r->protect };
     int kept = 0, n = last.live.n;
     for (int j = 0; j < n; j++) {
-        if (!naive_keeps(&p, j, n, last.last[j], t)) continue;
+        if (!naive_corm_keeps(&p, j, n, last.last[j], t)) continue;
         last.live.id[kept] = last.live.id[j];
         last.last[kept++] = last.last[j];
     }

@@ -1,0 +1,171 @@
+// test_policies.c - every policy. First the rules alone (oracle_policies.h) on scores given by
+// hand, with the vectors of the papers' released code; nothing there depends on a model.
+#include "oracle.h"
+
+static int failures;
+static long checks;
+
+__attribute__((format(printf, 2, 3)))
+static void expect(bool good, const char *fmt, ...) {
+    va_list ap;
+    checks++;
+    if (good || failures++ > 20) return;
+    va_start(ap, fmt);
+    vprintf(fmt, ap);
+    va_end(ap);
+    printf("\n");
+}
+
+// "0 2-4": the rows that stay
+static const char *text_of(const uint8_t *keep, int n) {
+    static char text[400];
+    size_t at = 0;
+    text[0] = 0;
+    for (int i = 0, j; i < n; i = j + 1) {
+        j = i;
+        if (!keep[i]) continue;
+        while (j + 1 < n && keep[j + 1]) j++;
+        at += (size_t)snprintf(text + at, sizeof text - at, "%s%d", at ? " " : "", i);
+        if (j > i)
+            at += (size_t)snprintf(text + at, sizeof text - at, "%s%d", j > i + 1 ? "-" : " ", j);
+    }
+    return text;
+}
+
+static void expect_rows(const char *what, const uint8_t *keep, int n, const char *want) {
+    expect(!strcmp(text_of(keep, n), want), "%s: keeps %s, by hand %s", what, text_of(keep, n),
+           want);
+}
+
+// the schedule of the released code: rows beside the window of layers 0, 1 and the last, and of all
+// layers together
+static void pyramid_vectors(void) {
+    static const struct { int layers, cap, window, n, first, second, last, all; } v[] = {
+        { 32, 4096, 32, 131072, 7925, 7676, 206, 130096 },
+        { 32, 2048, 32, 131072, 3932, 3809, 119, 64816 },
+        { 32, 2048, 32, 4031, 2016, 2016, 2016, 64512 },
+        { 32, 128, 8, 3500, 234, 227, 17, 4016 },
+        { 80, 4096, 32, 131072, 7925, 7828, 262, 327480 },
+        { 1, 2048, 32, 131072, 2016, 2016, 2016, 2016 },
+    };
+    for (size_t i = 0; i < COUNTOF(v); i++) {
+        NaiveMethod p = { .kind = NAIVE_PYRAMIDKV, .budget = v[i].cap, .window = v[i].window,
+                          .beta = 20 };
+        int L = v[i].layers, all = 0;
+        int first = naive_pyramid(&p, 0, L, v[i].n), last = naive_pyramid(&p, L - 1, L, v[i].n);
+        int second = L > 1 ? naive_pyramid(&p, 1, L, v[i].n) : first;
+        for (int l = 0; l < L; l++) all += naive_pyramid(&p, l, L, v[i].n);
+        expect(first == v[i].first && second == v[i].second && last == v[i].last && all == v[i].all,
+               "pyramidkv of %d layers, cap %d, %d tokens: %d, %d .. %d, %d in all", L, v[i].cap,
+               v[i].n, first, second, last, all);
+    }
+}
+
+static void keep_of(const NaiveMethod *p, int t, const NaiveRow *row, int n, const float *score,
+                    const char *what, const char *want) {
+    uint8_t keep[64];
+    NaiveMoment at = { .layers = 2, .t = t };
+    naive_keep(p, &at, row, n, score, keep);
+    expect_rows(what, keep, n, want);
+}
+
+static void window_by_hand(void) {
+    // two heads, two window rows, eight rows of which the last two are the window
+    static const float prob[2][2][8] = {
+        { { 0, 0, 8, 0, 0, 0, 0, 0 }, { 0, 0, 2, 0, 0, 1, 0, 0 } },
+        { { 1, 0, 0, 0, 0, 0, 0, 0 }, { 0, 0, 0, 0, 0, 4, 9, 9 } },
+    };
+    static const float mean[] = { 5.5f, 5.5f, 5, 7.5f, 7.5f, 2.5f };    // pooled, times 5
+    NaiveMethod p = { .kind = NAIVE_SNAPKV, .budget = 5, .window = 2, .kernel = 5 };
+    float score[8];
+    naive_window_scores(&p, &prob[0][0][0], 2, 2, 8, score);
+    for (int j = 0; j < 6; j++) {
+        // columns 0 and 1 pool 0..2 and 0..3; column 2 pools 0..4: each has 0.5 and 5
+        float want = j < 3 ? 5.5f : mean[j];
+        expect(score[j] == want / 5, "snapkv, column %d: %g, by hand %g", j, (double)score[j],
+               (double)(want / 5));
+    }
+    keep_of(&p, 8, NULL, 8, score, "snapkv 3 + 2", "0 3 4 6 7");        // 0 of the equal 0, 1, 2
+    p.pool_max = true;
+    p.kernel = 3;
+    naive_window_scores(&p, &prob[0][0][0], 2, 2, 8, score);
+    keep_of(&p, 8, NULL, 8, score, "snapkv, max of 3", "1-3 6 7");
+    p.group = NAIVE_MAX;                                                // 1 0 10 0 0 4
+    p.kernel = 1;
+    naive_window_scores(&p, &prob[0][0][0], 2, 2, 8, score);
+    keep_of(&p, 8, NULL, 8, score, "snapkv, max of heads", "0 2 5-7");
+    keep_of(&p, 5, NULL, 5, score, "snapkv, as many rows as the budget", "0-4");
+    p.kind = NAIVE_PYRAMIDKV;                                           // c 3: max 6, min 0
+    p.beta = 20;
+    keep_of(&p, 8, NULL, 8, score, "pyramidkv, layer 0 of 2", "0-7");
+}
+
+static void counts_by_hand(void) {
+    NaiveMethod p = { .kind = NAIVE_H2O, .budget = 4, .recent = 2, .group = NAIVE_MEAN };
+    NaiveRow row[48];
+    // two heads that see three rows, then four: sums 2, 1, 1.5 and a newest row
+    static const float s[2][3] = { { 0, -1, -2 }, { 0, -1, -1 } }, lse2[2] = { 0, 0 };
+    memset(row, 0, sizeof row);
+    naive_observe(&p, row, 3, &s[0][0], lse2, 2, 3);
+    expect(row[0].sum == 2 && row[1].sum == 1 && row[2].sum == 0.75f, "h2o: sums %g %g %g",
+           (double)row[0].sum, (double)row[1].sum, (double)row[2].sum);
+    for (int j = 0; j < 8; j++) row[j].sum = (float)((j * 5 + 3) % 8);  // 3 0 5 2 7 4 | 1 6
+    keep_of(&p, 8, row, 8, NULL, "h2o 2 + 2", "2 4 6 7");
+    keep_of(&p, 4, row, 4, NULL, "h2o within its budget", "0-3");
+
+    p = (NaiveMethod){ .kind = NAIVE_ROCO, .budget = 32 };              // feasible: 32 - 9
+    memset(row, 0, sizeof row);
+    naive_observe(&p, row, 3, &s[0][0], lse2, 2, 3);
+    expect(row[2].sum == 0.375f && row[2].squares == 0.140625f && row[2].seen == 1,
+           "roco: %g %g %d", (double)row[2].sum, (double)row[2].squares, row[2].seen);
+    for (int j = 0; j < 41; j++) row[j] = (NaiveRow){ .seen = 2, .sum = 2, .squares = 2 };
+    row[1] = (NaiveRow){ .seen = 2, .sum = 0.5f, .squares = 20 };       // little, but unsteady
+    row[2].sum = row[3].sum = 1.5f;
+    row[32].sum = 0.1f;                                                 // among the newest ten
+    // 23 are feasible: row 25 goes while the steady ones fill them, then 2, 3 and at last 1
+    keep_of(&p, 36, row, 36, NULL, "roco, four rows", "0 4-24 26-35");
+    p.budget = 40;                                                      // 28 of 31
+    keep_of(&p, 41, row, 41, NULL, "roco, one row", "0-29 31-40");
+
+    p = (NaiveMethod){ .kind = NAIVE_SCISSORHANDS, .budget = 4, .recent = 1, .window = 4 };
+    memset(row, 0, sizeof row);
+    for (int t = 1; t <= 7; t++) {      // row 0 matters until step 3, row 2 from step 4 on
+        float at[8], zero = 0;
+        for (int j = 0; j < t; j++) at[j] = (j == 0 && t <= 3) || (j == 2 && t >= 4) ? 0 : -9;
+        naive_observe(&p, row, t, at, &zero, 1, t);
+        if (t == 6) keep_of(&p, 6, row, 6, NULL, "scissorhands, steps 3-6", "0 2 4 5");
+    }
+    keep_of(&p, 7, row, 7, NULL, "scissorhands, steps 4-7", "2 4-6");
+}
+
+static void reads_by_hand(void) {
+    float k[20], q[2] = { 2, -1 }, s[2][5] = { { 1, 2, 3, 4, 5 }, { 5, 4, 3, 2, 2 } };
+    uint8_t keep[16];
+    for (int j = 0; j < 10; j++) {      // channel 0 rises, channel 1 is 3 in row 2 only
+        k[2 * j] = (float)j;
+        k[2 * j + 1] = j == 2 ? 3 : 4;
+    }
+    NaiveMethod p = { .kind = NAIVE_QUEST, .budget = 4, .page = 2 };
+    naive_quest(&p, k, 10, q, 1, 2, keep);      // 2 max_0 - min_1: -2, 3, 6, 10, 14
+    expect_rows("quest, three pages at least", keep, 10, "4-9");
+    k[1] = -40;
+    naive_quest(&p, k, 9, q, 1, 2, keep);       // 42, 3, 6, 10, 12: the last page has one row
+    expect_rows("quest, a page not full yet", keep, 9, "0 1 6-8");
+    p = (NaiveMethod){ .kind = NAIVE_TOPK, .budget = 2 };
+    naive_topk(&p, &s[0][0], 5, 2, keep);       // 6 6 6 6 7
+    expect_rows("topk", keep, 5, "0 4");
+    p.group = NAIVE_MAX;                        // 5 4 3 4 5
+    p.budget = 3;
+    naive_topk(&p, &s[0][0], 5, 2, keep);
+    expect_rows("topk, max", keep, 5, "0 1 4");
+}
+
+int main(void) {
+    naive_ftz();
+    pyramid_vectors();
+    window_by_hand();
+    counts_by_hand();
+    reads_by_hand();
+    printf("%ld checks, %d failed\n", checks, failures);
+    return failures ? 1 : 0;
+}
