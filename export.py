@@ -17,11 +17,13 @@ Random models. Element i (row-major) of the tensor called `name` is
     u = mix64(mix64(seed ^ xxh64(name)) + i)        mix64 of base.h, xxh64 with seed 0
     z = (sum of the four 16-bit fields of u - 131070) / sqrt((2^32 - 1) / 3)
 which has mean 0 and variance 1 and is nearly normal, times a width per kind of tensor:
-    embed, lm_head, wk, wv, w1, w3   1 / sqrt(E)         norms     1 + z / 10
-    wq                               2 / sqrt(E)         biases    z / 10
-    wo                               1 / sqrt(2 L H hd)  w2        1 / sqrt(2 L F)
-in fp32: fl(fl(sum - 131070) * fl(width / sqrt((2^32 - 1) / 3))), norms fl(1 + that). wq is doubled
-so that attention looks at some keys more than at others. The vocabulary is the 256 bytes, <bos>,
+    matrices (n, k)     1 / sqrt(k)         norms, d             1 + z / 10
+    wq                  2 / sqrt(k)         bq, bk, bv           z / 10
+    wo, w2, wout        1 / sqrt(2 L k)     conv_bias            z / 10
+    conv (K, n)         1 / sqrt(K)         dt_bias, a           -3 + z, -4 + z
+in fp32: fl(fl(sum - 131070) * fl(width / sqrt((2^32 - 1) / 3))), the others fl(that + the number in
+front). wq is doubled so that attention looks at some keys more than at others; |z| < 3.47 keeps a
+below zero. The vocabulary is the 256 bytes, <bos>,
 <eos>, <|user|>, <|assistant|>, <|end|>; all further ids are unused.
 """
 import argparse
@@ -33,11 +35,11 @@ import signal
 import struct
 import sys
 
+from export_models import GGUF, HF, SHAPES, Tensor, check_config, family_of
 from export_tok import UserError, gguf_vocab, hf_vocab, need, random_vocab, read_json, vocab_records
 
 DT_F32, DT_BF16, DT_Q8, DT_U8, DT_I32 = range(5)
 DTYPES = {"f32": DT_F32, "bf16": DT_BF16, "q8": DT_Q8}
-ROPE_NONE, ROPE_LINEAR, ROPE_LLAMA3, ROPE_YARN, ROPE_DYNAMIC = range(5)
 PARAM_INT, PARAM_REAL, PARAM_STR = 1, 2, 3
 ALIGN = 64
 Q8_GROUP = 32
@@ -171,221 +173,43 @@ def write_file(out, params, tensors):
 
 
 # ---------------------------------------------------------------------------
-# Families. A family says how to read its config and which tensors it has; everything else is
-# shared. Tensor: our name, shape, names in both kinds of source, heads: rows to un-permute (GGUF).
+# Sources. Each has: family, config(), tensors, rows(tensor, r0, r1) -> f32 (r1 - r0, k) with a
+# vector as one row, float_matrices: its matrices are f32, tokenizer(vocab_size) -> Vocab. A
+# checkpoint has raw(name, r0, r1) -> the rows of a source tensor seen as (rows, last width).
 
-Tensor = collections.namedtuple("Tensor", "name shape hf gguf heads", defaults=(0,))
-
-
-def fetch(j, key, where, kinds=(int,), default=None):
-    v = j.get(key)
-    if v is None and default is not None:
-        v = default
-    if v is None:
-        raise UserError(f"{where}: key '{key}' is missing")
-    if isinstance(v, bool) or not isinstance(v, kinds):
-        raise UserError(f"{where}: key '{key}' is {v!r}, not a number")
-    return v
-
-
-def rope_config(j, where):
-    """The rotary part of config.json: rope_theta and rope_scaling, or rope_parameters (newer)."""
-    number = (int, float)
-    both = j.get("rope_parameters")
-    s = both if both is not None else j.get("rope_scaling")
-    theta = fetch(both or j, "rope_theta", where, number, j.get("rope_theta", 1e4))
-    c = {"rope_theta": float(theta), "rope_scaling": ROPE_NONE, "rope_orig_ctx": 0,
-         "rope_factor": 1.0, "rope_low_freq_factor": 0.0, "rope_high_freq_factor": 0.0}
-    kind = (s or {}).get("rope_type", (s or {}).get("type", "default"))
-    if kind == "default":
-        return c
-    kinds = {"linear": ROPE_LINEAR, "llama3": ROPE_LLAMA3, "yarn": ROPE_YARN,
-             "dynamic": ROPE_DYNAMIC}
-    known = {"rope_type", "type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor",
-             "original_max_position_embeddings", "partial_rotary_factor"}
-    if kind not in kinds:
-        raise UserError(f"{where}: rope scaling '{kind}' is not supported ({', '.join(kinds)} are)")
-    for key, v in s.items():
-        if key not in known and v != {"beta_fast": 32, "beta_slow": 1}.get(key):
-            raise UserError(f"{where}: rope scaling key '{key}' = {v!r} is not supported")
-    here = f"{where}, rope scaling {kind}"
-    c["rope_scaling"] = kinds[kind]
-    c["rope_factor"] = float(fetch(s, "factor", here, number))
-    if kind == "llama3":
-        c["rope_low_freq_factor"] = float(fetch(s, "low_freq_factor", here, number))
-        c["rope_high_freq_factor"] = float(fetch(s, "high_freq_factor", here, number))
-    if kind != "linear":
-        default = j.get("original_max_position_embeddings")
-        if kind != "llama3":
-            default = default or j.get("max_position_embeddings")
-        c["rope_orig_ctx"] = fetch(s, "original_max_position_embeddings", here, default=default)
-    return c
-
-
-def hf_llama(j, where, qkv_bias=False):
-    """config.json of the llama or qwen2 family -> our parameters."""
-    for key, fine in (("hidden_act", "silu"), ("mlp_bias", False), ("use_sliding_window", False),
-                      ("partial_rotary_factor", 1.0)):
-        if j.get(key, fine) not in (fine, None):
-            raise UserError(f"{where}: {key} = {j[key]!r} is not supported (only {fine!r} is)")
-    if j.get("attention_bias") and not qkv_bias:
-        raise UserError(f"{where}: attention_bias true is not supported for this family")
-    dim, heads = fetch(j, "hidden_size", where), fetch(j, "num_attention_heads", where)
-    head_dim = fetch(j, "head_dim", where, default=max(1, dim // max(1, heads)))
-    return {"vocab_size": fetch(j, "vocab_size", where), "dim": dim,
-            "hidden_dim": fetch(j, "intermediate_size", where),
-            "n_layers": fetch(j, "num_hidden_layers", where), "n_heads": heads,
-            "n_kv_heads": fetch(j, "num_key_value_heads", where, default=heads),
-            "head_dim": head_dim, "max_ctx": fetch(j, "max_position_embeddings", where),
-            "rope_dim": head_dim, "qkv_bias": int(qkv_bias),
-            "tied": int(bool(j.get("tie_word_embeddings", False))),
-            "norm_eps": float(fetch(j, "rms_norm_eps", where, (int, float))),
-            **rope_config(j, where)}
-
-
-def hf_qwen2(j, where):
-    return hf_llama(j, where, qkv_bias=True)
-
-
-def gguf_llama(g, qkv_bias=False):
-    """metadata of a GGUF file of the llama or qwen2 family -> our parameters."""
-    a = g.arch
-    heads, dim = g.int(f"{a}.attention.head_count"), g.int(f"{a}.embedding_length")
-    rope_dim = g.int(f"{a}.rope.dimension_count", dim // max(1, heads))
-    head_dim = g.int(f"{a}.attention.key_length", rope_dim)
-    if g.int(f"{a}.attention.value_length", head_dim) != head_dim or rope_dim != head_dim:
-        raise UserError(f"{g.path}: keys, values and the rotary part must have one width")
-    c = {"vocab_size": g.int(f"{a}.vocab_size", len(g.get("tokenizer.ggml.tokens", []))),
-         "dim": dim, "hidden_dim": g.int(f"{a}.feed_forward_length"),
-         "n_layers": g.int(f"{a}.block_count"),
-         "n_heads": heads, "n_kv_heads": g.int(f"{a}.attention.head_count_kv", heads),
-         "head_dim": head_dim, "max_ctx": g.int(f"{a}.context_length"), "rope_dim": rope_dim,
-         "qkv_bias": int(qkv_bias), "tied": int("output.weight" not in g.tensors),
-         "norm_eps": float(g.get(f"{a}.attention.layer_norm_rms_epsilon")),
-         "rope_theta": float(g.get(f"{a}.rope.freq_base", 10000.0)), "rope_scaling": ROPE_NONE,
-         "rope_orig_ctx": 0, "rope_factor": 1.0, "rope_low_freq_factor": 0.0,
-         "rope_high_freq_factor": 0.0}
-    kind = g.get(f"{a}.rope.scaling.type", "none")
-    if kind in ("linear", "yarn"):
-        c["rope_scaling"] = {"linear": ROPE_LINEAR, "yarn": ROPE_YARN}[kind]
-        c["rope_factor"] = float(g.get(f"{a}.rope.scaling.factor"))
-        if kind == "yarn":
-            c["rope_orig_ctx"] = g.int(f"{a}.rope.scaling.original_context_length")
-    elif kind != "none":
-        raise UserError(f"{g.path}: rope scaling '{kind}' is not supported (linear and yarn are)")
-    if "rope_freqs.weight" in g.tensors:
-        c.update(llama3_scaling(g, c))
-    return c
-
-
-def gguf_qwen2(g):
-    return gguf_llama(g, qkv_bias=True)
-
-
-def llama3_scaling(g, c):
-    """GGUF keeps Llama-3.1's frequency scaling as one divisor per frequency. The divisors of the
-    two published settings are made again from their parameters, and one must agree."""
-    name = "rope_freqs.weight"
-    have = g.rows(Tensor(name, (c["head_dim"] // 2,), None, name), 0, 1)[0]
-    low, high, orig = 1.0, 4.0, 8192
-    for factor in (8.0, 32.0):
-        want = []
-        for i in range(c["head_dim"] // 2):
-            wave = 2 * math.pi * c["rope_theta"] ** (2 * i / c["head_dim"])
-            s = min(1.0, max(0.0, (orig / wave - low) / (high - low)))
-            want.append(1 / ((1 - s) / factor + s))
-        if np.allclose(have, want, rtol=1e-4):
-            return {"rope_scaling": ROPE_LLAMA3, "rope_factor": factor, "rope_orig_ctx": orig,
-                    "rope_low_freq_factor": low, "rope_high_freq_factor": high}
-    raise UserError(f"{g.path}: tensor {name} holds a frequency scaling that is not Llama-3.1's or "
-                    "3.2's")
-
-
-def llama_tensors(c):
-    E, F, V = c["dim"], c["hidden_dim"], c["vocab_size"]
-    q, kv = c["n_heads"] * c["head_dim"], c["n_kv_heads"] * c["head_dim"]
-    yield Tensor("embed", (V, E), "model.embed_tokens.weight", "token_embd.weight")
-    for i in range(c["n_layers"]):
-        for name, shape, hf, gguf, heads in (
-                ("attn_norm", (E,), "input_layernorm.weight", "attn_norm.weight", 0),
-                ("wq", (q, E), "self_attn.q_proj.weight", "attn_q.weight", c["n_heads"]),
-                ("wk", (kv, E), "self_attn.k_proj.weight", "attn_k.weight", c["n_kv_heads"]),
-                ("wv", (kv, E), "self_attn.v_proj.weight", "attn_v.weight", 0),
-                ("bq", (q,), "self_attn.q_proj.bias", "attn_q.bias", 0),
-                ("bk", (kv,), "self_attn.k_proj.bias", "attn_k.bias", 0),
-                ("bv", (kv,), "self_attn.v_proj.bias", "attn_v.bias", 0),
-                ("wo", (E, q), "self_attn.o_proj.weight", "attn_output.weight", 0),
-                ("ffn_norm", (E,), "post_attention_layernorm.weight", "ffn_norm.weight", 0),
-                ("w1", (F, E), "mlp.gate_proj.weight", "ffn_gate.weight", 0),
-                ("w3", (F, E), "mlp.up_proj.weight", "ffn_up.weight", 0),
-                ("w2", (E, F), "mlp.down_proj.weight", "ffn_down.weight", 0)):
-            if name[0] != "b" or c["qkv_bias"]:
-                yield Tensor(f"layers.{i}.{name}", shape, f"model.layers.{i}.{hf}",
-                             f"blk.{i}.{gguf}", heads)
-    yield Tensor("final_norm", (E,), "model.norm.weight", "output_norm.weight")
-    if not c["tied"]:
-        yield Tensor("lm_head", (V, E), "lm_head.weight", "output.weight")
-
-
-def llama_width(name, c):
-    """width of a random tensor (see the top)"""
-    kind, deep = name.split(".")[-1], math.sqrt(2 * c["n_layers"])
-    if kind.endswith("norm") or kind in ("bq", "bk", "bv"):
-        return 0.1
-    if kind == "wo":
-        return 1 / math.sqrt(c["n_heads"] * c["head_dim"]) / deep
-    if kind == "w2":
-        return 1 / math.sqrt(c["hidden_dim"]) / deep
-    return (2 if kind == "wq" else 1) / math.sqrt(c["dim"])
-
-
-# arch: what the file says; permuted: GGUF reorders the rows of q and k inside each head
-Family = collections.namedtuple("Family", "arch hf gguf tensors width permuted")
-FAMILIES = {        # by model_type of config.json and general.architecture of GGUF
-    "llama": Family("llama", hf_llama, gguf_llama, llama_tensors, llama_width, True),
-    "qwen2": Family("llama", hf_qwen2, gguf_qwen2, llama_tensors, llama_width, False),
-}
-PARAM_ORDER = ("vocab_size dim hidden_dim n_layers n_heads n_kv_heads head_dim max_ctx norm_eps "
-               "rope_theta rope_dim rope_scaling rope_factor rope_low_freq_factor "
-               "rope_high_freq_factor rope_orig_ctx qkv_bias tied").split()
-
-
-def family_of(name, where):
-    if name not in FAMILIES:
-        raise UserError(f"{where}: the architecture '{name}' is not supported "
-                        f"({', '.join(FAMILIES)} are)")
-    return FAMILIES[name]
-
-
-def check_config(c, where):
-    for key in ("vocab_size dim hidden_dim n_layers n_heads n_kv_heads head_dim max_ctx").split():
-        if not 0 < c[key] < 1 << 31:
-            raise UserError(f"{where}: {key} is {c[key]}, not a positive number")
-    if c["n_heads"] % c["n_kv_heads"] or c["head_dim"] % 2:
-        raise UserError(f"{where}: {c['n_heads']} query heads over {c['n_kv_heads']} KV heads of "
-                        f"width {c['head_dim']}: heads must divide evenly, the width must be even")
+def part_rows(src, c, t, r0, r1):
+    """rows [r0, r1) of our tensor t of a checkpoint"""
+    p = src.family.part(c, t, src.tensors)
+    if p.convert:
+        return np.ascontiguousarray(p.convert(src.raw(p.name, 0, math.prod(p.shape[:-1]))))[r0:r1]
+    if len(t.shape) == 1:
+        x = src.raw(p.name, 0, 1)[:, p.first:p.first + t.shape[0]]
+        return x if p.order is None else x[:, p.order]
+    if p.order is None:
+        return src.raw(p.name, p.first + r0, p.first + r1)
+    at = np.array(p.order[r0:r1])
+    low = int(at.min())
+    return src.raw(p.name, p.first + low, p.first + int(at.max()) + 1)[at - low]
 
 
 def check_tensors(src, c, where):
     """Every tensor the family has is there with its shape, and nothing else is."""
-    expected = {t.hf if src.kind == "hf" else t.gguf: t for t in src.family.tensors(c)}
-    for name, t in expected.items():
-        if name not in src.tensors:
-            raise UserError(f"{where}: tensor {name} is missing")
-        have = src.shape(name)
-        if have != t.shape:
-            raise UserError(f"{where}: tensor {name} has shape {have}, the configuration says "
-                            f"{t.shape}")
-        src.check_dtype(name)
+    expected = set()
+    for t in src.family.tensors(c):
+        p = src.family.part(c, t, src.tensors)
+        if p.name not in src.tensors:
+            raise UserError(f"{where}: tensor {p.name} is missing")
+        have = src.shape(p.name)
+        if have != p.shape:
+            raise UserError(f"{where}: tensor {p.name} has shape {have}, the configuration says "
+                            f"{p.shape}")
+        src.check_dtype(p.name)
+        expected.add(p.name)
     for name in src.tensors:
         if name not in expected and not src.ignored(name, c):
             raise UserError(f"{where}: tensor {name} is unexpected; it would be lost, so "
                             "nothing was written")
 
-
-# ---------------------------------------------------------------------------
-# Sources. Each has: family, config(), tensors, rows(tensor, r0, r1) -> f32 (r1 - r0, k) with a
-# vector as one row, float_matrices: its matrices are f32, tokenizer(vocab_size) -> Vocab.
 
 class HfDir:
     """config.json and safetensors, one file or shards: u64 length, JSON header, data (row-major)"""
@@ -395,8 +219,10 @@ class HfDir:
     def __init__(self, path, vocab_only):
         self.path = path
         self.where = os.path.join(path, "config.json")
+        if not os.path.exists(self.where) and os.path.exists(os.path.join(path, "params.json")):
+            self.where = os.path.join(path, "params.json")      # as Mistral ships Codestral
         self.json = read_json(self.where)
-        self.family = family_of(self.json.get("model_type"), self.where)
+        self.family = family_of(HF, self.json.get("model_type"), self.where)
         self.tensors = {}       # name -> (file, dtype, shape, offset)
         if not vocab_only:
             self.open_weights()
@@ -414,6 +240,8 @@ class HfDir:
                     raise UserError(f"{index}: tensor {name} is not in {file}")
             return
         single = os.path.join(self.path, "model.safetensors")
+        if self.where.endswith("params.json"):
+            single = os.path.join(self.path, "consolidated.safetensors")
         if not os.path.exists(single):
             raise UserError(f"{self.path}: there is no model.safetensors and no model.safetensors."
                             "index.json; PyTorch .bin and .pth files are not read")
@@ -448,7 +276,8 @@ class HfDir:
                             "it again")
 
     def config(self):
-        return self.family.hf(self.json, self.where)
+        self.params = self.family.read(self.json, self.where)
+        return dict(self.params)
 
     def shape(self, name):
         return self.tensors[name][2]
@@ -460,34 +289,36 @@ class HfDir:
 
     def ignored(self, name, c):
         """rotary buffers of old files; a head that repeats the tied embedding"""
-        if name.endswith("rotary_emb.inv_freq"):
+        if name.endswith(("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")):
             return True
-        if name != "lm_head.weight" or not c["tied"]:
-            return False
-        head = Tensor("lm_head", (c["vocab_size"], c["dim"]), name, None)
-        embed = next(iter(self.family.tensors(c)))
-        if self.shape(name) != head.shape:
+        head = Tensor("lm_head", (c["vocab_size"], c["dim"]))
+        part = self.family.part(c, head, self.tensors)
+        if not c["tied"] or name != part.name or self.shape(name) != part.shape:
             return False
         self.check_dtype(name)
+        embed = Tensor("embed", head.shape)
         return all(np.array_equal(self.rows(head, a, b), self.rows(embed, a, b))
                    for a, b in row_blocks(head.shape))
 
     def float_matrices(self):
         return all(d == "F32" for _, d, shape, _ in self.tensors.values() if len(shape) == 2)
 
-    def rows(self, t, r0, r1):
-        path, dtype, shape, offset = self.tensors[t.hf]
+    def raw(self, name, r0, r1):
+        path, dtype, shape, offset = self.tensors[name]
         k, size = shape[-1], self.DTYPES[dtype]
         with open(path, "rb") as f:
             f.seek(offset + r0 * k * size)
-            raw = np.frombuffer(f.read((r1 - r0) * k * size), np.uint8)
-        if raw.size != (r1 - r0) * k * size:
-            raise UserError(f"{path}: the file ends inside tensor {t.hf}")
+            data = np.frombuffer(f.read((r1 - r0) * k * size), np.uint8)
+        if data.size != (r1 - r0) * k * size:
+            raise UserError(f"{path}: the file ends inside tensor {name}")
         if dtype == "BF16":
-            x = from_bf16(raw.view(np.uint16))
+            x = from_bf16(data.view(np.uint16))
         else:
-            x = raw.view(np.float16 if dtype == "F16" else np.float32).astype(np.float32)
+            x = data.view(np.float16 if dtype == "F16" else np.float32).astype(np.float32)
         return x.reshape(r1 - r0, k)
+
+    def rows(self, t, r0, r1):
+        return part_rows(self, self.params, t, r0, r1)
 
     def tokenizer(self, vocab_size):
         return hf_vocab(self.path, self.json, vocab_size)
@@ -509,7 +340,7 @@ class Gguf:
         self.fields = reader.fields
         self.tensors = {} if vocab_only else {t.name: t for t in reader.tensors}
         self.arch = self.get("general.architecture")
-        self.family = family_of(self.arch, path)
+        self.family = family_of(GGUF, self.arch, path)
 
     def get(self, key, default=None):
         if key in self.fields:
@@ -527,7 +358,8 @@ class Gguf:
         return v
 
     def config(self):
-        return self.family.gguf(self)
+        self.params = self.family.read(self)
+        return dict(self.params)
 
     def shape(self, name):
         return tuple(int(n) for n in reversed(self.tensors[name].shape))
@@ -545,18 +377,20 @@ class Gguf:
     def float_matrices(self):
         return all(t.tensor_type.name == "F32" for t in self.tensors.values() if len(t.shape) == 2)
 
+    def raw(self, name, r0, r1):
+        g = self.tensors[name]
+        data = g.data.reshape(1, -1) if len(g.shape) == 1 else g.data
+        x = self.gguf.dequantize(np.ascontiguousarray(data[r0:r1]), g.tensor_type)
+        return np.ascontiguousarray(x, np.float32).reshape(r1 - r0, -1)
+
+    def vector(self, name, n):
+        if self.shape(name) != (n,):
+            raise UserError(f"{self.path}: tensor {name} has shape {self.shape(name)}, the "
+                            f"configuration says {(n,)}")
+        return self.raw(name, 0, 1)[0].tolist()
+
     def rows(self, t, r0, r1):
-        g = self.tensors[t.gguf]
-        data = g.data.reshape(1, -1) if len(t.shape) == 1 else g.data
-        if t.heads and self.family.permuted:
-            # hf[h*d + s*d/2 + j] = gguf[h*d + 2j + s]: rotary pairs lie d/2 apart, not side by side
-            d = t.shape[0] // t.heads
-            order = np.arange(t.shape[0]).reshape(t.heads, d // 2, 2).swapaxes(1, 2).reshape(-1)
-            data = data[order[r0:r1]]
-        else:
-            data = data[r0:r1]
-        x = self.gguf.dequantize(np.ascontiguousarray(data), g.tensor_type)
-        return np.ascontiguousarray(x, np.float32).reshape(r1 - r0, t.shape[-1])
+        return part_rows(self, self.params, t, r0, r1)
 
     def tokenizer(self, vocab_size):
         return gguf_vocab(self, vocab_size)
@@ -574,18 +408,34 @@ class Random:
             self.json, self.where = read_json(shape), shape
         else:
             raise UserError(f"--shape {shape}: not a .json file and not one of {', '.join(SHAPES)}")
-        self.family = family_of(self.json.get("model_type", "llama"), self.where)
+        self.family = family_of(HF, self.json.get("model_type", "llama"), self.where)
 
     def config(self):
-        self.full = self.family.hf(self.json, self.where)
+        self.full = self.family.read(self.json, self.where)
         return dict(self.full)
+
+    def rule(self, t):
+        """(mean, width) of a tensor: see the top"""
+        kind, k = t.name.split(".")[-1], t.shape[-1]
+        if kind in ("a", "dt_bias"):
+            return (-4 if kind == "a" else -3), 1
+        if kind.endswith("norm") or kind == "d":
+            return 1, 0.1
+        if len(t.shape) == 1:
+            return 0, 0.1
+        if kind == "conv":
+            return 0, 1 / math.sqrt(t.shape[0])
+        if kind in ("wo", "w2", "wout"):
+            return 0, 1 / math.sqrt(k) / math.sqrt(2 * self.full["n_layers"])
+        return 0, (2 if kind == "wq" else 1) / math.sqrt(k)
 
     def float_matrices(self):
         return False
 
     def rows(self, t, r0, r1):
         k, key = t.shape[-1], mix64(self.seed ^ xxh64(t.name.encode()).intdigest())
-        width = np.float32(self.family.width(t.name, self.full) / math.sqrt((2 ** 32 - 1) / 3))
+        mean, width = self.rule(t)
+        width = np.float32(width / math.sqrt((2 ** 32 - 1) / 3))
         out = np.empty((r1 - r0) * k, np.float32)
         for a in range(0, out.size, self.SPAN):
             n = min(self.SPAN, out.size - a)
@@ -598,29 +448,12 @@ class Random:
             for j in (1, 2, 3):
                 z += fields[:, j]
             out[a:a + n] = (z - 131070).astype(np.float32) * width
-        if t.name.endswith("norm"):
-            out += np.float32(1)
+        if mean:
+            out += np.float32(mean)
         return out.reshape(r1 - r0, k)
 
     def tokenizer(self, vocab_size):
         return random_vocab(vocab_size, self.where)
-
-
-def hf_shape(v, e, f, layers, heads, kv, ctx, theta, eps=1e-5, tied=False, **more):
-    return {"vocab_size": v, "hidden_size": e, "intermediate_size": f, "num_hidden_layers": layers,
-            "num_attention_heads": heads, "num_key_value_heads": kv, "max_position_embeddings": ctx,
-            "rope_theta": theta, "rms_norm_eps": eps, "tie_word_embeddings": tied, **more}
-
-
-LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
-               "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-SHAPES = {
-    "smollm2-135m": hf_shape(49152, 576, 1536, 30, 9, 3, 8192, 1e5, tied=True),
-    "llama2-7b": hf_shape(32000, 4096, 11008, 32, 32, 32, 4096, 1e4),
-    "llama3-8b-262k": hf_shape(128256, 4096, 14336, 32, 32, 8, 262144, 283461213.0),
-    "llama3.1-8b": hf_shape(128256, 4096, 14336, 32, 32, 8, 131072, 5e5, rope_scaling=LLAMA3_ROPE),
-    "llama3.1-70b": hf_shape(128256, 8192, 28672, 80, 64, 8, 131072, 5e5, rope_scaling=LLAMA3_ROPE),
-}
 
 
 # ---------------------------------------------------------------------------
@@ -637,11 +470,11 @@ def weight_tensors(src, c, tensors, dtype):
     def blocks(t, kind):
         for r0, r1 in row_blocks(t.shape):
             x = src.rows(t, r0, r1)
-            if len(t.shape) == 1 and dtype != DT_F32:
+            if t.kind == "vector" and dtype != DT_F32:
                 x = from_bf16(encode(x, DT_BF16, t.name))
             yield encode(x, kind, t.name)
     for t in tensors:
-        kind = dtype if len(t.shape) == 2 else DT_F32
+        kind = dtype if t.kind == "matrix" else DT_F32
         if t.name == "embed" and dtype == DT_Q8 and not c["tied"]:
             kind = DT_BF16
         yield t.name, kind, t.shape, lambda t=t, kind=kind: blocks(t, kind)
@@ -669,7 +502,13 @@ def model_config(src, o):
             raise UserError(f"--layers {o.layers}: the model has {c['n_layers']}")
         c["n_layers"] = o.layers
     if o.rope_theta is not None:
+        if "rope_theta" not in c:
+            raise UserError(f"--rope-theta: {src.where}: this model has no rotary part")
         c["rope_theta"] = o.rope_theta
+    elif c.get("rope_theta") == 1e4 and c["rope_dim"] < c["head_dim"] and c["max_ctx"] > 32768:
+        raise UserError(f"{src.where}: rope_theta 10000 for a GLM of {c['max_ctx']} positions: a "
+                        "conversion of it has lost rope_ratio; give --rope-theta 1e8 for "
+                        "glm-4-9b-chat-1m, 5e6 for glm-4-9b-chat")
     if o.max_ctx is not None:
         c["max_ctx"] = o.max_ctx
     return c, full
@@ -683,7 +522,7 @@ def export(o):
         if o.random is None:
             check_tensors(src, full, src.path)
         dtype = DTYPES[o.dtype or ("f32" if src.float_matrices() else "bf16")]
-        params = {"arch": src.family.arch, **{k: c[k] for k in PARAM_ORDER}, "dtype": dtype}
+        params = {"arch": src.family.arch, **c, "dtype": dtype}
         tensors = list(weight_tensors(src, c, src.family.tensors(c), dtype))
     tok_params, tables = vocab_records(src.tokenizer(c["vocab_size"]), src.where)
     tensors += [(name, DT_U8 if x.dtype == np.uint8 else DT_I32, x.shape, lambda x=x: [x])

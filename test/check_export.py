@@ -4,6 +4,7 @@ named, with nothing written."""
 import contextlib
 import io
 import json
+import math
 import os
 import resource
 import shutil
@@ -95,6 +96,10 @@ def alphabet():
     return out
 
 
+ALPHABET_TOKENS = (alphabet() + WORDS + SPECIALS + [f"<unused{i}>" for i in range(6)],
+                   [1] * 262 + [3, 3, 3, 3] + [5] * 6, MERGES)       # tokens, types, merges of GGUF
+
+
 def tokenizer_json():
     chars = alphabet()
     return {"added_tokens": [{"id": 262 + i, "content": s, "special": i != 3, "lstrip": i == 0,
@@ -146,6 +151,18 @@ def our_name(hf):
         return f"layers.{i}.{OURS[kind]}"
     return {"model.embed_tokens.weight": "embed", "model.norm.weight": "final_norm",
             "lm_head.weight": "lm_head"}[hf]
+
+
+GGUF = {"attn_norm": "attn_norm.weight", "ffn_norm": "ffn_norm.weight", "wq": "attn_q.weight",
+        "wk": "attn_k.weight", "wv": "attn_v.weight", "wo": "attn_output.weight",
+        "bq": "attn_q.bias", "bk": "attn_k.bias", "bv": "attn_v.bias", "w1": "ffn_gate.weight",
+        "w3": "ffn_up.weight", "w2": "ffn_down.weight", "embed": "token_embd.weight",
+        "final_norm": "output_norm.weight", "lm_head": "output.weight"}
+
+
+def gguf_name(hf):
+    ours = our_name(hf).split(".")
+    return GGUF[ours[-1]] if len(ours) == 1 else f"blk.{ours[1]}.{GGUF[ours[2]]}"
 
 
 def bf16(x):
@@ -601,12 +618,12 @@ class Tokenizer(Case):
 
 
 class Gguf(Case):
-    def write_gguf(self, name="m.gguf", arch="llama", types=None, freqs=None, **change):
+    def write_gguf(self, file="m.gguf", arch="llama", types=None, freqs=None, **change):
         """types: part of a tensor name -> quantisation; freqs: rope_freqs.weight; change: metadata,
         None leaves it out"""
         config = {**self.config, "model_type": arch}
         self.weights = weights(config)
-        w = gguf.GGUFWriter(self.path(name), arch)
+        w = gguf.GGUFWriter(self.path(file), arch)
         meta = {f"{arch}.context_length": 2048, f"{arch}.embedding_length": 64, f"{arch}.block_count": 2,
                 f"{arch}.feed_forward_length": config["intermediate_size"], f"{arch}.attention.head_count": 4,
                 f"{arch}.attention.head_count_kv": 2, f"{arch}.attention.key_length": 32,
@@ -619,38 +636,34 @@ class Gguf(Case):
             add = {bool: w.add_bool, int: w.add_uint32, float: w.add_float32, str: w.add_string}
             if v is not None:
                 add[type(v)](key, v)
-        w.add_token_list(alphabet() + WORDS + SPECIALS + [f"<unused{i}>" for i in range(6)])
-        w.add_token_types([1] * 262 + [3, 3, 3, 3] + [5] * 6)
-        w.add_token_merges(MERGES)
+        for add, table in zip((w.add_token_list, w.add_token_types, w.add_token_merges),
+                              ALPHABET_TOKENS):
+            add(table)
         stored = {}
         for hf, x in self.weights.items():
-            tensor = next(t for t in export.llama_tensors(self.ours(config)) if t.hf == hf)
+            name = gguf_name(hf)
             data = x
             for part, heads in (("attn_q.w", 4), ("attn_k.w", 2)):
-                if part in tensor.gguf and arch == "llama":
+                if part in name and arch == "llama":
                     data = unpermute_inverse(x, heads)
-            kind = next((q for s, q in (types or {}).items() if s in tensor.gguf),
+            kind = next((q for s, q in (types or {}).items() if s in name),
                         gguf.GGMLQuantizationType.F32)
             if x.ndim == 1:
                 kind = gguf.GGMLQuantizationType.F32
             raw = gguf.quantize(data, kind)
             back = gguf.dequantize(raw, kind).reshape(x.shape)
             for part, heads in (("attn_q.w", 4), ("attn_k.w", 2)):
-                if part in tensor.gguf and arch == "llama":
+                if part in name and arch == "llama":
                     back = back.reshape(heads, -1, 2, x.shape[1]).swapaxes(1, 2).reshape(x.shape)
             stored[hf] = back
-            w.add_tensor(tensor.gguf, raw, raw_dtype=kind)
+            w.add_tensor(name, raw, raw_dtype=kind)
         if freqs is not None:
             w.add_tensor("rope_freqs.weight", freqs)
         w.write_header_to_file()
         w.write_kv_data_to_file()
         w.write_tensors_to_file()
         w.close()
-        return self.path(name), stored
-
-    @staticmethod
-    def ours(config):
-        return export.FAMILIES[config["model_type"]].hf(config, "config")
+        return self.path(file), stored
 
     def test_f32_is_the_directory(self):
         """the same model as directory and as GGUF: same weights, q and k rows included"""
@@ -796,13 +809,18 @@ class RandomModels(Case):
     def test_shapes(self):
         """the parameter counts of the published models"""
         counts = {"smollm2-135m": 134_515_008, "llama2-7b": 6_738_415_616, "llama3-8b-262k": 8_030_261_248,
-                  "llama3.1-8b": 8_030_261_248, "llama3.1-70b": 70_553_706_496}
+                  "llama3.1-8b": 8_030_261_248, "llama3.1-70b": 70_553_706_496,
+                  "mistral-7b": 7_241_732_096, "qwen2.5-0.5b": 494_032_768, "qwen2.5-7b": 7_615_616_512,
+                  "qwen2.5-32b": 32_763_876_352, "qwen2.5-72b": 72_706_203_648,
+                  "glm-4-9b-1m": 9_483_857_920, "mamba-codestral-7b": 7_285_403_648,
+                  "jamba-1.5-mini": 51_570_323_328, "jamba-1.5-large": 398_555_145_696}
         self.assertEqual(set(counts), set(export.SHAPES))
         for name, count in counts.items():
-            c = export.hf_llama(export.SHAPES[name], name)
-            self.assertEqual(sum(int(np.prod(t.shape))
-                             for t in export.llama_tensors(c)), count, name)
-        self.assertEqual(export.hf_llama(
+            shape = export.SHAPES[name]
+            family = export.HF[shape.get("model_type", "llama")]
+            c = family.read(shape, name)
+            self.assertEqual(sum(math.prod(t.shape) for t in family.tensors(c)), count, name)
+        self.assertEqual(export.HF["llama"].read(
             export.SHAPES["llama3-8b-262k"], "")["rope_theta"], 283461213.0)
         p, t, _ = self.good("--random", 1, "--shape", "llama3.1-8b", "--vocab-only", self.out)
         self.assertEqual(len(t["tok.types"]), 128256)

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# run_export.sh - export.py against checkpoints that test/check_export.py writes itself
+# run_export.sh - export.py against checkpoints that test/check_export.py and check_models.py write
 set -u
 cd "$(dirname "$0")/.." || exit 1
 for python in .venv/bin/python python3; do
     if $python -c 'import numpy, xxhash, safetensors, gguf, jinja2' 2>/dev/null; then
-        PYTHONDONTWRITEBYTECODE=1 exec $python test/check_export.py
+        export PYTHONDONTWRITEBYTECODE=1
+        $python test/check_export.py && exec $python test/check_models.py
+        exit 1
     fi
 done
 echo "no Python with the packages of requirements.txt: run test/venv.sh"

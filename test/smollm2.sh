@@ -41,4 +41,4 @@ if ! right $gguf; then
 fi
 echo "exporting it to $bin" >&2
 .venv/bin/python export.py $gguf $bin >"$tmp/log" 2>&1 || { cat "$tmp/log" >&2; exit 1; }
-sha256sum export.py export_tok.py >.cache/smollm2_135m.by
+sha256sum export.py export_models.py export_tok.py >.cache/smollm2_135m.by
