@@ -103,12 +103,12 @@ static void swiglu(float *y, const float *g, const float *u, int n) {
 // ---------------------------------------------------------------------------
 // Weights: the one list of names and shapes (a file, a seed and a byte count all walk it)
 
-int llama_bind(Llama *w, const Config *c, Loader *from, Err *err) {
+int llama_bind(Weights *w, const Config *c, Loader *from, Err *err) {
     int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
     char name[64];
 #define MATRIX(field, key, n, k, rows)                                                             \
     if (from->matrix(from, &(field), key, n, k, rows, err)) return -1
-#define VECTOR(field, key, n) if (from->vector(from, &(field), key, n, err)) return -1
+#define VECTOR(field, key, n) if (from->vector(from, &(field), key, n, 0, err)) return -1
 #define NAME(key) (snprintf(name, sizeof name, "layers.%d." key, l), name)
     w->layer = (LlamaLayer *)xrealloc(NULL, sizeof *w->layer * (size_t)c->n_layers);
     memset(w->layer, 0, sizeof *w->layer * (size_t)c->n_layers);
@@ -138,8 +138,6 @@ int llama_bind(Llama *w, const Config *c, Loader *from, Err *err) {
 #undef NAME
     return 0;
 }
-
-void llama_free(Llama *w) { free(w->layer); }
 
 // ---------------------------------------------------------------------------
 // Scratch of one feed of n tokens in chunks of C

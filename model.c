@@ -10,7 +10,7 @@
 struct Model {
     Config c;
     AttnShape shape;
-    Llama w;
+    Weights w;
     Mem mem;
     KVWork *work;
     char *arena;                // all packed weights and vectors
@@ -29,18 +29,72 @@ struct Model {
 // ---------------------------------------------------------------------------
 // Hyperparameters
 
-enum { MAX_ROPE = 1024 };
+enum { MAX_ROPE = 1024, MAX_EXPERTS = 256 };
 
-typedef struct { const char *key; size_t at; int64_t lo, hi; } IntKey;
-#define INT_KEY(field, lo, hi) { #field, offsetof(Config, field), lo, hi }
+enum { LLAMAS = 1 << ARCH_LLAMA, MAMBAS = 1 << ARCH_MAMBA2, JAMBAS = 1 << ARCH_JAMBA,
+       ATTENDS = LLAMAS | JAMBAS, MIXES = MAMBAS | JAMBAS, ALL_ARCHS = ATTENDS | MIXES };
+static const char *const arch_name[N_ARCHS] = { NULL, "llama", "mamba2", "jamba" };
+
+typedef struct { const char *key; size_t at; int archs; int64_t lo, hi; } IntKey;
+#define INT_KEY(field, archs, lo, hi) { #field, offsetof(Config, field), archs, lo, hi }
 static const IntKey int_keys[] = {
-    INT_KEY(vocab_size, 1, 1 << 24), INT_KEY(dim, 1, 1 << 20), INT_KEY(hidden_dim, 1, 1 << 22),
-    INT_KEY(n_layers, 1, 1 << 12), INT_KEY(n_heads, 1, 1 << 12), INT_KEY(n_kv_heads, 1, 1 << 12),
-    INT_KEY(head_dim, 2, 1 << 12), INT_KEY(max_ctx, 1, 1 << 30), INT_KEY(rope_dim, 2, MAX_ROPE),
-    INT_KEY(rope_orig_ctx, 0, 1 << 30),
+    INT_KEY(vocab_size, ALL_ARCHS, 1, 1 << 24), INT_KEY(dim, ALL_ARCHS, 1, 1 << 20),
+    INT_KEY(n_layers, ALL_ARCHS, 1, 1 << 12), INT_KEY(max_ctx, ALL_ARCHS, 1, 1 << 30),
+    INT_KEY(hidden_dim, ATTENDS, 1, 1 << 22), INT_KEY(n_heads, ATTENDS, 1, 1 << 12),
+    INT_KEY(n_kv_heads, ATTENDS, 1, 1 << 12), INT_KEY(head_dim, ATTENDS, 2, 1 << 12),
+    INT_KEY(rope_dim, LLAMAS, 2, MAX_ROPE), INT_KEY(rope_orig_ctx, LLAMAS, 0, 1 << 30),
+    INT_KEY(attn_period, JAMBAS, 1, 1 << 12), INT_KEY(attn_offset, JAMBAS, 0, 1 << 12),
+    INT_KEY(n_experts, JAMBAS, 1, MAX_EXPERTS), INT_KEY(n_experts_used, JAMBAS, 1, MAX_EXPERTS),
+    INT_KEY(expert_period, JAMBAS, 1, 1 << 12), INT_KEY(expert_offset, JAMBAS, 0, 1 << 12),
+    INT_KEY(ssm_inner, MIXES, 1, 1 << 20), INT_KEY(ssm_state, MIXES, 1, 1 << 12),
+    INT_KEY(ssm_conv, MIXES, 1, 64), INT_KEY(ssm_dt_rank, JAMBAS, 1, 1 << 16),
+    INT_KEY(ssm_heads, MAMBAS, 1, 1 << 16), INT_KEY(ssm_head_dim, MAMBAS, 1, 1 << 12),
+    INT_KEY(ssm_groups, MAMBAS, 1, 1 << 12), INT_KEY(norm_groups, MAMBAS, 1, 1 << 12),
 };
 
+bool config_attends(const Config *c, int layer) {
+    if (c->arch == ARCH_JAMBA) return layer % c->attn_period == c->attn_offset;
+    return c->arch != ARCH_MAMBA2;
+}
+bool config_routes(const Config *c, int layer) {
+    return c->arch == ARCH_JAMBA && layer % c->expert_period == c->expert_offset;
+}
+int config_attn_layers(const Config *c) {
+    int n = 0;
+    for (int l = 0; l < c->n_layers; l++) n += config_attends(c, l);
+    return n;
+}
+
+size_t config_state_bytes(const Config *c) {
+    size_t mixers = (size_t)(c->n_layers - config_attn_layers(c));
+    if (!mixers) return 0;
+    return mixers * (c->arch == ARCH_MAMBA2 ? mamba_state_bytes(c) : jamba_state_bytes(c));
+}
+
+static int ssm_check(const Config *c, const char *path, Err *err) {
+    if (c->arch == ARCH_JAMBA && (c->attn_offset >= c->attn_period ||
+                                  c->expert_offset >= c->expert_period))
+        return FAIL(err, "%s: attn_offset and expert_offset must be below their periods", path);
+    if (c->arch == ARCH_JAMBA && c->n_experts_used > c->n_experts)
+        return FAIL(err, "%s: n_experts_used %d of n_experts %d", path, c->n_experts_used,
+                    c->n_experts);
+    if (c->arch != ARCH_MAMBA2) return 0;
+    if ((int64_t)c->ssm_heads * c->ssm_head_dim != c->ssm_inner)
+        return FAIL(err, "%s: ssm_inner %d is not ssm_heads %d x ssm_head_dim %d", path,
+                    c->ssm_inner, c->ssm_heads, c->ssm_head_dim);
+    if (c->ssm_heads % c->ssm_groups)
+        return FAIL(err, "%s: ssm_heads %d is not a multiple of ssm_groups %d", path, c->ssm_heads,
+                    c->ssm_groups);
+    if (c->ssm_inner % c->norm_groups)
+        return FAIL(err, "%s: ssm_inner %d is not a multiple of norm_groups %d", path,
+                    c->ssm_inner, c->norm_groups);
+    return 0;
+}
+
 static int config_check(const Config *c, const char *path, Err *err) {
+    if (!(c->norm_eps > 0)) return FAIL(err, "%s: norm_eps must be positive", path);
+    if (ssm_check(c, path, err)) return -1;
+    if (c->arch == ARCH_MAMBA2) return 0;
     if (c->n_heads % c->n_kv_heads)
         return FAIL(err, "%s: n_heads %d is not a multiple of n_kv_heads %d", path, c->n_heads,
                     c->n_kv_heads);
@@ -49,8 +103,8 @@ static int config_check(const Config *c, const char *path, Err *err) {
     if (c->head_dim % 2 || c->rope_dim % 2 || c->rope_dim > c->head_dim)
         return FAIL(err, "%s: head_dim %d and rope_dim %d do not fit together", path, c->head_dim,
                     c->rope_dim);
-    if (!(c->norm_eps > 0) || !(c->rope_theta > 1))
-        return FAIL(err, "%s: norm_eps and rope_theta must be positive", path);
+    if (c->arch == ARCH_JAMBA) return 0;
+    if (!(c->rope_theta > 1)) return FAIL(err, "%s: rope_theta must be above 1", path);
     if (c->rope_scaling == ROPE_LLAMA3 && !(c->rope_factor > 0 && c->rope_low_freq_factor > 0 &&
         c->rope_high_freq_factor > c->rope_low_freq_factor && c->rope_orig_ctx > 0))
         return FAIL(err,
@@ -68,33 +122,45 @@ static int config_check(const Config *c, const char *path, Err *err) {
     return 0;
 }
 
-int config_read(ModelFile *f, Config *c, Err *err) {
-    char arch[17];
+static int read_rope(ModelFile *f, Config *c, Err *err) {
     int64_t v;
-    double eps;
-    memset(c, 0, sizeof *c);
-    if (file_str(f, "arch", arch, err)) return -1;
-    if (strcmp(arch, "llama"))
-        return FAIL(err, "%s: architecture '%s' is not built into this program (it runs llama)",
-                    f->path, arch);
-    c->arch = ARCH_LLAMA;
-    for (size_t i = 0; i < COUNTOF(int_keys); i++) {
-        if (file_int(f, int_keys[i].key, int_keys[i].lo, int_keys[i].hi, &v, err)) return -1;
-        *(int *)(void *)((char *)c + int_keys[i].at) = (int)v;
-    }
     if (file_int(f, "rope_scaling", ROPE_NONE, ROPE_DYNAMIC, &v, err)) return -1;
     c->rope_scaling = (RopeScaling)v;
     if (file_int(f, "qkv_bias", 0, 1, &v, err)) return -1;
     c->qkv_bias = v != 0;
+    if (file_real(f, "rope_theta", &c->rope_theta, err) ||
+        file_real(f, "rope_factor", &c->rope_factor, err) ||
+        file_real(f, "rope_low_freq_factor", &c->rope_low_freq_factor, err) ||
+        file_real(f, "rope_high_freq_factor", &c->rope_high_freq_factor, err)) return -1;
+    return 0;
+}
+
+int config_read(ModelFile *f, Config *c, Err *err) {
+    char arch[17];
+    int64_t v;
+    double eps;
+    int a = 1;
+    memset(c, 0, sizeof *c);
+    if (file_str(f, "arch", arch, err)) return -1;
+    while (a < N_ARCHS && strcmp(arch, arch_name[a])) a++;
+    if (a == N_ARCHS)
+        return FAIL(err,
+                    "%s: architecture '%s' is not built into this program (it runs llama, mamba2 "
+                    "and jamba)",
+                    f->path, arch);
+    c->arch = (ArchId)a;
+    for (size_t i = 0; i < COUNTOF(int_keys); i++) {
+        if (!(int_keys[i].archs & 1 << a)) continue;
+        if (file_int(f, int_keys[i].key, int_keys[i].lo, int_keys[i].hi, &v, err)) return -1;
+        *(int *)(void *)((char *)c + int_keys[i].at) = (int)v;
+    }
     if (file_int(f, "tied", 0, 1, &v, err)) return -1;
     c->tied = v != 0;
     if (file_int(f, "dtype", DT_F32, DT_Q8, &v, err)) return -1;
     c->dtype = (DType)v;
-    if (file_real(f, "norm_eps", &eps, err) || file_real(f, "rope_theta", &c->rope_theta, err) ||
-        file_real(f, "rope_factor", &c->rope_factor, err) ||
-        file_real(f, "rope_low_freq_factor", &c->rope_low_freq_factor, err) ||
-        file_real(f, "rope_high_freq_factor", &c->rope_high_freq_factor, err)) return -1;
+    if (file_real(f, "norm_eps", &eps, err)) return -1;
     c->norm_eps = (float)eps;
+    if (c->arch == ARCH_LLAMA && read_rope(f, c, err)) return -1;
     return config_check(c, f->path, err);
 }
 
@@ -104,14 +170,21 @@ typedef struct { const char *name; Config c; } Shape;
 #define DENSE(v, e, f, l, h, g, d, ctx, eps, theta, rot, scaling, bias, tied)                      \
     {                                                                                              \
         ARCH_LLAMA, v, e, f, l, h, g, d, ctx, eps, theta, rot, scaling, 8, 1, 4, 8192, bias, tied, \
-            DT_BF16                                                                                \
+            .dtype = DT_BF16                                                                       \
+    }
+#define JAMBA(e, f, l, h, rank)                                                                    \
+    {                                                                                              \
+        .arch = ARCH_JAMBA, .vocab_size = 65536, .dim = e, .hidden_dim = f, .n_layers = l,         \
+        .n_heads = h, .n_kv_heads = 8, .head_dim = 128, .max_ctx = 262144, .norm_eps = 1e-6f,      \
+        .dtype = DT_BF16, .attn_period = 8, .attn_offset = 4, .n_experts = 16,                     \
+        .n_experts_used = 2, .expert_period = 2, .expert_offset = 1, .ssm_inner = 2 * (e),         \
+        .ssm_state = 16, .ssm_conv = 4, .ssm_dt_rank = rank                                        \
     }
 #define LLAMA(v, e, f, l, h, g, d, ctx, theta, scaling, tied)                                      \
     DENSE(v, e, f, l, h, g, d, ctx, 1e-5f, theta, d, scaling, false, tied)
 #define QWEN(v, e, f, l, h, g, d, tied)                                                            \
     DENSE(v, e, f, l, h, g, d, 32768, 1e-6f, 1e6, d, ROPE_NONE, true, tied)
 static const Shape shapes[] = {
-    // models.md 1.1
     { "smollm2-135m", LLAMA(49152, 576, 1536, 30, 9, 3, 64, 8192, 1e5, ROPE_NONE, true) },
     { "llama2-7b", LLAMA(32000, 4096, 11008, 32, 32, 32, 128, 4096, 1e4, ROPE_NONE, false) },
     { "llama3-8b-262k",
@@ -126,6 +199,12 @@ static const Shape shapes[] = {
     { "glm-4-9b-1m",
       DENSE(151552, 4096, 13696, 40, 32, 4, 128, 1048576, 1.5625e-7f, 1e8, 64, ROPE_NONE, true,
             false) },
+    { "mamba-codestral-7b",
+      { .arch = ARCH_MAMBA2, .vocab_size = 32768, .dim = 4096, .n_layers = 64, .max_ctx = 262144,
+        .norm_eps = 1e-5f, .dtype = DT_BF16, .ssm_inner = 8192, .ssm_state = 128, .ssm_conv = 4,
+        .ssm_heads = 128, .ssm_head_dim = 64, .ssm_groups = 8, .norm_groups = 8 } },
+    { "jamba-1.5-mini", JAMBA(4096, 14336, 32, 32, 256) },
+    { "jamba-1.5-large", JAMBA(8192, 24576, 72, 64, 512) },
 };
 
 int config_shape(const char *name, Config *c, Err *err) {
@@ -144,19 +223,33 @@ int config_shape(const char *name, Config *c, Err *err) {
 }
 
 void config_shapes(FILE *out) {
-    fprintf(out, "%-16s %6s %7s %7s %9s %6s %8s %9s\n", "shape", "layers", "dim", "hidden", "heads",
+    fprintf(out, "%-18s %6s %7s %7s %9s %6s %8s %9s\n", "shape", "layers", "dim", "hidden", "heads",
             "head", "vocab", "max ctx");
     for (size_t i = 0; i < COUNTOF(shapes); i++) {
         const Config *c = &shapes[i].c;
         char heads[24];
         snprintf(heads, sizeof heads, "%d/%d", c->n_heads, c->n_kv_heads);
-        fprintf(out, "%-16s %6d %7d %7d %9s %6d %8d %9d\n", shapes[i].name, c->n_layers, c->dim,
+        fprintf(out, "%-18s %6d %7d %7d %9s %6d %8d %9d\n", shapes[i].name, c->n_layers, c->dim,
                 c->hidden_dim, heads, c->head_dim, c->vocab_size, c->max_ctx);
     }
 }
 
 // ---------------------------------------------------------------------------
-// Weights: the list of llama_bind walked by three loaders
+// Weights: the list of an architecture's bind walked by three loaders
+
+static int weights_bind(Weights *w, const Config *c, Loader *from, Err *err) {
+    memset(w, 0, sizeof *w);
+    if (c->arch == ARCH_MAMBA2) return mamba_bind(w, c, from, err);
+    if (c->arch == ARCH_JAMBA) return jamba_bind(w, c, from, err);
+    return llama_bind(w, c, from, err);
+}
+
+static void weights_free(Weights *w) {  // the tables, not the weights' memory
+    free(w->layer);
+    free(w->ssm);
+    free(w->moe);
+    free(w->experts);
+}
 
 static size_t aligned64(size_t b) { return (b + 63) & ~(size_t)63; }
 
@@ -175,18 +268,19 @@ static int count_matrix(Loader *l, Weight *w, const char *name, int n, int k, bo
     if (!rows) s->at += aligned64(weight_bytes(s->dtype, n, k));
     return 0;
 }
-static int count_vector(Loader *l, float **v, const char *name, int n, Err *err) {
+static size_t vector_len(int n, int k) { return (size_t)n * (size_t)(k ? k : 1); }
+static int count_vector(Loader *l, float **v, const char *name, int n, int k, Err *err) {
     (void)v; (void)name; (void)err;
-    ((Source *)l)->at += aligned64((size_t)n * sizeof(float));
+    ((Source *)l)->at += aligned64(vector_len(n, k) * sizeof(float));
     return 0;
 }
 
 size_t config_weight_bytes(const Config *c) {
     Source s = { { count_matrix, count_vector }, c->dtype, NULL, 0, NULL, 0 };
-    Llama w;
+    Weights w;
     Err err;
-    llama_bind(&w, c, &s.l, &err);
-    llama_free(&w);
+    weights_bind(&w, c, &s.l, &err);
+    weights_free(&w);
     return s.at;
 }
 
@@ -213,13 +307,13 @@ static int file_matrix(Loader *l, Weight *w, const char *name, int n, int k, boo
     drop_pages(s->file, t);
     return 0;
 }
-static int file_vector(Loader *l, float **v, const char *name, int n, Err *err) {
+static int file_vector(Loader *l, float **v, const char *name, int n, int k, Err *err) {
     Source *s = (Source *)l;
-    const FileTensor *t = file_want(s->file, name, DT_F32, n, 0, err);
+    const FileTensor *t = file_want(s->file, name, DT_F32, n, k, err);
     if (!t) return -1;
     *v = (float *)(void *)(s->arena + s->at);
-    s->at += aligned64((size_t)n * sizeof(float));
-    memcpy(*v, file_data(s->file, t), (size_t)n * sizeof(float));
+    s->at += aligned64(vector_len(n, k) * sizeof(float));
+    memcpy(*v, file_data(s->file, t), vector_len(n, k) * sizeof(float));
     return 0;
 }
 
@@ -244,13 +338,24 @@ static int random_matrix(Loader *l, Weight *w, const char *name, int n, int k, b
     s->at += aligned64(count * 2);
     return 0;
 }
-static int random_vector(Loader *l, float **v, const char *name, int n, Err *err) {
+// norms and D are 1, biases 0; A as Mamba starts it, steps between 0.001 and 0.1
+static int random_vector(Loader *l, float **v, const char *name, int n, int k, Err *err) {
     Source *s = (Source *)l;
-    bool bias = strstr(name, ".b") != NULL;
+    const char *part = strrchr(name, '.');
     (void)err;
     *v = (float *)(void *)(s->arena + s->at);
-    s->at += aligned64((size_t)n * sizeof(float));
-    for (int i = 0; i < n; i++) (*v)[i] = bias ? 0.0f : 1.0f;
+    s->at += aligned64(vector_len(n, k) * sizeof(float));
+    for (size_t i = 0; i < vector_len(n, k); i++) {
+        float u = (float)(mix64(s->seed + i) >> 40) * 5.9604645e-8f;
+        (*v)[i] = !part                                              ? 1.0f
+                  : !strcmp(part, ".a") && k                         ? -1.0f - (float)(i / (size_t)k)
+                  : !strcmp(part, ".a")                              ? -1.0f - 15.0f * u
+                  : !strcmp(part, ".dt_bias")                        ? -6.9f + 4.6f * u
+                  : !strcmp(part, ".conv")                           ? u - 0.5f
+                  : !strcmp(part, ".conv_bias") || !strcmp(part, ".bq") ||
+                            !strcmp(part, ".bk") || !strcmp(part, ".bv") ? 0.0f
+                                                                         : 1.0f;
+    }
     return 0;
 }
 
@@ -284,6 +389,12 @@ size_t memory_available(void) {
     return have == SIZE_MAX ? 0 : have;
 }
 
+static int runs_arch(const Config *c, const char *path, Err *err) {
+    if (c->arch == ARCH_LLAMA) return 0;
+    return FAIL(err, "%s: this program plans %s models but does not run them yet", path,
+                arch_name[c->arch]);
+}
+
 static Model *model_new(const Config *c, const ModelOpts *opts) {
     Model *m = (Model *)xrealloc(NULL, sizeof *m);
     memset(m, 0, sizeof *m);
@@ -309,14 +420,14 @@ static int model_bind(Model *m, Source *s, Err *err) {
         m->arena_bytes += aligned64(weight_bytes(DT_BF16, m->c.vocab_size, m->c.dim));
     m->arena = TAKE(&m->mem, char, m->arena_bytes, "the weights");
     s->arena = m->arena;
-    if (llama_bind(&m->w, &m->c, &s->l, err)) return -1;
+    if (weights_bind(&m->w, &m->c, &s->l, err)) return -1;
     m->work = kv_work_open(&m->mem, &m->shape);
     return 0;
 }
 
 Model *model_open(ModelFile *f, const ModelOpts *opts, Err *err) {
     Config c;
-    if (config_read(f, &c, err)) return NULL;
+    if (config_read(f, &c, err) || runs_arch(&c, f->path, err)) return NULL;
     Model *m = model_new(&c, opts);
     Source s = { { file_matrix, file_vector }, c.dtype, f, 0, NULL, 0 };
     if (m->mem.limit && config_weight_bytes(&c) > m->mem.limit) {
@@ -333,7 +444,7 @@ Model *model_open(ModelFile *f, const ModelOpts *opts, Err *err) {
 Model *model_random(const Config *c, const ModelOpts *opts, uint64_t seed, Err *err) {
     Config bf16 = *c;
     bf16.dtype = DT_BF16;
-    if (config_check(&bf16, "shape", err)) return NULL;
+    if (config_check(&bf16, "shape", err) || runs_arch(&bf16, "shape", err)) return NULL;
     Model *m = model_new(&bf16, opts);
     Source s = { { random_matrix, random_vector }, DT_BF16, NULL, seed ? seed : 1, NULL, 0 };
     m->hash = mix64(s.seed);
@@ -344,7 +455,7 @@ Model *model_random(const Config *c, const ModelOpts *opts, uint64_t seed, Err *
 void model_close(Model *m) {
     if (!m) return;
     kv_work_close(m->work);
-    llama_free(&m->w);
+    weights_free(&m->w);
     mem_give(&m->mem, m->arena, m->arena_bytes);
     mem_give(&m->mem, m->scratch, m->scratch_bytes);
     free(m->inv_freq);
@@ -443,10 +554,10 @@ Context *context_open(Model *m, const int32_t *ids, int n, int window, Err *err)
     c->refs = 1;
     c->n = n;
     c->window_rows = window < n ? window : n;
-    c->window_bytes = (size_t)m->c.n_layers * c->window_rows * window_row_bytes(m);
+    c->window_bytes = (size_t)config_attn_layers(&m->c) * c->window_rows * window_row_bytes(m);
     c->window = TAKE(&m->mem, char, c->window_bytes, "window rows of the context");
     kv_work_reserve(m->work, n, n, window);
-    KVCache *kv = kv_open(&m->mem, &m->shape, m->c.n_layers, NULL, &full, 0);
+    KVCache *kv = kv_open(&m->mem, &m->shape, config_attn_layers(&m->c), NULL, &full, 0);
     kv_first_begin(kv);
     Forward f = forward_of(m, kv, ids, n, 0);
     f.first = true;
@@ -487,7 +598,8 @@ Branch *branch_open(Model *m, Context *ctx, const Method *method, int reserve, E
         return NULL;
     }
     Branch *b = branch_new(m, ctx, method);
-    b->kv = kv_open(&m->mem, &m->shape, m->c.n_layers, ctx ? ctx->base : NULL, &b->method, reserve);
+    b->kv = kv_open(&m->mem, &m->shape, config_attn_layers(&m->c), ctx ? ctx->base : NULL,
+                    &b->method, reserve);
     b->pos = ctx ? ctx->n : 0;
     return b;
 }
@@ -602,6 +714,7 @@ void branch_poison(Branch *b) { kv_poison(b->kv); }
 
 size_t config_row_bytes(const Config *c) {
     AttnShape s;
+    if (!config_attn_layers(c)) return 0;
     memset(&s, 0, sizeof s);
     s.head_dim = c->head_dim;
     s.elem = c->dtype == DT_F32 ? 4 : 2;
@@ -629,8 +742,8 @@ size_t config_scratch_bytes(const Config *c, int n, int rows, int chunk, int win
 Plan plan_run(const Config *c, const Method *m, int n_ctx, int n_first, int n_later, bool shared,
               int64_t rows_kept, int chunk) {
     Plan p;
-    size_t row = config_row_bytes(c), heads = (size_t)c->n_layers * c->n_kv_heads,
-           first = (size_t)n_first;
+    size_t attn = (size_t)config_attn_layers(c), row = config_row_bytes(c),
+           heads = attn * c->n_kv_heads, first = (size_t)n_first;
     int window = method_window(m);
     size_t kept = rows_kept >= 0                                   ? (size_t)rows_kept
                   : m->size.budget > 0 && m->size.budget < n_first ? (size_t)m->size.budget
@@ -643,7 +756,7 @@ Plan plan_run(const Config *c, const Method *m, int n_ctx, int n_first, int n_la
     if (shared) {
         // the context, its window rows, and a tail for question 1 and all that follows
         p.kv = (first + (size_t)n_later) * row * heads;
-        p.kv += (size_t)c->n_layers * (window < n_ctx ? window : n_ctx) * c->n_heads * c->head_dim *
+        p.kv += attn * (window < n_ctx ? window : n_ctx) * c->n_heads * c->head_dim *
                 (c->dtype == DT_F32 ? 4 : 2);
     } else {
         // all layers settled but the last one, whose rows are all there; or everything settled

@@ -406,14 +406,14 @@ int report_end(const char *dir, Err *err) {
 // Plans
 
 void plan_print(FILE *out, const Config *c, const PlanLine *lines, int n, int n_tokens) {
-    size_t row = config_row_bytes(c), free_bytes = memory_available();
-    int name_w = 6;
+    int layers = config_attn_layers(c), name_w = 6;
+    size_t row = config_row_bytes(c), token = row * (size_t)layers * (size_t)c->n_kv_heads,
+           free_bytes = memory_available();
     for (int i = 0; i < n; i++)
         if ((int)strlen(lines[i].label) > name_w) name_w = (int)strlen(lines[i].label);
     fprintf(out, "one row of one KV head: %zu B; a token in all %d layers x %d heads: %zu B; "
-            "%d tokens kept whole: %.1f MB\n", row, c->n_layers, c->n_kv_heads,
-            row * (size_t)c->n_layers * (size_t)c->n_kv_heads, n_tokens,
-            1e-6 * (double)row * c->n_layers * c->n_kv_heads * n_tokens);
+            "%d tokens kept whole: %.1f MB\n", row, layers, c->n_kv_heads, token, n_tokens,
+            1e-6 * (double)token * n_tokens);
     fprintf(out, "%-*s %12s %11s %12s %11s %11s\n", name_w, "MB", "weights +", "KV +", "scratch +",
             "policy =", "total");
     for (int i = 0; i < n; i++) {

@@ -99,7 +99,8 @@ const ChatPieces *tok_chat(const Tok *t);
 
 // ===========================================================================
 // The model (model.c): hyperparameters, weights, the thing contexts and branches live on.
-typedef enum { ARCH_LLAMA = 1 } ArchId;
+// arch "llama", "mamba2" (Mamba-Codestral), "jamba". Keys and tensors of the last two: below
+typedef enum { ARCH_LLAMA = 1, ARCH_MAMBA2, ARCH_JAMBA, N_ARCHS } ArchId;
 typedef enum { ROPE_NONE, ROPE_LINEAR, ROPE_LLAMA3, ROPE_YARN, ROPE_DYNAMIC } RopeScaling;
 
 typedef struct {                // file keys have the same names
@@ -113,7 +114,43 @@ typedef struct {                // file keys have the same names
     int rope_orig_ctx;
     bool qkv_bias, tied;
     DType dtype;                // of the matrices: DT_F32, DT_BF16 or DT_Q8
+    // what follows is 0 where an architecture has none of it
+    int attn_period, attn_offset;       // layer l attends iff l % period == offset, else mixes
+    int n_experts, n_experts_used, expert_period, expert_offset;
+    int ssm_inner, ssm_state, ssm_conv; // channels D, state size N per channel, taps K of the conv
+    int ssm_dt_rank;                    // Mamba-1: R
+    int ssm_heads, ssm_head_dim, ssm_groups, norm_groups;       // Mamba-2: D = heads * head_dim
 } Config;
+
+// File keys of mamba2: vocab_size dim n_layers max_ctx norm_eps ssm_inner ssm_state ssm_conv
+//   ssm_heads ssm_head_dim ssm_groups norm_groups tied dtype.
+// File keys of jamba: vocab_size dim hidden_dim n_layers n_heads n_kv_heads head_dim max_ctx norm_eps
+//   attn_period attn_offset n_experts n_experts_used expert_period expert_offset
+//   ssm_inner ssm_state ssm_conv ssm_dt_rank tied dtype.
+// Tensors, D = ssm_inner, N = ssm_state, K = ssm_conv, R = ssm_dt_rank, J = ssm_heads,
+// X = ssm_inner + 2 ssm_groups N, F = hidden_dim; w*, router, embed and lm_head have the model's
+// dtype (embed and lm_head as in llama), everything else is f32:
+//   both       embed (V, E), final_norm (E), lm_head (V, E) unless tied
+//   mamba2     layers.L.attn_norm (E)              the norm in front of the mixer
+//              layers.L.wz (D, E), .wx (X, E), .wdt (J, E)      rows z | x B C | dt of in_proj
+//              layers.L.conv (K, X), .conv_bias (X)             tap K-1 meets the newest token
+//              layers.L.dt_bias (J), .a (J) = -exp(A_log), .d (J), .gate_norm (D)
+//              layers.L.wout (E, D)
+//   jamba      layers.L.attn_norm (E), .ffn_norm (E)            input_ and pre_ff_layernorm
+//     attends  layers.L.wq (H hd, E), .wk, .wv (G hd, E), .wo (E, H hd)
+//     mixes    layers.L.wx (D, E), .wz (D, E)                   rows x | gate of in_proj
+//              layers.L.conv (K, D), .conv_bias (D)
+//              layers.L.wp (R + 2N, D)                          x_proj: dt | B | C
+//              layers.L.dt_norm (R), .b_norm (N), .c_norm (N)
+//              layers.L.wdt (D, R), .dt_bias (D)
+//              layers.L.a (N, D) = -exp(A_log) transposed, .d (D), .wout (E, D)
+//     dense    layers.L.w1 (F, E) gate, .w3 (F, E) up, .w2 (E, F) down
+//     experts  (l % expert_period == expert_offset) layers.L.router (n_experts, E),
+//              layers.L.X.w1, .w3, .w2 as dense, X = 0 .. n_experts - 1
+bool config_attends(const Config *c, int layer);        // has keys and values
+bool config_routes(const Config *c, int layer);         // has experts
+int  config_attn_layers(const Config *c);               // A: layers of the KV cache
+size_t config_state_bytes(const Config *c);             // recurrent state of all layers, 0: none
 
 typedef struct Model Model;
 typedef struct { int chunk; } ModelOpts;        // tokens per prefill chunk, 0 = 512
@@ -436,22 +473,36 @@ typedef struct {
     Weight w1, w3, w2;                  // gate (F, E), up (F, E), down (E, F)
 } LlamaLayer;
 
-typedef struct {
+typedef struct {                        // a Mamba-1 or Mamba-2 mixer
+    Weight wx, wz, wdt, wp, wout;
+    float *conv, *conv_bias, *dt_bias, *a, *d;
+    float *gate_norm;                   // Mamba-2
+    float *dt_norm, *b_norm, *c_norm;   // Jamba
+} SsmLayer;
+
+typedef struct { Weight w1, w3, w2; } Expert;           // as in LlamaLayer
+typedef struct { Weight router; Expert *expert; } MoeLayer;     // (n_experts, E), (n_experts)
+
+typedef struct {                        // of any architecture: what it has not is zero
     Weight embed;                       // (V, E): tiles when tied, rows otherwise
     Weight head;                        // (V, E)
     float *final_norm;                  // (E)
-    LlamaLayer *layer;                  // (L)
-} Llama;
+    LlamaLayer *layer;                  // (L) norms; attention and FFN where a layer has them
+    SsmLayer *ssm;                      // (L) or NULL
+    MoeLayer *moe;                      // (L) or NULL
+    Expert *experts;                    // all of them, in layer order
+} Weights;
 
 typedef struct Loader Loader; // where weights come from: a file, a seed, or nowhere (counting)
 struct Loader {
     int (*matrix)(Loader *l, Weight *w, const char *name, int n, int k, bool rows, Err *err);
-    int (*vector)(Loader *l, float **v, const char *name, int n, Err *err);
+    // fp32 whatever the model's dtype; (n, k), or (n) where k is 0
+    int (*vector)(Loader *l, float **v, const char *name, int n, int k, Err *err);
 };
 
 typedef struct {                        // one feed or step
     const Config *c;
-    const Llama *w;
+    const Weights *w;
     const AttnShape *shape;
     KVCache *kv;
     KVWork *work;
@@ -471,13 +522,21 @@ typedef struct {                        // one feed or step
     Phases *phases;
 } Forward;
 
-int llama_bind(Llama *w, const Config *c, Loader *from, Err *err);
-void llama_free(Llama *w);              // the tables, not the weights' memory
+int llama_bind(Weights *w, const Config *c, Loader *from, Err *err);
 size_t llama_scratch(const Config *c, int n, int chunk);
 int llama_feed(Forward *f, Err *err);   // n >= 0 tokens at once
 void llama_step(Forward *f);            // one token
 // inverse frequencies (rope_dim / 2) with the file's scaling
 void rope_frequencies(const Config *c, float *inv);
+
+// ===========================================================================
+// State-space models (mamba.cu) and the hybrid with experts (jamba.cu)
+int mamba_bind(Weights *w, const Config *c, Loader *from, Err *err);
+int jamba_bind(Weights *w, const Config *c, Loader *from, Err *err);
+// Recurrent state is one flat block per context or branch, layer after layer: copying it is a fork,
+// a mark, a rewind, a save. It holds no pointers; all zeros is the start of a text.
+size_t mamba_state_bytes(const Config *c);              // of one layer
+size_t jamba_state_bytes(const Config *c);
 
 // ===========================================================================
 // Command line (cli.c): one table parses, checks and prints --help.
