@@ -295,7 +295,7 @@ static inline void naive_reserve(NaiveHead *a, int n, int hd) {
 }
 
 static inline void naive_copy_head(NaiveHead *to, const NaiveHead *from, int hd) {
-    if (from->n == 0) return;
+    if (from->n <= 0) return;
     naive_reserve(to, from->n, hd);
     to->n = from->n;
     memcpy(to->row, from->row, (size_t)from->n * sizeof *to->row);
@@ -467,6 +467,29 @@ static inline void naive_fed(NaiveQueries *a, const float *q, int pos, size_t qu
     a->fed_pos[a->n_fed++] = pos;
 }
 
+// k and v (G, hd) of the newest token, not rotated yet, as a row of stored head g
+static inline NaiveHead *naive_row(NaiveBranch *b, int layer, int g, const float *k, const float *v,
+                                   int pos) {
+    const NaiveModel *m = b->m;
+    NaiveHead *a = &b->head[layer * b->heads + g];
+    int hd = m->hd, kv = g / (b->heads / m->G);
+    naive_reserve(a, a->n + 1, hd);
+    float *k_row = a->k + (size_t)a->n * (size_t)hd, *v_row = a->v + (size_t)a->n * (size_t)hd;
+    memcpy(k_row, k + kv * hd, (size_t)hd * sizeof *k_row);
+    naive_rope(m, k_row, pos);
+    for (int i = 0; i < hd; i++) k_row[i] = naive_round(m, k_row[i]);
+    for (int i = 0; i < hd; i++) v_row[i] = naive_round(m, v[kv * hd + i]);
+    a->row[a->n++] = (NaiveRow){ .pos = pos };
+    return a;
+}
+
+// q (hd) rotated to a position and rounded -> out (hd)
+static inline void naive_query(const NaiveModel *m, const float *q, int at, float *out) {
+    memcpy(out, q, (size_t)m->hd * sizeof *out);
+    naive_rope(m, out, at);
+    for (int i = 0; i < m->hd; i++) out[i] = naive_round(m, out[i]);
+}
+
 // q (H, hd), k and v (G, hd) of the newest token, not rotated yet -> out (H, hd)
 static inline void naive_attention(NaiveBranch *b, int layer, const float *q, const float *k,
                                    const float *v, float *out, bool step) {
@@ -478,22 +501,10 @@ static inline void naive_attention(NaiveBranch *b, int layer, const float *q, co
     float *lse2 = naive_floats((size_t)m->H);
     if (!b->first_done) naive_reserve_scores(seen, n + 1, m->H);
     for (int g = 0; g < b->heads; g++) {
-        NaiveHead *a = &b->head[layer * b->heads + g];
-        int kv = g / (b->heads / m->G);
-        naive_reserve(a, a->n + 1, hd);
-        float *k_row = a->k + (size_t)a->n * (size_t)hd, *v_row = a->v + (size_t)a->n * (size_t)hd;
-        memcpy(k_row, k + kv * hd, (size_t)hd * sizeof *k_row);
-        naive_rope(m, k_row, b->pos);
-        for (int i = 0; i < hd; i++) k_row[i] = naive_round(m, k_row[i]);
-        for (int i = 0; i < hd; i++) v_row[i] = naive_round(m, v[kv * hd + i]);
-        a->row[a->n] = (NaiveRow){ .pos = b->pos };
-        a->n++;
+        NaiveHead *a = naive_row(b, layer, g, k, v, b->pos);
         float *s = naive_floats((size_t)group * (size_t)a->n), *now = seen->now + g * group * hd;
-        for (int h = 0; h < group; h++) {
-            memcpy(now + h * hd, q + (g * group + h) * hd, (size_t)hd * sizeof *now);
-            naive_rope(m, now + h * hd, cache ? a->n - 1 : b->pos);
-            for (int i = 0; i < hd; i++) now[h * hd + i] = naive_round(m, now[h * hd + i]);
-        }
+        for (int h = 0; h < group; h++)
+            naive_query(m, q + (g * group + h) * hd, cache ? a->n - 1 : b->pos, now + h * hd);
         NaiveHead few = { 0 };
         if (reads && b->first_done) few = naive_selected(m, p, a, now, group);
         for (int h = 0; h < group; h++)
@@ -516,34 +527,53 @@ static inline void naive_attention(NaiveBranch *b, int layer, const float *q, co
     free(lse2);
 }
 
+// x (E) -> q (H, hd), k and v (G, hd)
+static inline void naive_project(const NaiveModel *m, int layer, const float *x, float *q, float *k,
+                                 float *v) {
+    const NaiveLayer *w = &m->layer[layer];
+    float *y = naive_floats((size_t)m->E);
+    naive_norm(x, w->attn_norm, m->E, m->eps, y);
+    naive_linear(m, &w->wq, y, w->bq, q);
+    naive_linear(m, &w->wk, y, w->bk, k);
+    naive_linear(m, &w->wv, y, w->bv, v);
+    free(y);
+}
+
+// x (E) += attention's output projection, then += the feed-forward layer
+static inline void naive_close_layer(const NaiveModel *m, int layer, const float *att, float *x) {
+    const NaiveLayer *w = &m->layer[layer];
+    float *y = naive_floats((size_t)m->E);
+    float *gate = naive_floats((size_t)m->F), *up = naive_floats((size_t)m->F);
+    naive_linear(m, &w->wo, att, NULL, y);
+    for (int i = 0; i < m->E; i++) x[i] = x[i] + y[i];
+    naive_norm(x, w->ffn_norm, m->E, m->eps, y);
+    naive_linear(m, &w->w1, y, NULL, gate);
+    naive_linear(m, &w->w3, y, NULL, up);
+    for (int i = 0; i < m->F; i++)      // silu(gate) * up
+        gate[i] = (gate[i] / (1.0f + fexp2(gate[i] * -1.44269504f))) * up[i];
+    naive_linear(m, &w->w2, gate, NULL, y);
+    for (int i = 0; i < m->E; i++) x[i] = x[i] + y[i];
+    free(y);
+    free(gate);
+    free(up);
+}
+
 static inline void naive_token(NaiveBranch *b, int32_t id, bool step) {
     const NaiveModel *m = b->m;
-    int q_dim = m->H * m->hd, kv_dim = m->G * m->hd;
-    float *y = naive_floats((size_t)m->E), *q = naive_floats((size_t)q_dim);
-    float *k = naive_floats((size_t)kv_dim), *v = naive_floats((size_t)kv_dim);
-    float *att = naive_floats((size_t)q_dim);
-    float *gate = naive_floats((size_t)m->F), *up = naive_floats((size_t)m->F);
-    for (int i = 0; i < m->E; i++) b->x[i] = m->embed.w[(size_t)id * (size_t)m->E + (size_t)i];
+    size_t q_dim = (size_t)(m->H * m->hd), kv_dim = (size_t)(m->G * m->hd);
+    float *q = naive_floats(q_dim), *k = naive_floats(kv_dim), *v = naive_floats(kv_dim);
+    float *att = naive_floats(q_dim);
+    memcpy(b->x, m->embed.w + (size_t)id * (size_t)m->E, (size_t)m->E * sizeof *b->x);
     for (int l = 0; l < m->L; l++) {
-        const NaiveLayer *w = &m->layer[l];
-        naive_norm(b->x, w->attn_norm, m->E, m->eps, y);
-        naive_linear(m, &w->wq, y, w->bq, q);
-        naive_linear(m, &w->wk, y, w->bk, k);
-        naive_linear(m, &w->wv, y, w->bv, v);
+        naive_project(m, l, b->x, q, k, v);
         naive_attention(b, l, q, k, v, att, step);
-        naive_linear(m, &w->wo, att, NULL, y);
-        for (int i = 0; i < m->E; i++) b->x[i] = b->x[i] + y[i];
-        naive_norm(b->x, w->ffn_norm, m->E, m->eps, y);
-        naive_linear(m, &w->w1, y, NULL, gate);
-        naive_linear(m, &w->w3, y, NULL, up);
-        for (int i = 0; i < m->F; i++)      // silu(gate) * up
-            gate[i] = (gate[i] / (1.0f + fexp2(gate[i] * -1.44269504f))) * up[i];
-        naive_linear(m, &w->w2, gate, NULL, y);
-        for (int i = 0; i < m->E; i++) b->x[i] = b->x[i] + y[i];
+        naive_close_layer(m, l, att, b->x);
     }
     b->pos++;
-    float *all[] = { y, q, k, v, att, gate, up };
-    for (size_t i = 0; i < COUNTOF(all); i++) free(all[i]);
+    free(q);
+    free(k);
+    free(v);
+    free(att);
 }
 
 // ---------------------------------------------------------------------------
