@@ -354,20 +354,20 @@ KVWork *kv_work_open(Mem *mem, const AttnShape *s) {
 
 typedef struct { size_t panels, parts, scores, keep, window; } WorkSizes;
 
-static WorkSizes work_sizes(const AttnShape *s, int len, int n, int window) {
+static WorkSizes work_sizes(const AttnShape *s, int len, int n, int window, int batch) {
     int panels = CEIL_DIV(len, PANEL) ? CEIL_DIV(len, PANEL) : 1;
     size_t ld = (size_t)panels * PANEL, h = (size_t)s->n_heads;
     WorkSizes z;
     z.panels = n ? (size_t)s->n_kv_heads * panels * attn_panel_bytes(s) : 0;
-    z.parts = (size_t)panels * h * ((size_t)s->head_dim + 2) * sizeof(float);
-    z.scores = window ? h * ld * sizeof(float) : 0;
+    z.parts = (size_t)batch * panels * h * ((size_t)s->head_dim + 2) * sizeof(float);
+    z.scores = window ? (size_t)batch * h * (ld + 1) * sizeof(float) : 0;
     z.keep = ld;
     z.window = (size_t)window * h * ((size_t)s->head_dim + 1) * sizeof(float);
     return z;
 }
 
-size_t kv_work_bytes(const AttnShape *s, int len, int n, int window) {
-    WorkSizes z = work_sizes(s, len, n, window);
+size_t kv_work_bytes(const AttnShape *s, int len, int n, int window, int batch) {
+    WorkSizes z = work_sizes(s, len, n, window, batch);
     return thread_bytes(s) * (size_t)cpu_threads() + z.panels + z.parts + z.scores + z.keep +
            z.window;
 }
@@ -379,9 +379,9 @@ static void *work_grow(KVWork *w, void *p, size_t *have, size_t want, const char
     return mem_take(w->mem, want, 1, what);
 }
 
-void kv_work_reserve(KVWork *w, int len, int n, int window) {
+void kv_work_reserve(KVWork *w, int len, int n, int window, int batch) {
     const AttnShape *s = w->s;
-    WorkSizes z = work_sizes(s, len, n, window);
+    WorkSizes z = work_sizes(s, len, n, window, batch);
     int panels = CEIL_DIV(len, PANEL) ? CEIL_DIV(len, PANEL) : 1, ld = panels * PANEL;
     size_t h = (size_t)s->n_heads, had;
     w->panels = (char *)work_grow(w, w->panels, &w->panels_bytes, z.panels,
@@ -389,11 +389,10 @@ void kv_work_reserve(KVWork *w, int len, int n, int window) {
     w->panel_cap = (int)(w->panels_bytes / (size_t)s->n_kv_heads / attn_panel_bytes(s));
     w->parts =
         (float *)work_grow(w, w->parts, &w->parts_bytes, z.parts, "partial attention results");
-    had = h * (size_t)w->scores_ld * sizeof(float);
-    if (window && ld > w->scores_ld) {
-        w->scores = (float *)work_grow(w, w->scores, &had, z.scores, "scores of a step");
-        w->scores_ld = ld;
-    }
+    w->all_scores =
+        (float *)work_grow(w, w->all_scores, &w->scores_bytes, z.scores, "scores of a step");
+    w->scores = w->all_scores;
+    w->scores_ld = (int)(w->scores_bytes / sizeof(float) / h / (size_t)batch) - 1;
     had = (size_t)w->keep_ld;
     if (ld > w->keep_ld) {
         w->keep = (uint8_t *)work_grow(w, w->keep, &had, z.keep, "eviction marks");
@@ -412,7 +411,7 @@ void kv_work_close(KVWork *w) {
     mem_give(w->mem, w->thread, w->per_thread * (size_t)w->threads);
     mem_give(w->mem, w->panels, w->panels_bytes);
     mem_give(w->mem, w->parts, w->parts_bytes);
-    mem_give(w->mem, w->scores, h * (size_t)w->scores_ld * sizeof(float));
+    mem_give(w->mem, w->all_scores, w->scores_bytes);
     mem_give(w->mem, w->keep, (size_t)w->keep_ld);
     mem_give(w->mem, w->window,
              (size_t)w->window_cap * h * ((size_t)w->s->head_dim + 1) * sizeof(float));
@@ -535,37 +534,112 @@ void kv_window_copy(const KVWork *w, int rows, void *dst) {
     }
 }
 
-void kv_step(KVCache *c, KVWork *w, int layer, int64_t pos, const float *q, const float *k,
-             const float *v, float *out) {
-    const AttnShape *s = c->s;
-    const Policy *p = c->method.policy;
-    int G = s->n_kv_heads, group = s->n_heads / G, hd = s->head_dim, panels = 0;
-    size_t part = (size_t)group * ((size_t)hd + 2), per_head = (size_t)group * hd;
-    if (layer == 0) c->named = c->dropped = 0;
-    for (int g = 0; g < G; g++) {
-        head_room(c, head_of(c, layer, g), 1);
-        if (CEIL_DIV(kv_len(c, layer, g) + 1, PANEL) > panels)
-            panels = CEIL_DIV(kv_len(c, layer, g) + 1, PANEL);
+// whether panel p of both lists is 512 entries of the same rows of one shared base
+static bool same_panel(const KeyList *a, const KeyList *b, int p) {
+    int from = p * PANEL, end = from + PANEL;
+    if (a->k[0] != b->k[0] || a->by_index != b->by_index || a->len < end || b->len < end)
+        return false;
+    if (!a->live && !b->live) return end <= a->split;
+    if (a->live && b->live)
+        return a->live[end - 1] < a->split &&
+               !memcmp(a->live + from, b->live + from, PANEL * sizeof *a->live);
+    const int32_t *live = a->live ? a->live : b->live;      // ascending: its ends tell
+    return end <= a->split && live[from] == from && live[end - 1] == end - 1;
+}
+
+// Panel p of one KV head under the token of every cache that reaches it; returns the rows read. A
+// shared panel that serves more rows than a strip has is read from cache again for the next strip.
+static size_t step_panel(int n, const KVWork *w, int p, const KeyList *list,
+                         const StepRows *rows) {
+    const AttnShape *s = w->s;
+    int group = s->n_heads / s->n_kv_heads, most = STRIP_ROWS / group;
+    bool done[STEP_BATCH] = { false };
+    size_t read = 0;
+    for (int i = 0; i < n; i++) {
+        StepRows same[STEP_BATCH];
+        int m = 0;
+        if (done[i] || p * PANEL >= list[i].len) continue;
+        for (int j = i; j < n; j++) {
+            if (done[j] || (j > i && !same_panel(&list[i], &list[j], p))) continue;
+            done[j] = true;
+            same[m++] = rows[j];
+        }
+        for (int j = 0; j < m; j += most)
+            attn_step_panel(s, &list[i], p, same + j, m - j < most ? m - j : most,
+                            thread_scratch(w));
+        read += (size_t)(list[i].len - p * PANEL < PANEL ? list[i].len - p * PANEL : PANEL);
     }
-    layer_append(c, layer, pos, 1, k, v);
+    return read;
+}
+
+// where a step leaves the scores (H, ld) and lse2 (H) of cache i of its batch
+static float *step_scores(const KVWork *w, int i) {
+    return w->all_scores + (size_t)i * w->s->n_heads * ((size_t)w->scores_ld + 1);
+}
+static float *step_lse2(const KVWork *w, int i) {
+    return step_scores(w, i) + (size_t)w->s->n_heads * w->scores_ld;
+}
+
+// room for the token of every cache, and its row; returns the panels of the longest list
+static int step_append(const StepOf *of, int n, int layer, const float *k, const float *v) {
+    int panels = 0;
+    for (int i = 0; i < n; i++) {
+        KVCache *c = of[i].kv;
+        size_t at = (size_t)i * c->s->n_kv_heads * c->s->head_dim;
+        if (layer == 0) c->named = c->dropped = 0;
+        for (int g = 0; g < c->s->n_kv_heads; g++) head_room(c, head_of(c, layer, g), 1);
+        layer_append(c, layer, of[i].pos, 1, k + at, v + at);
+        for (int g = 0; g < c->s->n_kv_heads; g++)
+            if (CEIL_DIV(kv_len(c, layer, g), PANEL) > panels)
+                panels = CEIL_DIV(kv_len(c, layer, g), PANEL);
+    }
+    return panels;
+}
+
+size_t kv_step(const StepOf *of, int n, KVWork *w, int layer, const float *q, const float *k,
+               const float *v, float *out) {
+    const AttnShape *s = w->s;
+    int G = s->n_kv_heads, group = s->n_heads / G, panels = step_append(of, n, layer, k, v);
+    size_t part = (size_t)group * ((size_t)s->head_dim + 2), per_head = (size_t)group * s->head_dim,
+           read = 0;
+    CHECK(n <= STEP_BATCH, "a step of %d branches", n);
 #pragma omp parallel
     {
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(dynamic, 1) reduction(+ : read)
         for (int item = 0; item < G * panels; item++) {
-            int g = item / panels, at = item % panels;
-            KeyList list = key_list(c, head_of(c, layer, g));
-            if (at * PANEL >= list.len) continue;
-            attn_step_panel(s, &list, at, q + g * per_head, w->parts + (size_t)item * part,
-                            p->observe ? w->scores + (size_t)g * group * w->scores_ld : NULL,
-                            (size_t)w->scores_ld, thread_scratch(w));
+            int g = item / panels, p = item % panels;
+            KeyList list[STEP_BATCH];
+            StepRows rows[STEP_BATCH];
+            for (int i = 0; i < n; i++) {
+                bool observed = of[i].kv->method.policy->observe != NULL;
+                list[i] = key_list(of[i].kv, head_of(of[i].kv, layer, g));
+                rows[i].q = q + ((size_t)i * G + g) * per_head;
+                rows[i].part = w->parts + (((size_t)i * G + g) * panels + p) * part;
+                rows[i].scores =
+                    observed ? step_scores(w, i) + (size_t)g * group * w->scores_ld : NULL;
+                rows[i].ld_scores = (size_t)w->scores_ld;
+            }
+            read += step_panel(n, w, p, list, rows);
         }
 #pragma omp for
-        for (int g = 0; g < G; g++)
-            attn_fold(s, w->parts + (size_t)g * panels * part, CEIL_DIV(kv_len(c, layer, g), PANEL),
-                      out + g * per_head, p->observe ? window_lse2(w) + (size_t)g * group : NULL);
+        for (int item = 0; item < n * G; item++) {
+            const KVCache *c = of[item / G].kv;
+            bool observed = c->method.policy->observe != NULL;
+            attn_fold(s, w->parts + (size_t)item * panels * part,
+                      CEIL_DIV(kv_len(c, layer, item % G), PANEL), out + item * per_head,
+                      observed ? step_lse2(w, item / G) + (size_t)(item % G) * group : NULL);
+        }
     }
-    policy_step(c, w, layer, pos + 1);
+    for (int i = 0; i < n; i++) {
+        if (of[i].kv->method.policy->observe) {
+            w->scores = step_scores(w, i);
+            memcpy(window_lse2(w), step_lse2(w, i), (size_t)s->n_heads * sizeof(float));
+        }
+        policy_step(of[i].kv, w, layer, of[i].pos + 1);
+    }
+    return read * kv_row_bytes(s);
 }
+
 // ---------------------------------------------------------------------------
 // Release: rows nobody names any more are given back where this branch alone could name them
 

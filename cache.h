@@ -74,9 +74,11 @@ struct KVWork {
     char *panels;               // (G) panels of one layer
     size_t panels_bytes;
     int panel_cap, feed_n;      // panels per head; tokens of the feed under way
-    float *parts;               // (G, panels, group, hd + 2) of a step
+    float *parts;               // (batch, G, panels, group, hd + 2) of a step
     size_t parts_bytes;
-    float *scores;              // (H, ld) of a step that is observed
+    float *scores;              // (H, ld) of a step that is observed: one of the batch's
+    float *all_scores;          // (batch, H, ld + 1): scores, then lse2
+    size_t scores_bytes;
     int scores_ld;
     uint8_t *keep;              // (ld) marks of the head under way
     int keep_ld;

@@ -212,21 +212,24 @@ static void swiglu_act(const Forward *f, const Buffers *b, int n) {
 }
 
 // rotates n rows of q and k; first: index of the rows in the feed. Queries of a cache that reads
-// keys by list index turn by their own index in each KV head's list.
+// keys by list index turn by their own index in each KV head's list. In a step every row is another
+// cache's.
 static void rope_rows(const Forward *f, const Buffers *b, int layer, int first, int n) {
     const Config *c = f->c;
     int half = c->rope_dim / 2, group = c->n_heads / c->n_kv_heads;
-    bool by_index = kv_by_index(f->kv);
 #pragma omp parallel for if (n > 16)
     for (int i = 0; i < n; i++) {
+        const KVCache *kv = f->of ? f->of[i].kv : f->kv;
+        int fed = f->of ? 0 : i;
+        bool by_index = kv_by_index(kv);
         const float *cs = b->cos + (size_t)(first + i) * half,
                     *sn = b->sin + (size_t)(first + i) * half;
         float own_cs[512], own_sn[512];
         int64_t at = -1;
         for (int g = 0; g < c->n_kv_heads; g++) {
             rope_head(b->k + ((size_t)i * c->n_kv_heads + g) * c->head_dim, cs, sn, half);
-            if (by_index && kv_len(f->kv, layer, g) + i != at) {
-                at = kv_len(f->kv, layer, g) + i;
+            if (by_index && kv_len(kv, layer, g) + fed != at) {
+                at = kv_len(kv, layer, g) + fed;
                 rope_angles(own_cs, own_sn, f, at);
             }
             for (int h = g * group; h < (g + 1) * group; h++)
@@ -241,19 +244,28 @@ static void embed_rows(const Forward *f, const Buffers *b) {
     for (int i = 0; i < f->n; i++) {
         weight_row(&f->w->embed, f->ids[i], b->x + (size_t)i * f->c->dim);
         size_t at = (size_t)i * (f->c->rope_dim / 2);
-        rope_angles(b->cos + at, b->sin + at, f, f->pos + i);
+        rope_angles(b->cos + at, b->sin + at, f, f->of ? f->of[i].pos : f->pos + i);
     }
+}
+
+// the products of one input, and what they read
+static void products(Forward *f, const Buffers *b, const LinearJob *jobs, int n_jobs, int n) {
+    linear(f->shape->kind, jobs, n_jobs, b->act, n);
+    for (int j = 0; j < n_jobs; j++)
+        f->phases->weight_bytes +=
+            (double)weight_bytes(jobs[j].w->dtype, jobs[j].w->n, jobs[j].w->k);
 }
 
 static void qkv(Forward *f, const Buffers *b, int layer, int first, int n) {
     const Config *c = f->c;
     const LlamaLayer *w = &f->w->layer[layer];
     size_t q = (size_t)c->n_heads * c->head_dim, kv = (size_t)c->n_kv_heads * c->head_dim;
-    LinearJob jobs[3] = { { &w->wq, w->bq, b->q, q, false }, { &w->wk, w->bk, b->k, kv, false },
-                          { &w->wv, w->bv, b->v, kv, false } };
+    LinearJob jobs[3] = { { &w->wq, w->bq, b->q, q, false, NULL },
+                          { &w->wk, w->bk, b->k, kv, false, NULL },
+                          { &w->wv, w->bv, b->v, kv, false, NULL } };
     double t = now_s();
     norm_act(f, b, b->x + (size_t)first * c->dim, w->attn_norm, n);
-    linear(f->shape->kind, jobs, 3, b->act, n);
+    products(f, b, jobs, 3, n);
     f->phases->linear_s += now_s() - t;
     rope_rows(f, b, layer, first, n);
 }
@@ -262,26 +274,28 @@ static void out_and_ffn(Forward *f, const Buffers *b, int layer, int first, int 
     const Config *c = f->c;
     const LlamaLayer *w = &f->w->layer[layer];
     float *x = b->x + (size_t)first * c->dim;
-    MulKind kind = f->shape->kind;
-    LinearJob wo = { &w->wo, NULL, x, (size_t)c->dim, true },
-              w2 = { &w->w2, NULL, x, (size_t)c->dim, true };
-    LinearJob up[2] = { { &w->w1, NULL, b->gate, (size_t)c->hidden_dim, false },
-                        { &w->w3, NULL, b->up, (size_t)c->hidden_dim, false } };
+    LinearJob wo = { &w->wo, NULL, x, (size_t)c->dim, true, NULL },
+              w2 = { &w->w2, NULL, x, (size_t)c->dim, true, NULL };
+    LinearJob up[2] = { { &w->w1, NULL, b->gate, (size_t)c->hidden_dim, false, NULL },
+                        { &w->w3, NULL, b->up, (size_t)c->hidden_dim, false, NULL } };
     double t = now_s();
-    act_pack(kind, b->act, b->att, (size_t)c->n_heads * c->head_dim, n, c->n_heads * c->head_dim);
-    linear(kind, &wo, 1, b->act, n);
+    act_pack(f->shape->kind, b->act, b->att, (size_t)c->n_heads * c->head_dim, n,
+             c->n_heads * c->head_dim);
+    products(f, b, &wo, 1, n);
     norm_act(f, b, x, w->ffn_norm, n);
-    linear(kind, up, 2, b->act, n);
+    products(f, b, up, 2, n);
     swiglu_act(f, b, n);
-    linear(kind, &w2, 1, b->act, n);
+    products(f, b, &w2, 1, n);
     f->phases->linear_s += now_s() - t;
 }
 
-static void logits_of(Forward *f, const Buffers *b, const float *x) {
-    LinearJob head = { &f->w->head, NULL, f->logits, (size_t)f->c->vocab_size, false };
+// logits of n rows of x, each to its own place
+static void logits_of(Forward *f, const Buffers *b, const float *x, float *const *to, int n) {
+    LinearJob head = { &f->w->head, NULL, to[0], (size_t)f->c->vocab_size, false,
+                       n > 1 ? to : NULL };
     double t = now_s();
-    norm_act(f, b, x, f->w->final_norm, 1);
-    linear(f->shape->kind, &head, 1, b->act, 1);
+    norm_act(f, b, x, f->w->final_norm, n);
+    products(f, b, &head, 1, n);
     f->phases->linear_s += now_s() - t;
 }
 
@@ -321,24 +335,27 @@ int llama_feed(Forward *f, Err *err) {
         f->phases->evict_s += now_s() - t;
         if (f->tap.fn && f->n) f->tap.fn(f->tap.user, l, 0, f->n, b.x);
     }
-    if (f->logits && f->n) logits_of(f, &b, b.x + (size_t)(f->n - 1) * f->c->dim);
+    if (f->logits && f->n) logits_of(f, &b, b.x + (size_t)(f->n - 1) * f->c->dim, &f->logits, 1);
     f->phases->total_s += now_s() - t0;
     return 0;
 }
 
 void llama_step(Forward *f) {
     Buffers b;
+    float *logits[STEP_BATCH];
+    int n = f->n;
     double t0 = now_s(), t;
-    carve(f->c, 1, f->chunk, (char *)f->scratch, &b);
+    carve(f->c, n, n, (char *)f->scratch, &b);
     embed_rows(f, &b);
     for (int l = 0; l < f->c->n_layers; l++) {
-        qkv(f, &b, l, 0, 1);
+        qkv(f, &b, l, 0, n);
         t = now_s();
-        kv_step(f->kv, f->work, l, f->pos, b.q, b.k, b.v, b.att);
+        f->phases->kv_bytes += (double)kv_step(f->of, n, f->work, l, b.q, b.k, b.v, b.att);
         f->phases->attn_s += now_s() - t;
-        out_and_ffn(f, &b, l, 0, 1);
-        if (f->tap.fn) f->tap.fn(f->tap.user, l, 0, 1, b.x);
+        out_and_ffn(f, &b, l, 0, n);
+        if (f->tap.fn) f->tap.fn(f->tap.user, l, 0, n, b.x);
     }
-    logits_of(f, &b, b.x);
+    for (int i = 0; i < n; i++) logits[i] = f->of[i].logits;
+    logits_of(f, &b, b.x, logits, n);
     f->phases->total_s += now_s() - t0;
 }

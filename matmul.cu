@@ -443,7 +443,8 @@ enum { OUT_ROWS = 32, Q8_STEP = 4 };
 // y <- product, + bias, or y + product: m rows of one panel
 static void panel_out(const LinearJob *job, int p, int first, int m, int cols, const float *out) {
     for (int r = 0; r < m; r++, out += 32) {
-        float *y = job->y + (size_t)(first + r) * job->ldy + (size_t)p * 32;
+        float *y = (job->rows ? job->rows[first + r] : job->y + (size_t)(first + r) * job->ldy) +
+                   (size_t)p * 32;
         if (job->bias) for (int c = 0; c < cols; c++) y[c] = out[c] + job->bias[p * 32 + c];
         else if (job->add) for (int c = 0; c < cols; c++) y[c] += out[c];
         else memcpy(y, out, (size_t)cols * sizeof *y);
@@ -478,7 +479,7 @@ static void linear_panel(MulKind kind, const LinearJob *job, int p, const void *
         q8_unpack(q8, tiles, kb);
         tiles = (const char *)q8;
     }
-    if (!job->bias && !job->add) {
+    if (!job->bias && !job->add && !job->rows) {
         mul_block(kind, job->y + (size_t)p * 32, job->ldy, act, kb, rows, tiles, 0, cols, kb,
                   false);
         return;

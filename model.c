@@ -505,7 +505,8 @@ static size_t window_row_bytes(const Model *m) {
     return (size_t)m->c.n_heads * m->c.head_dim * m->shape.elem;
 }
 
-static Forward forward_of(Model *m, KVCache *kv, const int32_t *ids, int n, int64_t pos) {
+static Forward forward_of(Model *m, KVCache *kv, const int32_t *ids, int n, int64_t pos,
+                          int chunk) {
     Forward f;
     memset(&f, 0, sizeof f);
     f.c = &m->c;
@@ -515,13 +516,13 @@ static Forward forward_of(Model *m, KVCache *kv, const int32_t *ids, int n, int6
     f.work = m->work;
     f.ids = ids;
     f.n = n;
-    f.chunk = m->chunk;
+    f.chunk = chunk;
     f.pos = pos;
     f.tap = m->tap;
     f.progress = m->progress;
     f.progress_user = m->progress_user;
     f.phases = &m->phases;
-    size_t want = llama_scratch(&m->c, n, m->chunk);
+    size_t want = llama_scratch(&m->c, n, chunk);
     if (want > m->scratch_bytes) {
         mem_give(&m->mem, m->scratch, m->scratch_bytes);
         m->scratch = TAKE(&m->mem, char, want, "activations of a feed");
@@ -556,10 +557,10 @@ Context *context_open(Model *m, const int32_t *ids, int n, int window, Err *err)
     c->window_rows = window < n ? window : n;
     c->window_bytes = (size_t)config_attn_layers(&m->c) * c->window_rows * window_row_bytes(m);
     c->window = TAKE(&m->mem, char, c->window_bytes, "window rows of the context");
-    kv_work_reserve(m->work, n, n, window);
+    kv_work_reserve(m->work, n, n, window, 1);
     KVCache *kv = kv_open(&m->mem, &m->shape, config_attn_layers(&m->c), NULL, &full, 0);
     kv_first_begin(kv);
-    Forward f = forward_of(m, kv, ids, n, 0);
+    Forward f = forward_of(m, kv, ids, n, 0, m->chunk);
     f.first = true;
     f.window_out = c->window;
     f.window_out_rows = c->window_rows;
@@ -611,9 +612,9 @@ int branch_feed(Branch *b, const int32_t *ids, int n, unsigned flags, Err *err) 
     if (n < 1 && !(first && b->ctx && n == 0))
         return FAIL(err, "internal error: a feed of %d tokens", n);
     if (check_ids(m, ids, n, b->pos, err)) return -1;
-    kv_work_reserve(m->work, kv_max_len(b->kv) + n, n ? n : 1, method_window(&b->method));
+    kv_work_reserve(m->work, kv_max_len(b->kv) + n, n ? n : 1, method_window(&b->method), 1);
     if (!b->ctx && !b->fed) kv_first_begin(b->kv);
-    Forward f = forward_of(m, b->kv, ids, n, b->pos);
+    Forward f = forward_of(m, b->kv, ids, n, b->pos, m->chunk);
     f.first = first;
     f.logits = flags & FEED_NO_LOGITS ? NULL : b->logits;
     if (first && b->ctx) {
@@ -627,17 +628,41 @@ int branch_feed(Branch *b, const int32_t *ids, int n, unsigned flags, Err *err) 
     return kv_check(b->kv, err) ? 0 : -1;
 }
 
+static int step_batch(Branch *const *b, const int32_t *ids, int n, Err *err) {
+    Model *m = b[0]->m;
+    StepOf of[STEP_BATCH];
+    int len = 0, window = 0;
+    for (int i = 0; i < n; i++) {
+        StepOf row = { b[i]->kv, b[i]->pos, b[i]->logits };
+        of[i] = row;
+        if (kv_max_len(b[i]->kv) > len) len = kv_max_len(b[i]->kv);
+        if (method_window(&b[i]->method) > window) window = method_window(&b[i]->method);
+    }
+    kv_work_reserve(m->work, len + 1, 0, window, n);
+    Forward f = forward_of(m, NULL, ids, n, 0, n);
+    f.of = of;
+    llama_step(&f);
+    for (int i = 0; i < n; i++) b[i]->pos++;
+    for (int i = 0; i < n; i++) if (!kv_check(b[i]->kv, err)) return -1;
+    return 0;
+}
+
+int branches_step(Branch *const *b, const int32_t *id, int n, Err *err) {
+    for (int i = 0; i < n; i++) {
+        CHECK(!b[i]->stopped, "a step on an interrupted branch");
+        CHECK(b[i]->m == b[0]->m && (b[i]->ctx || b[i]->fed), "a batch step on an empty branch");
+        for (int j = 0; j < i; j++) CHECK(b[i] != b[j], "a branch twice in one step");
+        if (check_ids(b[i]->m, &id[i], 1, b[i]->pos, err)) return -1;
+    }
+    for (int i = 0; i < n; i += STEP_BATCH)
+        if (step_batch(b + i, id + i, n - i < STEP_BATCH ? n - i : STEP_BATCH, err)) return -1;
+    return 0;
+}
+
 int branch_step(Branch *b, int32_t id, Err *err) {
-    Model *m = b->m;
     CHECK(!b->stopped, "a step on an interrupted branch");
     if (!b->ctx && !b->fed) return branch_feed(b, &id, 1, FEED_FIRST, err);
-    if (check_ids(m, &id, 1, b->pos, err)) return -1;
-    kv_work_reserve(m->work, kv_max_len(b->kv) + 1, 0, method_window(&b->method));
-    Forward f = forward_of(m, b->kv, &id, 1, b->pos);
-    f.logits = b->logits;
-    llama_step(&f);
-    b->pos++;
-    return kv_check(b->kv, err) ? 0 : -1;
+    return branches_step(&b, &id, 1, err);
 }
 
 const float *branch_logits(const Branch *b) { return b->logits; }
@@ -735,7 +760,7 @@ static AttnShape shape_of(const Config *c) {
 
 size_t config_scratch_bytes(const Config *c, int n, int rows, int chunk, int window) {
     AttnShape s = shape_of(c);
-    return llama_scratch(c, n, chunk ? chunk : 512) + kv_work_bytes(&s, rows, n, window) +
+    return llama_scratch(c, n, chunk ? chunk : 512) + kv_work_bytes(&s, rows, n, window, 1) +
            (size_t)c->vocab_size * sizeof(float);
 }
 

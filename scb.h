@@ -173,8 +173,11 @@ uint64_t model_hash(const Model *m);            // of the file; of (shape, seed)
 void model_set_tap(Model *m, Tap tap);
 // called during a feed with the share done; returning true stops the feed (interrupted)
 void model_set_progress(Model *m, bool (*fn)(void *user, double share), void *user);
-// phase clocks in seconds, reset by reading: linear layers, attention, policy, the rest
-typedef struct { double linear_s, attn_s, evict_s, total_s; } Phases;
+typedef struct {                // of feeds and steps so far, reset by reading
+    double linear_s, attn_s, evict_s, total_s;  // products, attention, policy; all with the rest
+    double weight_bytes;        // of the matrices that products read: once for all rows of a call
+    double kv_bytes;            // of the rows that steps read: once for branches that share a panel
+} Phases;
 Phases model_phases(Model *m);
 
 int  config_shape(const char *name, Config *c, Err *err);   // "smollm2-135m" ... ; err lists names
@@ -238,6 +241,10 @@ Branch *branch_open(Model *m, Context *ctx, const Method *method, int reserve, E
 // n ids at once (n = 0 only with FEED_FIRST on a context); policies act at its end.
 int  branch_feed(Branch *b, const int32_t *ids, int n, unsigned flags, Err *err);
 int  branch_step(Branch *b, int32_t id, Err *err);      // one generated id; step policies act
+// id[i] on branch b[i], n different fed branches of one model: the same bits as n single steps, but
+// weights are read once, and so are whole panels of 512 list entries that are the same rows of one
+// shared context or root. An error that is returned has changed no branch.
+int  branches_step(Branch *const *b, const int32_t *id, int n, Err *err);
 const float *branch_logits(const Branch *b); // (V) of the last token; until the next call
 int  branch_argmax(const Branch *b);                    // lowest id wins ties
 Branch *branch_fork(Branch *b, int reserve, Err *err);  // shares rows, copies the tail
@@ -302,6 +309,7 @@ typedef struct {                                // one product of a call: y = x 
     float *y;                                   // (rows, ldy)
     size_t ldy;
     bool add;                                   // y += product: the residual stream
+    float *const *rows;                         // where each row goes instead of y, or NULL
 } LinearJob;
 
 int  cpu_init(int threads, Err *err);           // once, before a model is opened; 0 = all cores
@@ -393,10 +401,16 @@ void attn_rows(const AttnShape *s, const AttnRows *a, void *scratch);   // one t
 void attn_panel_scores(const AttnShape *s, const void *panel, const float *q, int rows,
                        const int *vis, float *scores, void *scratch);
 
-// One token: the group's query heads q (group, hd) over panel p of the list. part: m (group), l
-// (group), o (group, hd); scores as above, written from entry 512 p on.
-void attn_step_panel(const AttnShape *s, const KeyList *list, int p, const float *q, float *part,
-                     float *scores, size_t ld_scores, void *scratch);
+typedef struct {                // one token of one branch: the group's query heads
+    const float *q;             // (group, hd)
+    float *part;                // m (group), l (group), o (group, hd)
+    float *scores;              // as above, written from entry 512 p on; NULL: nobody reads them
+    size_t ld_scores;
+} StepRows;
+// panel p of a list under n tokens that all see it whole, or one that sees what there is of it;
+// n * group <= STRIP_ROWS or n = 1
+void attn_step_panel(const AttnShape *s, const KeyList *list, int p, const StepRows *t, int n,
+                     void *scratch);
 // left fold of n consecutive parts in ascending order: out (group, hd), lse2 (group) or NULL
 void attn_fold(const AttnShape *s, const float *parts, int n, float *out, float *lse2);
 
@@ -412,10 +426,10 @@ size_t kv_row_bytes(const AttnShape *s);        // K, V and position of one row 
 
 KVWork *kv_work_open(Mem *mem, const AttnShape *s);
 void kv_work_close(KVWork *w);
-// grows the scratch for lists of up to len entries, feeds of n tokens (0: only steps) and window
-// rows
-void kv_work_reserve(KVWork *w, int len, int n, int window);
-size_t kv_work_bytes(const AttnShape *s, int len, int n, int window);   // what that allocates
+// grows the scratch for lists of up to len entries, feeds of n tokens (0: only steps), window rows
+// and steps of batch branches at once
+void kv_work_reserve(KVWork *w, int len, int n, int window, int batch);
+size_t kv_work_bytes(const AttnShape *s, int len, int n, int window, int batch); // what it takes
 
 // An empty cache on base (a reference is taken; NULL: none). reserve: own rows allocated at once.
 KVCache *kv_open(Mem *mem, const AttnShape *s, int n_layers, KVBase *base, const Method *m,
@@ -446,9 +460,13 @@ void kv_feed_end(KVCache *c, KVWork *w, int layer, int64_t t, const void *window
                  bool first);
 // the last rows of the feed's queries as stored in a context: dst (rows, H, hd) K/V elements
 void kv_window_copy(const KVWork *w, int rows, void *dst);
-// one layer of one token: append, attend, then the policy's step
-void kv_step(KVCache *c, KVWork *w, int layer, int64_t pos, const float *q, const float *k,
-             const float *v, float *out);
+// one layer of one token each on n caches: append, attend, then each policy's step. q and out
+// (n, H, hd), k and v (n, G, hd). Returns the bytes of the rows read: a panel that several caches
+// share is read and packed once.
+enum { STEP_BATCH = 64 };                       // n at most
+typedef struct { KVCache *kv; int64_t pos; float *logits; } StepOf;     // pos: of the token
+size_t kv_step(const StepOf *of, int n, KVWork *w, int layer, const float *q, const float *k,
+               const float *v, float *out);
 // gathers what is live into right-sized blocks where nobody else holds the rows (SEMANTICS 3)
 void kv_release(KVCache *c);
 void kv_poison(KVCache *c);                     // for tests: dead rows nobody else holds become NaN
@@ -506,6 +524,7 @@ typedef struct {                        // one feed or step
     const AttnShape *shape;
     KVCache *kv;
     KVWork *work;
+    const StepOf *of;                   // (n) a step: one id each; kv, pos and logits are theirs
     const int32_t *ids;                 // (n)
     int n, chunk;
     int64_t pos;                        // logical position of ids[0]
@@ -525,7 +544,7 @@ typedef struct {                        // one feed or step
 int llama_bind(Weights *w, const Config *c, Loader *from, Err *err);
 size_t llama_scratch(const Config *c, int n, int chunk);
 int llama_feed(Forward *f, Err *err);   // n >= 0 tokens at once
-void llama_step(Forward *f);            // one token
+void llama_step(Forward *f);            // one token of each of n branches
 // inverse frequencies (rope_dim / 2) with the file's scaling
 void rope_frequencies(const Config *c, float *inv);
 

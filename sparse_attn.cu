@@ -416,42 +416,50 @@ void attn_panel_scores(const AttnShape *s, const void *panel, const float *q, in
 // ---------------------------------------------------------------------------
 // One token: panels are independent until the fold, so threads split the keys
 
-void attn_step_panel(const AttnShape *s, const KeyList *list, int p, const float *q, float *part,
-                     float *scores, size_t ld_scores, void *scratch) {
+void attn_step_panel(const AttnShape *s, const KeyList *list, int p, const StepRows *t, int n,
+                     void *scratch) {
     int group = s->n_heads / s->n_kv_heads, kb = channel_blocks(s), hd = s->head_dim,
-        first = p * (PANEL / BLK);
+        first = p * (PANEL / BLK), rows = n * group;
     int count = list->len - p * PANEL < PANEL ? list->len - p * PANEL : PANEL,
         blocks = CEIL_DIV(count, BLK);
-    size_t block = tile_block(s), row = BLK * act_elem(s->kind);
+    size_t block = tile_block(s), row = BLK * act_elem(s->kind), dp = (size_t)kb * BLK;
     Work w;
     work_at(s, scratch, &w);
-    act_pack(s->kind, w.q, q, (size_t)hd, group, hd);
+    for (int i = 0; i < rows; i++)
+        act_row(s->kind, w.q, i, t[i / group].q + (size_t)(i % group) * hd, hd);
     for (int e = 0; e < blocks;
          e += STEP_BLOCKS) { // keys are packed where their product finds them in cache
-        int n = blocks - e < STEP_BLOCKS ? blocks - e : STEP_BLOCKS;
-        for (int b = 0; b < n; b++)
+        int m = blocks - e < STEP_BLOCKS ? blocks - e : STEP_BLOCKS;
+        for (int b = 0; b < m; b++)
             pack_key_block(s, w.block + (size_t)(b * kb) * block, list, first + e + b, list->len,
                            &w.turn);
-        mul_block(s->kind, w.s + e * BLK, S_LD, w.q, kb, group, w.block, (size_t)kb * block,
-                  n * BLK, kb, false);
+        mul_block(s->kind, w.s + e * BLK, S_LD, w.q, kb, rows, w.block, (size_t)kb * block,
+                  m * BLK, kb, false);
     }
-    for (int i = 0; i < group; i++) {
+    for (int i = 0; i < rows; i++) {
+        const StepRows *of = &t[i / group];
         float *si = w.s + (size_t)i * S_LD;
-        if (scores)
-            scores_out(scores + (size_t)i * ld_scores + (size_t)p * PANEL, si, count, s->scale);
+        int h = i % group;
+        if (of->scores)
+            scores_out(of->scores + (size_t)h * of->ld_scores + (size_t)p * PANEL, si, count,
+                       s->scale);
         char *pi = w.p + ((size_t)(i / 16) * (PANEL / BLK) * 16 + (size_t)(i % 16)) * row;
-        softmax_row(s->kind, si, count, blocks * BLK, s->scale, pi, &part[i], &part[group + i]);
+        softmax_row(s->kind, si, count, blocks * BLK, s->scale, pi, &of->part[h],
+                    &of->part[group + h]);
     }
     for (int e = 0; e < blocks; e += STEP_BLOCKS) {
-        int n = blocks - e < STEP_BLOCKS ? blocks - e : STEP_BLOCKS;
-        for (int b = 0; b < n; b++)
+        int m = blocks - e < STEP_BLOCKS ? blocks - e : STEP_BLOCKS;
+        for (int b = 0; b < m; b++)
             pack_value_block(s, w.block + (size_t)b * block, STEP_BLOCKS * block, list,
                              first + e + b, list->len);
-        for (int i = 0; i < group; i += 16)
-            mul_block(s->kind, part + 2 * group + (size_t)i * hd, (size_t)hd,
+        for (int i = 0; i < rows; i += 16)
+            mul_block(s->kind, w.op + (size_t)i * dp, dp,
                       w.p + ((size_t)(i / 16) * (PANEL / BLK) + (size_t)e) * 16 * row, PANEL / BLK,
-                      group - i < 16 ? group - i : 16, w.block, STEP_BLOCKS * block, hd, n, e > 0);
+                      rows - i < 16 ? rows - i : 16, w.block, STEP_BLOCKS * block, hd, m, e > 0);
     }
+    for (int i = 0; i < rows; i++)
+        memcpy(t[i / group].part + 2 * group + (size_t)(i % group) * hd, w.op + (size_t)i * dp,
+               (size_t)hd * sizeof(float));
 }
 
 void attn_fold(const AttnShape *s, const float *parts, int n, float *out, float *lse2) {
