@@ -16,192 +16,8 @@
 
 enum { NGRAM = 4 };             // BLEU-4
 
-// ---------------------------------------------------------------------------
-// text: repaired, lower, upper
-
-static void put_code(StrBuf *out, int32_t c) {
-    utf8proc_uint8_t u[4];
-    str_add(out, (const char *)u, (size_t)utf8proc_encode_char(c < 0 ? 0xfffd : c, u));
-}
-
-// a copy of s whose invalid bytes are U+FFFD; the caller frees p
-static StrBuf repaired(const char *s, size_t n) {
-    StrBuf out = { 0 };
-    str_add(&out, "", 0);
-    for (size_t i = 0; i < n;) {
-        int32_t c;
-        size_t len = text_next(s + i, n - i, &c);
-        if (c < 0) put_code(&out, c);
-        else str_add(&out, s + i, len);
-        i += len;
-    }
-    return out;
-}
-
-// the properties Cased and Case_Ignorable, which decide how a final sigma is written
-static bool cased(int32_t c) {
-    static const int32_t range[][2] = {
-        { 0xaa, 0xaa },     { 0xba, 0xba },       { 0x2b0, 0x2b8 },     { 0x2c0, 0x2c1 },
-        { 0x2e0, 0x2e4 },   { 0x345, 0x345 },     { 0x37a, 0x37a },     { 0x10fc, 0x10fc },
-        { 0x1d2c, 0x1d6a }, { 0x1d78, 0x1d78 },   { 0x1d9b, 0x1dbf },   { 0x2071, 0x2071 },
-        { 0x207f, 0x207f }, { 0x2090, 0x209c },   { 0x2160, 0x217f },   { 0x24b6, 0x24e9 },
-        { 0x2c7c, 0x2c7d }, { 0xa69c, 0xa69d },   { 0xa770, 0xa770 },   { 0xa7f8, 0xa7f9 },
-        { 0xab5c, 0xab5f }, { 0x1f130, 0x1f149 }, { 0x1f150, 0x1f169 }, { 0x1f170, 0x1f189 },
-    };
-    utf8proc_category_t g = utf8proc_category(c);
-    if (g == UTF8PROC_CATEGORY_LU || g == UTF8PROC_CATEGORY_LL || g == UTF8PROC_CATEGORY_LT)
-        return true;
-    for (size_t i = 0; i < COUNTOF(range); i++)
-        if (c >= range[i][0] && c <= range[i][1]) return true;
-    return false;
-}
-static bool case_ignorable(int32_t c) {
-    utf8proc_category_t g = utf8proc_category(c);
-    if (g == UTF8PROC_CATEGORY_MN || g == UTF8PROC_CATEGORY_ME || g == UTF8PROC_CATEGORY_CF ||
-        g == UTF8PROC_CATEGORY_LM || g == UTF8PROC_CATEGORY_SK) return true;
-    return c == '\'' || c == '.' || c == ':' || c == 0xb7 || c == 0x387 || c == 0x55f ||
-           c == 0x5f4 || c == 0x2018 || c == 0x2019 || c == 0x2024 || c == 0x2027 || c == 0xfe13 ||
-           c == 0xfe52 || c == 0xfe55 || c == 0xff07 || c == 0xff0e;
-}
-
-// the sigma at byte i of s ends a word: a cased letter before it and none after, ignorables aside
-static bool final_sigma(const char *s, size_t n, size_t i) {
-    int32_t c;
-    size_t k = i;
-    bool before = false;
-    while (k) {
-        for (k--; k && ((uint8_t)s[k] & 0xc0) == 0x80;) k--;
-        text_next(s + k, n - k, &c);
-        if (case_ignorable(c)) continue;
-        before = cased(c);
-        break;
-    }
-    for (k = i + 2; before && k < n;) {
-        k += text_next(s + k, n - k, &c);
-        if (!case_ignorable(c)) return !cased(c);
-    }
-    return before;
-}
-
-// full lower case of repaired text
-static StrBuf lowered(const char *s, size_t n) {
-    StrBuf out = { 0 };
-    str_add(&out, "", 0);
-    for (size_t i = 0; i < n;) {
-        int32_t c;
-        size_t len = text_next(s + i, n - i, &c);
-        if (c == 0x130) str_add(&out, "i\xcc\x87", 3);
-        else if (c == 0x3a3) put_code(&out, final_sigma(s, n, i) ? 0x3c2 : 0x3c3);
-        else put_code(&out, utf8proc_tolower(c));
-        i += len;
-    }
-    return out;
-}
-
-// Full upper case. What maps to several letters is what folds to several (U+00DF, ligatures, iota
-// subscripts), except capitals, which stay.
-static StrBuf uppered(const char *s, size_t n) {
-    StrBuf out = { 0 };
-    str_add(&out, "", 0);
-    for (size_t i = 0; i < n;) {
-        int32_t c, fold[8];
-        int last;
-        i += text_next(s + i, n - i, &c);
-        utf8proc_ssize_t k = utf8proc_category(c) == UTF8PROC_CATEGORY_LU
-            ? 1 : utf8proc_decompose_char(c, fold, COUNTOF(fold), UTF8PROC_CASEFOLD, &last);
-        if (k <= 1 || k > (utf8proc_ssize_t)COUNTOF(fold)) {
-            fold[0] = c;
-            k = 1;
-        }
-        for (utf8proc_ssize_t j = 0; j < k; j++) put_code(&out, utf8proc_toupper(fold[j]));
-    }
-    return out;
-}
-
 static bool occurs(const char *needle, size_t m, const char *text, size_t n) {
     return m == 0 || (n >= m && memmem(text, n, needle, m) != NULL);
-}
-
-static bool is_word_char(int32_t c) {       // \w
-    if (c == '_') return true;
-    utf8proc_category_t g = utf8proc_category(c);
-    return (g >= UTF8PROC_CATEGORY_LU && g <= UTF8PROC_CATEGORY_LO) ||
-           (g >= UTF8PROC_CATEGORY_ND && g <= UTF8PROC_CATEGORY_NO);
-}
-static bool is_ascii_punctuation(int32_t c) {
-    return (c >= '!' && c <= '/') || (c >= ':' && c <= '@') || (c >= '[' && c <= '`') ||
-           (c >= '{' && c <= '~');
-}
-static bool is_digit(int32_t c) { return c >= 0 && utf8proc_category(c) == UTF8PROC_CATEGORY_ND; }
-
-// value of a decimal digit: Unicode gives them in runs that begin with zero
-static int digit_value(int32_t c) {
-    int k = 0;
-    while (is_digit(c - k - 1)) k++;
-    return k % 10;
-}
-
-// ---------------------------------------------------------------------------
-// words: texts to small numbers, equal for equal texts. The texts must outlive the table.
-
-typedef struct {
-    const char **text;
-    size_t *len;
-    int32_t *slot;          // hash of the texts, -1 free; mask + 1 slots
-    size_t mask;
-    int n;
-} Words;
-
-static void words_free(Words *w) {
-    free((void *)w->text);
-    free(w->len);
-    free(w->slot);
-}
-
-static void words_grow(Words *w) {
-    size_t size = w->slot ? (w->mask + 1) * 2 : 256;
-    w->mask = size - 1;
-    w->text = (const char **)xrealloc((void *)w->text, size * sizeof *w->text);
-    w->len = (size_t *)xrealloc(w->len, size * sizeof *w->len);
-    w->slot = (int32_t *)xrealloc(w->slot, size * sizeof *w->slot);
-    for (size_t i = 0; i < size; i++) w->slot[i] = -1;
-    for (int id = 0; id < w->n; id++) {
-        size_t at = text_hash(w->text[id], w->len[id]) & w->mask;
-        while (w->slot[at] >= 0) at = (at + 1) & w->mask;
-        w->slot[at] = id;
-    }
-}
-
-static int word_id(Words *w, const char *s, size_t n) {
-    if (!w->slot || (size_t)w->n * 2 > w->mask) words_grow(w);
-    size_t at = text_hash(s, n) & w->mask;
-    for (; w->slot[at] >= 0; at = (at + 1) & w->mask) {
-        int id = w->slot[at];
-        if (w->len[id] == n && !memcmp(w->text[id], s, n)) return id;
-    }
-    w->text[w->n] = s;
-    w->len[w->n] = n;
-    w->slot[at] = w->n;
-    return w->n++;
-}
-
-// sum over words of min(count in a, count in b)
-static size_t overlap(const IntVec *a, const IntVec *b, int n_words) {
-    int32_t *left = (int32_t *)calloc((size_t)n_words + 1, sizeof *left);
-    CHECK(left, "no memory to count %d words", n_words);
-    size_t same = 0;
-    for (size_t i = 0; i < b->n; i++) left[b->p[i]]++;
-    for (size_t i = 0; i < a->n; i++)
-        if (left[a->p[i]]-- > 0) same++;
-    free(left);
-    return same;
-}
-
-// F1 = 2PR / (P + R), P = same / n, R = same / m
-static double f1(size_t same, size_t n, size_t m) {
-    if (!same) return 0;
-    double p = (double)same / (double)n, r = (double)same / (double)m;
-    return 2 * p * r / (p + r);
 }
 
 // ---------------------------------------------------------------------------
@@ -212,8 +28,8 @@ typedef struct { IntVec id, first; StrBuf text; } Sentences;    // first: start 
 
 static Sentences sentences(const char *s, size_t n) {
     Sentences out = { 0 };
-    StrBuf fixed = repaired(s, n);
-    out.text = lowered(fixed.p, fixed.n);
+    StrBuf fixed = text_repaired(s, n);
+    out.text = text_lowered(fixed.p, fixed.n);
     free(fixed.p);
     return out;
 }
@@ -340,7 +156,7 @@ double rouge_lsum(const char *prediction, size_t n, const char *reference, size_
                 count[1][id]--;
             }
         }
-        score = f1(hits, a.id.n, r.id.n);
+        score = f1_of(hits, a.id.n, r.id.n);
         free(b.local);
         free(b.mask);
         free(b.row);
@@ -435,7 +251,7 @@ static double bleu_tokens(const IntVec *a, const IntVec *r) {
 double code_bleu(const char *candidate, size_t n, const char *reference, size_t m) {
     Words w = { 0 };
     IntVec a = { 0 }, r = { 0 };
-    StrBuf x = repaired(candidate, n), y = repaired(reference, m);
+    StrBuf x = text_repaired(candidate, n), y = text_repaired(reference, m);
     split_code(x.p, x.n, &w, &a);
     split_code(y.p, y.n, &w, &r);
     double score = bleu_tokens(&a, &r);
@@ -464,7 +280,7 @@ static bool next_block(const char *s, size_t n, size_t *i, Span *body) {
         int32_t c;
         while (k < n) {
             size_t len = text_next(s + k, n - k, &c);
-            if (!is_word_char(c)) break;
+            if (!text_word(c)) break;
             k += len;
         }
         for (size_t end = k + text_spaces(s + k, n - k); k < end; k++)
@@ -481,7 +297,7 @@ static bool next_block(const char *s, size_t n, size_t *i, Span *body) {
 
 // the answer's function as text that may hold NUL bytes; the caller frees p
 static StrBuf extract(const char *lang, const char *answer, size_t n) {
-    StrBuf fixed = repaired(answer, n), out = { 0 };
+    StrBuf fixed = text_repaired(answer, n), out = { 0 };
     const char *s = text_strip(fixed.p, &fixed.n);
     Span body, first = { 0, fixed.n }, f;
     bool any = false, done = false;
@@ -528,16 +344,16 @@ RepoMatch repoqa_match(const TaskSession *s, const char *asked, const char *lang
 
 // English tokens: lower case, no ASCII punctuation, no articles. text receives what the ids name.
 static void tokens_en(const char *s, size_t n, Words *w, IntVec *out, StrBuf *text) {
-    StrBuf low = lowered(s, n), plain = { 0 };
+    StrBuf low = text_lowered(s, n), plain = { 0 };
     for (size_t i = 0; i < low.n; i++)
-        if (!is_ascii_punctuation((uint8_t)low.p[i])) str_add(&plain, low.p + i, 1);
+        if (!text_punct((uint8_t)low.p[i])) str_add(&plain, low.p + i, 1);
     str_add(text, "", 0);
     for (size_t i = 0; i < plain.n;) {
         size_t a = i;
         int32_t c;
         while (i < plain.n) {
             size_t len = text_next(plain.p + i, plain.n - i, &c);
-            if (!is_word_char(c)) break;
+            if (!text_word(c)) break;
             i += len;
         }
         size_t len = i - a;
@@ -563,11 +379,11 @@ static void characters(const char *s, size_t n, IntVec *out) {
         { 0x303e, 0x303f }, { 0xfe4f, 0xfe4f }, { 0xff01, 0xff0d }, { 0xff0f, 0xff0f },
         { 0xff1a, 0xff20 }, { 0xff3b, 0xff40 }, { 0xff5b, 0xff64 },
     };
-    StrBuf low = lowered(s, n);
+    StrBuf low = text_lowered(s, n);
     for (size_t i = 0; i < low.n;) {
         int32_t c;
         i += text_next(low.p + i, low.n - i, &c);
-        bool drop = text_space(c) || is_ascii_punctuation(c);
+        bool drop = text_space(c) || text_punct(c);
         for (size_t k = 0; k < COUNTOF(gone); k++) drop |= c >= gone[k][0] && c <= gone[k][1];
         if (!drop) ints_push(out, c);
     }
@@ -590,7 +406,7 @@ static double character_f1(const IntVec *sorted, const char *label, size_t n) {
         i += order <= 0;
         j += order >= 0;
     }
-    double score = f1(same, sorted->n, b.n);
+    double score = f1_of(same, sorted->n, b.n);
     free(b.p);
     return score;
 }
@@ -619,9 +435,9 @@ static double rule_substring(const Case *c) {
 static double rule_names(const Case *c) {
     int hits = 0;
     char text[32];
-    StrBuf p = lowered(c->p.s, c->p.n);
+    StrBuf p = text_lowered(c->p.s, c->p.n);
     for (int i = 0; i < c->n; i++) {
-        StrBuf name = lowered(c->label[i].s, c->label[i].n);
+        StrBuf name = text_lowered(c->label[i].s, c->label[i].n);
         hits += occurs(name.p, name.n, p.p, p.n);
         free(name.p);
     }
@@ -637,12 +453,12 @@ static void copy_number(View v, size_t i, StrBuf *text) {
     while (i < v.n) {
         int32_t c, next;
         size_t len = text_next(v.s + i, v.n - i, &c);
-        if (is_digit(c)) {
-            str_fmt(text, "%d", digit_value(c));
+        if (text_digit(c)) {
+            str_fmt(text, "%d", text_digit_value(c));
         } else {
             if (c != '.' || point || i + 1 >= v.n) break;
             text_next(v.s + i + 1, v.n - i - 1, &next);
-            if (!is_digit(next)) break;
+            if (!text_digit(next)) break;
             point = true;
             str_puts(text, ".");
         }
@@ -697,13 +513,13 @@ static double rule_number(const Case *c) {
     size_t at = 0;
     while (at < c->p.n) {
         size_t len = text_next(c->p.s + at, c->p.n - at, &code);
-        if (is_digit(code)) break;
+        if (text_digit(code)) break;
         before[0] = before[1];
         before[1] = code;
         at += len;
     }
     if (at >= c->p.n || !c->n) return 0;
-    bool minus = (before[1] == '-' || before[1] == 0x2212) && !is_word_char(before[0]);
+    bool minus = (before[1] == '-' || before[1] == 0x2212) && !text_word(before[0]);
     if (minus && c->which == SCORER_OURS) str_puts(&text, "-");
     copy_number(c->p, at, &text);
     bool same = c->which == SCORER_OURS ? number_ours(text.p, c->label[0].s)
@@ -733,7 +549,7 @@ static double rule_repoqa(const Case *c) {
 // upper(label) occurs in upper(strip(prediction))
 static bool occurs_upper(View p, View label) {
     View s = stripped(p);
-    StrBuf up = uppered(s.s, s.n), what = uppered(label.s, label.n);
+    StrBuf up = text_uppered(s.s, s.n), what = text_uppered(label.s, label.n);
     bool hit = occurs(what.p, what.n, up.p, up.n);
     free(up.p);
     free(what.p);
@@ -752,7 +568,7 @@ static double rule_qa_en(const Case *c) {
         StrBuf x = { 0 }, y = { 0 };
         tokens_en(c->p.s, c->p.n, &w, &a, &x);
         tokens_en(c->label[i].s, c->label[i].n, &w, &r, &y);
-        double score = f1(overlap(&a, &r, w.n), a.n, r.n);
+        double score = f1_of(words_overlap(&a, &r, w.n), a.n, r.n);
         best = score > best ? score : best;
         words_free(&w);
         free(a.p);
@@ -792,11 +608,11 @@ static int letter_at(View v, size_t i) {
     int32_t next = ' ', after = ' ';
     if (up < 'A' || up > 'Z') return 0;
     if (i + 1 < v.n) text_next(v.s + i + 1, v.n - i - 1, &next);
-    if (is_word_char(next) || next == '\'' || next == 0x2019 || next == '-') return 0;
+    if (text_word(next) || next == '\'' || next == 0x2019 || next == '-') return 0;
     if (ch != up) return i + 1 == v.n || next == ')' || next == ']' ? up : 0;
     size_t k = i + 1 + text_spaces(v.s + i + 1, v.n - i - 1);
     if (k < v.n) text_next(v.s + k, v.n - k, &after);
-    bool alone = k >= v.n || k == i + 1 || memchr(v.s + i, '\n', k - i) || !is_word_char(after);
+    bool alone = k >= v.n || k == i + 1 || memchr(v.s + i, '\n', k - i) || !text_word(after);
     return alone || (up != 'A' && up != 'I') ? up : 0;
 }
 
@@ -828,9 +644,9 @@ static int parse_letter(View p) {
     for (size_t i = 0; i < v.n && !ch;) {
         int32_t c;
         size_t len = text_next(v.s + i, v.n - i, &c);
-        if (is_word_char(c)) {
+        if (text_word(c)) {
             if (c < 'a') ch = letter_at(v, i);
-            while (i < v.n && is_word_char(c)) {
+            while (i < v.n && text_word(c)) {
                 i += len;
                 len = i < v.n ? text_next(v.s + i, v.n - i, &c) : 0;
             }
@@ -934,11 +750,11 @@ double score_rule(ScoreRule rule, Scorer which, const char *prediction, size_t n
         rule_qa_en, rule_qa_zh, rule_letter, rule_rouge, rule_repoqa,
     };
     CHECK((size_t)rule < COUNTOF(rules), "there is no score rule %d", (int)rule);
-    StrBuf p = repaired(prediction, n);
+    StrBuf p = text_repaired(prediction, n);
     StrBuf *fixed = (StrBuf *)xrealloc(NULL, ((size_t)n_labels + 1) * sizeof *fixed);
     View *views = (View *)xrealloc(NULL, ((size_t)n_labels + 1) * sizeof *views);
     for (int i = 0; i < n_labels; i++) {
-        fixed[i] = repaired(label[i] ? label[i] : "", label[i] ? strlen(label[i]) : 0);
+        fixed[i] = text_repaired(label[i] ? label[i] : "", label[i] ? strlen(label[i]) : 0);
         views[i] = (View){ fixed[i].p, fixed[i].n };
     }
     Case c = { { p.p, p.n }, views, n_labels, which };

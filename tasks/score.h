@@ -67,6 +67,30 @@ static inline uint64_t text_hash(const char *s, size_t n) {
     return h;
 }
 
+// text.c: repaired text has no invalid bytes; the caller frees p of a StrBuf
+void   text_put(StrBuf *out, int32_t c);                // below 0: U+FFFD
+StrBuf text_repaired(const char *s, size_t n);          // invalid bytes become U+FFFD
+StrBuf text_lowered(const char *s, size_t n);           // full lower case of repaired text
+StrBuf text_uppered(const char *s, size_t n);           // full upper case
+bool   text_word(int32_t c);                            // \w
+bool   text_punct(int32_t c);                           // ASCII punctuation
+bool   text_digit(int32_t c);                           // \d
+int    text_digit_value(int32_t c);
+
+// texts as small numbers, equal for equal texts; {0} is empty. The texts must outlive the table.
+typedef struct {
+    const char **text;
+    size_t *len;
+    int32_t *slot;          // hash of the texts, -1 free; mask + 1 slots
+    size_t mask;
+    int n;
+} Words;
+int    word_id(Words *w, const char *s, size_t n);
+void   words_free(Words *w);
+// sum over words of min(count in a, count in b), ids below n_words
+size_t words_overlap(const IntVec *a, const IntVec *b, int n_words);
+double f1_of(size_t same, size_t n, size_t m);          // 2PR / (P + R), P = same / n, R = same / m
+
 // The source text of the first function of a piece of code: bytes at .. at + len of s. False: none.
 typedef struct { size_t at, len; } Span;
 bool first_function(const char *lang, const char *s, size_t n, Span *out);
