@@ -1,0 +1,173 @@
+// test_longbench.c - the metrics of LongBench against the vectors of data/scorers/longbench.json.
+#include <jansson.h>
+#include "tasks/longbench.h"
+
+enum { MAX_SHOWN = 20 };
+static int failures, compared;
+#define EXPECT(cond, ...) do { compared++; if (!(cond) && ++failures <= MAX_SHOWN) { \
+    printf("test_longbench.c:%d: ", __LINE__); \
+    printf(__VA_ARGS__); \
+    putchar('\n'); } } while (0)
+
+static const char *text(json_t *o, const char *key, size_t *n) {
+    json_t *v = json_object_get(o, key);
+    CHECK(json_is_string(v), "no text '%s' in a vector", key);
+    if (n) *n = json_string_length(v);
+    return json_string_value(v);
+}
+static double number(json_t *o, const char *key) {
+    json_t *v = json_object_get(o, key);
+    CHECK(json_is_number(v), "no number '%s' in a vector", key);
+    return json_number_value(v);
+}
+
+static int classes_of(json_t *o, const char **out, int most) {
+    json_t *list = json_object_get(o, "all_classes");
+    int n = (int)json_array_size(list);
+    CHECK(n <= most, "too many classes in a vector");
+    for (int i = 0; i < n; i++) out[i] = json_string_value(json_array_get(list, (size_t)i));
+    return n;
+}
+
+static void metric_rows(json_t *all, const char *name, LbMetric m, const Segmenter *g,
+                        Scorer which, const char *score) {
+    json_t *list = json_object_get(all, name), *o;
+    size_t i;
+    EXPECT(json_array_size(list) > 0, "no vectors of %s", name);
+    json_array_foreach(list, i, o) {
+        const char *classes[64], *p, *r;
+        size_t n;
+        int k = classes_of(o, classes, 64);
+        p = text(o, "prediction", &n);
+        r = text(o, "ground_truth", NULL);
+        double got = lb_metric(m, which, g, p, n, r, classes, k), want = number(o, score);
+        EXPECT(fabs(got - want) < 1e-12, "%s %zu: '%s' against '%s' is %.17g, not %.17g", name, i, p,
+               r, got, want);
+    }
+}
+
+static void normal_rows(json_t *all, const char *name, StrBuf (*fn)(const char *, size_t)) {
+    json_t *o;
+    size_t i, n, m;
+    json_array_foreach(json_object_get(all, name), i, o) {
+        const char *in = text(o, "in", &n), *out = text(o, "out", &m);
+        StrBuf got = fn(in, n);
+        EXPECT(got.n == m && !memcmp(got.p, out, m), "%s: '%s' became '%s'", name, in, got.p);
+        free(got.p);
+    }
+}
+
+static void line_rows(json_t *all, const char *name, const char *(*fn)(const char *, size_t *)) {
+    json_t *o;
+    size_t i, n, m;
+    json_array_foreach(json_object_get(all, name), i, o) {
+        const char *in = text(o, "in", &n), *out = text(o, "out", &m), *got = fn(in, &n);
+        EXPECT(n == m && !memcmp(got, out, m), "%s: '%s' became '%.*s'", name, in, (int)n, got);
+    }
+}
+
+static void ratio_rows(json_t *all) {
+    json_t *o;
+    size_t i, n, m;
+    json_array_foreach(json_object_get(all, "fuzz_ratio"), i, o) {
+        const char *a = text(o, "a", &n), *b = text(o, "b", &m);
+        int d = lb_fuzz_ratio(SCORER_HARNESS, a, n, b, m), l = lb_fuzz_ratio(SCORER_OURS, a, n, b, m);
+        EXPECT(d == (int)number(o, "ratio_difflib"), "difflib '%s' '%s': %d", a, b, d);
+        EXPECT(l == (int)number(o, "ratio_levenshtein"), "levenshtein '%s' '%s': %d", a, b, l);
+    }
+}
+
+static void cut_rows(json_t *all, const Segmenter *g) {
+    json_t *o;
+    size_t i, n, count;
+    json_array_foreach(json_object_get(all, "jieba_cut"), i, o) {
+        const char *in = text(o, "in", &n);
+        json_t *out = json_object_get(o, "out");
+        Span *span = segment(g, in, n, &count);
+        bool same = count == json_array_size(out);
+        for (size_t k = 0; same && k < count; k++) {
+            json_t *w = json_array_get(out, k);
+            same = json_string_length(w) == span[k].len &&
+                   !memcmp(json_string_value(w), in + span[k].at, span[k].len);
+        }
+        EXPECT(same, "'%s' is cut into %zu words, not as expected", in, count);
+        free(span);
+    }
+}
+
+// what holds without a dictionary: the same words on both sides, whatever they are
+static void plain_rows(void) {
+    static const char a[] = "会议在2023年5月。", b[] = "2023年5月会议，";
+    size_t count;
+    Span *span = segment(NULL, a, sizeof a - 1, &count);
+    EXPECT(count == 8, "%zu words without a dictionary", count);
+    free(span);
+    double f = lb_metric(LB_F1_ZH, SCORER_OURS, NULL, a, sizeof a - 1, b, NULL, 0);
+    EXPECT(fabs(f - 12.0 / 13) < 1e-12, "F1 of characters is %.17g", f);
+}
+
+// random bytes: bounds, no fault; equal lines are equal
+static void noise(const Segmenter *g) {
+    Rng rng = { 7 };
+    for (int i = 0; i < 400; i++) {
+        char s[97], r[97];
+        size_t n = rng_below(&rng, 96), m = rng_below(&rng, 96);
+        for (size_t k = 0; k < n; k++) s[k] = (char)(rng_below(&rng, i % 2 ? 256 : 96) + (i % 2 ? 0 : 32));
+        for (size_t k = 0; k < m; k++) r[k] = (char)(1 + rng_below(&rng, 255));
+        r[m] = 0;
+        const char *classes[2] = { "a", r };
+        for (int w = 0; w < 2; w++)
+            for (int k = LB_F1_EN; k <= LB_CODE; k++) {
+                double got = lb_metric((LbMetric)k, (Scorer)w, g, s, n, r, classes, 2);
+                EXPECT(got >= 0 && got <= 1, "metric %d of noise is %g", k, got);
+            }
+    }
+    // the recursion that overflows: 990 equal words pass, 991 do not
+    StrBuf t = { 0 };
+    for (int i = 0; i < 991; i++) {
+        if (i == 990) {
+            double f = lb_metric(LB_ROUGE, SCORER_HARNESS, g, t.p, t.n, t.p, NULL, 0);
+            EXPECT(f > 0.99, "990 equal words give %g", f);
+        }
+        str_fmt(&t, "w%d ", i);
+    }
+    double lost = lb_metric(LB_ROUGE, SCORER_HARNESS, g, t.p, t.n, t.p, NULL, 0),
+           kept = lb_metric(LB_ROUGE, SCORER_OURS, g, t.p, t.n, t.p, NULL, 0);
+    EXPECT(lost == 0 && kept > 0.99, "991 equal words give %g and %g", lost, kept);
+    free(t.p);
+}
+
+int main(void) {
+    json_error_t e;
+    Err err;
+    json_t *file = json_load_file("data/scorers/longbench.json", JSON_ALLOW_NUL, &e);
+    CHECK(file, "data/scorers/longbench.json: %s", e.text);
+    json_t *all = json_object_get(file, "longbench");
+    double began = now_s();
+    Segmenter *g = segmenter_open(NULL, &err);
+    if (g) printf("the dictionary was read in %.2f s\n", now_s() - began);
+    normal_rows(all, "normalize_answer", lb_normalize_en);
+    normal_rows(all, "normalize_zh_answer", lb_normalize_zh);
+    line_rows(all, "first_line_fewshot", lb_first_line);
+    line_rows(all, "code_line_selection", lb_code_line);
+    metric_rows(all, "qa_f1_score", LB_F1_EN, g, SCORER_HARNESS, "score");
+    metric_rows(all, "rouge_score", LB_ROUGE, g, SCORER_HARNESS, "score");
+    metric_rows(all, "count_score", LB_COUNT, g, SCORER_HARNESS, "score");
+    metric_rows(all, "retrieval_score", LB_RETRIEVAL_EN, g, SCORER_HARNESS, "score");
+    metric_rows(all, "retrieval_zh_score", LB_RETRIEVAL_ZH, g, SCORER_HARNESS, "score");
+    metric_rows(all, "classification_score", LB_CLASS, g, SCORER_HARNESS, "score");
+    metric_rows(all, "code_sim_score", LB_CODE, g, SCORER_HARNESS, "score_difflib");
+    metric_rows(all, "code_sim_score", LB_CODE, g, SCORER_OURS, "score_levenshtein");
+    ratio_rows(all);
+    plain_rows();
+    noise(g);
+    if (g) {
+        cut_rows(all, g);
+        metric_rows(all, "qa_f1_zh_score", LB_F1_ZH, g, SCORER_HARNESS, "score");
+        metric_rows(all, "rouge_zh_score", LB_ROUGE_ZH, g, SCORER_HARNESS, "score");
+    } else printf("no jieba dictionary on this machine: its vectors are left out\n");
+    segmenter_close(g);
+    json_decref(file);
+    printf("%d comparisons, %d failed\n", compared, failures);
+    return failures != 0;
+}
