@@ -7,7 +7,8 @@ enum { MAX_TURNS = 1000 };      // what a run takes
 
 const char *const mode_names[MODES] = { "multi-turn", "multi-request", "single" };
 const char *const category_names[CATEGORIES] = { "Retr.String", "Retr.Semantic", "Global",
-                                                 "Multi-task", "Other" };
+                                                 "Multi-task", "Single-Doc", "Multi-Doc", "Summary",
+                                                 "Few-shot", "Synthetic", "Code", "Other" };
 const char *const field_names[FIELDS] = {
     "model", "ctx", "preset", "method", "sizes", "positions", "compress", "group", "chat",
     "scorer", "history", "query_aware",
@@ -23,6 +24,18 @@ static const Column columns[] = {
     { "en_mc", "En.MC", SEMANTIC },        { "icl", "ICL", GLOBAL },
     { "en_sum", "En.Sum", GLOBAL },        { "math_find", "Math.Find", GLOBAL },
     { "mix_sum_niah", "Mix.Sum+NIAH", MULTI }, { "mix_repoqa_kv", "Mix.RepoQA+KV", MULTI },
+    { "longbench/narrativeqa", "1-1", LB_SINGLE }, { "longbench/qasper", "1-2", LB_SINGLE },
+    { "longbench/multifieldqa_en", "1-3", LB_SINGLE },
+    { "longbench/multifieldqa_zh", "1-4", LB_SINGLE }, { "longbench/hotpotqa", "2-1", LB_MULTI },
+    { "longbench/2wikimqa", "2-2", LB_MULTI },      { "longbench/musique", "2-3", LB_MULTI },
+    { "longbench/dureader", "2-4", LB_MULTI },      { "longbench/gov_report", "3-1", LB_SUMMARY },
+    { "longbench/qmsum", "3-2", LB_SUMMARY },       { "longbench/multi_news", "3-3", LB_SUMMARY },
+    { "longbench/vcsum", "3-4", LB_SUMMARY },       { "longbench/trec", "4-1", LB_SHOTS },
+    { "longbench/triviaqa", "4-2", LB_SHOTS },      { "longbench/samsum", "4-3", LB_SHOTS },
+    { "longbench/lsht", "4-4", LB_SHOTS }, { "longbench/passage_count", "5-1", LB_SYNTHETIC },
+    { "longbench/passage_retrieval_en", "5-2", LB_SYNTHETIC },
+    { "longbench/passage_retrieval_zh", "5-3", LB_SYNTHETIC },
+    { "longbench/lcc", "6-1", LB_PROGRAM },         { "longbench/repobench-p", "6-2", LB_PROGRAM },
 };
 
 Cell *cell_of(const Results *d, int task, Key k) {

@@ -23,8 +23,10 @@ enum { SAMPLES = 2000, MIN_SESSIONS = 4, BINS = 10 };
 enum { MULTI_TURN, MULTI_REQUEST, SINGLE, MODES };
 extern const char *const mode_names[MODES];
 
-// categories of the paper; columns: its tables 11 and 12
-enum { STRING, SEMANTIC, GLOBAL, MULTI, OTHER, CATEGORIES };
+// categories of the paper; columns: its tables 11 and 12;
+// then LongBench's, numbered as CORM (Dai et al. 2024) does in its tables 1 and 2
+enum { STRING, SEMANTIC, GLOBAL, MULTI, LB_SINGLE, LB_MULTI, LB_SUMMARY, LB_SHOTS, LB_SYNTHETIC,
+       LB_PROGRAM, OTHER, CATEGORIES };
 extern const char *const category_names[CATEGORIES];
 typedef struct { const char *task, *heading; int category; } Column;
 

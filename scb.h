@@ -659,8 +659,8 @@ int  write_whole(const char *path, const char *text, size_t n, Err *err);
 int  report_same_run(const char *dir_a, const char *dir_b, Err *err);
 
 typedef struct {
-    const char *table; // turns tasks categories methods query reuse history depth; NULL: the
-                       // ones that say most
+    const char *table; // turns tasks categories methods query reuse history depth longbench; NULL:
+                       // the ones that say most
     const char *format;         // text csv md; NULL: text
     int cases;                  // example turns per method that scores otherwise than full
 } ReportOpts;

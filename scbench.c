@@ -1,7 +1,7 @@
 // scbench.c - SharedContextBench (Li et al. 2024): options, the run, the other commands.
 //
 // Prompts and turn loops are in turns.c, tasks in tasks/, rows and tables in report.c.
-#include "tasks/tasks.h"
+#include "tasks/longbench.h"
 #include <jansson.h>
 #include <sys/stat.h>
 #include <xxhash.h>
@@ -11,7 +11,7 @@
 
 typedef struct {
     const char *task, *method, *mode, *ctx, *budget, *keep, *query_aware, *history, *positions,
-        *preset, *scorer, *data, *shard, *repo;
+        *preset, *scorer, *data, *shard, *repo, *templates, *jieba;
     const char *out, *device, *shape, *tokenizer, *order;
     ReportOpts report;
     int sessions, turns, max_new, chunk, threads, n_decode;
@@ -21,7 +21,7 @@ typedef struct {
     bool help;
 } Opts;
 
-enum { MAX_TASKS = 16, HARNESS_TURNS = 5, HARNESS_MAX_SEQ = 131072 };
+enum { MAX_TASKS = 40, LONGBENCH_CTX = 4096, HARNESS_TURNS = 5, HARNESS_MAX_SEQ = 131072 };
 
 typedef struct {                // one task of a run
     const Task *task;
@@ -38,6 +38,7 @@ typedef struct {
     Config config;
     Tok *tok;
     ChatPieces plain;           // no template: at most a BOS
+    Segmenter *words;           // of Chinese; NULL: characters
     TaskRun tasks[MAX_TASKS];
     int n_tasks;
     int shard, n_shards;        // this one, from 0
@@ -46,7 +47,8 @@ typedef struct {
 
 #define AT(field) offsetof(Opts, field)
 static const OptSpec run_opts[] = {
-    { "--task", NULL, OPT_STR, AT(task), "retr_kv", "LIST", "tasks, by comma, or all" },
+    { "--task", NULL, OPT_STR, AT(task), "retr_kv", "LIST",
+      "tasks, by comma; all: the paper's twelve; longbench, longbench_e: all sets of LongBench" },
     { "--method", NULL, OPT_STR, AT(method), "full", "LIST",
       "methods, by comma, or all; see scbench list" },
     { "--mode", NULL, OPT_STR, AT(mode), "multi-turn", "LIST",
@@ -78,12 +80,17 @@ static const OptSpec run_opts[] = {
       "one size of a method; may be repeated" },
     { "--positions", NULL, OPT_STR, AT(positions), NULL, "original|cache",
       "rotate a kept key at its own position or at its place in the cache; default: the method's" },
-    { "--preset", NULL, OPT_STR, AT(preset), "scbench", "scbench|corm|harness",
-      "whose default sizes; harness: prompts, limits, cuts and scores as the released program has "
+    { "--preset", NULL, OPT_STR, AT(preset), NULL, "scbench|corm|harness",
+      "whose default sizes; default scbench, corm for LongBench; harness: prompts, limits, cuts and scores as the released program has "
       "them, so far for full alone" },
     { "--scorer", NULL, OPT_STR, AT(scorer), NULL, "ours|harness",
       "scores as the paper means them or as the released program computes them; default ours, "
-      "harness with --preset harness" },
+      "harness with --preset harness and for LongBench" },
+    { "--templates", NULL, OPT_STR, AT(templates), NULL, "FILE.json",
+      "LongBench prompts in other words: one text per set, with {context} and {input}" },
+    { "--jieba", NULL, OPT_STR, AT(jieba), NULL, "DIR",
+      "where jieba's dict.txt and finalseg/prob_emit.py are, for scores of Chinese; default: where "
+      "Debian's python3-jieba puts them, else Chinese is scored by characters" },
     { "--chat", NULL, OPT_FLAG, AT(chat), NULL, NULL,
       "demand the model's chat template (used when there is one)" },
     { "--no-chat", NULL, OPT_FLAG, AT(no_chat), NULL, NULL, "leave the chat template out" },
@@ -361,8 +368,12 @@ static int switches_resolve(Run *r, Err *err) {
     static const char *const scorers[] = { "ours", "harness" };
     const Opts *o = &r->o;
     Bench *b = &r->b;
-    int preset = choose("--preset", o->preset, preset_name, 3, err), k = 0;
-    if (preset < 0) return -1;
+    bool lb = r->tasks[0].task->lb != NULL;
+    int preset = lb ? PRESET_CORM : PRESET_SCBENCH, k = 0;
+    if (o->preset && (preset = choose("--preset", o->preset, preset_name, 3, err)) < 0) return -1;
+    if (lb && preset == PRESET_HARNESS)
+        return FAIL_CODE(err, EXIT_USAGE, "--preset harness is SharedContextBench's program; for "
+                         "LongBench use --templates and --scorer harness");
     b->preset = (Preset)preset;
     b->positions = -1;
     if (o->positions && (b->positions = choose("--positions", o->positions, positions, 2, err)) < 0)
@@ -371,7 +382,7 @@ static int switches_resolve(Run *r, Err *err) {
     if (o->device && k == 1)
         return FAIL(err, "this build computes on the CPU only; use --device cpu");
     if (o->scorer && (k = choose("--scorer", o->scorer, scorers, 2, err)) < 0) return -1;
-    b->scorer = o->scorer ? (Scorer)k : SCORER_OURS;
+    b->scorer = o->scorer ? (Scorer)k : lb ? SCORER_HARNESS : SCORER_OURS;
     if (o->chunk < 0 || o->max_new < 0 || o->threads < 0 || o->sessions < 0 || o->turns < 0)
         return FAIL_CODE(err, EXIT_USAGE, "--chunk, --max-new, --threads, --sessions and --turns "
                          "cannot be negative");
@@ -388,26 +399,59 @@ static int switches_resolve(Run *r, Err *err) {
     return aware_resolve(r, err) || harness_resolve(r, err) || shard_resolve(r, err) ? -1 : 0;
 }
 
-// the twelve of the paper, or those named
+static int task_add(Run *r, const Task *task, Err *err) {
+    if (r->n_tasks == MAX_TASKS)
+        return FAIL_CODE(err, EXIT_USAGE, "--task takes at most %d tasks", MAX_TASKS);
+    for (int k = 0; k < r->n_tasks; k++)
+        if (r->tasks[k].task == task)
+            return FAIL_CODE(err, EXIT_USAGE, "--task names %s twice", task->name);
+    if (r->n_tasks && !task->lb != !r->tasks[0].task->lb)
+        return FAIL_CODE(err, EXIT_USAGE, "--task mixes %s and %s: run LongBench and "
+                         "SharedContextBench apart", r->tasks[0].task->name, task->name);
+    r->tasks[r->n_tasks++].task = task;
+    return 0;
+}
+
+// the twelve of the paper, the sets of LongBench, or those named
 static int tasks_resolve(Run *r, Err *err) {
+    const Task *t;
     Names names;
-    if (!strcmp(r->o.task, "all")) {
-        for (int i = 0; task_at(i); i++)
-            if (task_at(i) != &task_retr_kv_compressible) r->tasks[r->n_tasks++].task = task_at(i);
-        return 0;
-    }
+    int rc = 0;
     if (names_of("--task", r->o.task, &names, err)) return -1;
-    for (int i = 0; i < names.n && r->n_tasks < MAX_TASKS; i++) {
-        if (!strncmp(names.p[i], "longbench", 9))
-            return FAIL_CODE(err, EXIT_USAGE, "--task %s: the LongBench tasks are not in this "
-                             "build; see scbench list tasks", names.p[i]);
-        const Task *task = task_find(names.p[i], err);
-        if (!task) return -1;
-        for (int k = 0; k < r->n_tasks; k++)
-            if (r->tasks[k].task == task)
-                return FAIL_CODE(err, EXIT_USAGE, "--task names %s twice", task->name);
-        r->tasks[r->n_tasks++].task = task;
+    for (int i = 0; i < names.n && !rc; i++) {
+        bool all = !strcmp(names.p[i], "all"), lb = !strcmp(names.p[i], "longbench"),
+             extended = !strcmp(names.p[i], "longbench_e");
+        for (int k = 0; all && !rc && (t = task_at(k)); k++)
+            if (t != &task_retr_kv_compressible) rc = task_add(r, t, err);
+        for (int k = 0; (lb || extended) && !rc && (t = lb_task_at(k)); k++)
+            if ((t->n_parts > 1) == extended) rc = task_add(r, t, err);
+        if (all || lb || extended) continue;
+        rc = (t = task_find(names.p[i], err)) ? task_add(r, t, err) : -1;
     }
+    for (int i = 0; !rc && r->o.templates && i < r->n_tasks; i++) {
+        if (!r->tasks[i].task->lb)
+            return FAIL_CODE(err, EXIT_USAGE, "--templates is for the tasks of LongBench");
+        rc = (t = lb_task_templates(r->tasks[i].task, r->o.templates, err)) ? 0 : -1;
+        if (!rc) r->tasks[i].task = t;
+    }
+    return rc;
+}
+
+// scores of Chinese count words where there is a dictionary
+static int words_open(Run *r, Err *err) {
+    bool chinese = false;
+    Err why = { "", 0 };
+    for (int i = 0; i < r->n_tasks; i++)
+        chinese = chinese || (r->tasks[i].task->lb && !strcmp(r->tasks[i].task->lb->lang, "zh"));
+    if (r->o.jieba && !chinese)
+        return FAIL_CODE(err, EXIT_USAGE, "--jieba acts on no task of this run");
+    if (!chinese) return 0;
+    r->words = segmenter_open(r->o.jieba, &why);
+    lb_use_segmenter(r->words);
+    if (!r->words && (r->o.jieba || why.msg[0])) return FAIL(err, "%s", why.msg);
+    if (!r->words && !r->o.quiet)
+        fprintf(stderr, "no jieba dictionary found: Chinese is scored by characters, which is not "
+                        "what published numbers are; see --jieba\n");
     return 0;
 }
 
@@ -483,7 +527,7 @@ static int default_ctx(Run *r, TaskRun *k, Err *err) {
     Maker maker = maker_of(r, k);
     maker.repo = NULL;
     session_make(&r->b.prompter, &maker, 1, units, &s, err);
-    int paper = task->paper_units ? session_first(&s) : INT_MAX;
+    int paper = task->paper_units ? session_first(&s) : task->lb ? LONGBENCH_CTX : INT_MAX;
     int model = r->config.max_ctx - tokens_after(r, task, &s);
     int most = paper < model ? paper : model, lo = 0, hi = most;
     size_t have = memory_available();
@@ -876,7 +920,7 @@ static FILE *open_in(const char *dir, const char *name, Err *err) {
 
 // all that can be refused before the weights are read
 static int run_prepare(Run *r, const char *model, Err *err) {
-    if (arms_resolve(r, err) || switches_resolve(r, err) || tasks_resolve(r, err)) return -1;
+    if (tasks_resolve(r, err) || arms_resolve(r, err) || switches_resolve(r, err)) return -1;
     if (r->o.chat && r->o.no_chat)
         return FAIL_CODE(err, EXIT_USAGE, "--chat and --no-chat exclude each other");
     if (r->o.skip_bad && !r->o.data)
@@ -886,6 +930,7 @@ static int run_prepare(Run *r, const char *model, Err *err) {
     if (r->o.repo && (r->o.data || !repoqa))
         return FAIL_CODE(err, EXIT_USAGE, "--repo is for the sessions of --task repoqa; give it "
                          "without --data");
+    if (words_open(r, err)) return -1;
     if (cpu_init(r->o.threads, err) || file_open(&r->file, model, r->o.verify, err)) return -1;
     if (config_read(&r->file, &r->config, err) || !(r->tok = tok_open(&r->file, err))) return -1;
     if (r->o.chat && !tok_chat(r->tok)->present)
@@ -1121,13 +1166,15 @@ static int cmd_run(Run *r, const char *model, Err *err) {
 // list, gen, plan, speed, report
 
 static void list_tasks(void) {
-    for (int i = 0; task_at(i); i++) {
-        const Task *t = task_at(i);
+    int own = 0;
+    while (task_at(own)) own++;
+    for (int i = 0; i < own + lb_n_sets(); i++) {
+        const Task *t = i < own ? task_at(i) : lb_task_at(i - own);
         char limits[24];
         if (t->n_parts == 2) snprintf(limits, sizeof limits, "%d/%d", t->parts[0].max_new,
                                       t->parts[1].max_new);
         else snprintf(limits, sizeof limits, "%d", t->parts[0].max_new);
-        printf("%-20s %-28s %-13s %d turns, answers of %7s tokens; %s\n", t->name, t->official,
+        printf("%-30s %-28s %-13s %d turns, answers of %7s tokens; %s\n", t->name, t->official,
                t->category, t->turns, limits, t->help);
     }
 }

@@ -933,9 +933,10 @@ static void csv_task(const Printer *p, const char *kind, int task, Key k, Key ag
     csv_put(p, k, l, pair_of(d, task, k, against, pick), strcmp(kind, "task") ? NULL : &cost);
 }
 
-enum { T_TURNS, T_TASKS, T_CATEGORIES, T_METHODS, T_QUERY, T_REUSE, T_HISTORY, T_DEPTH, TABLES };
+enum { T_TURNS, T_TASKS, T_CATEGORIES, T_METHODS, T_QUERY, T_REUSE, T_HISTORY, T_DEPTH,
+       T_LONGBENCH, TABLES };
 static const char *const table_name[TABLES] = { "turns", "tasks", "categories", "methods", "query",
-                                                "reuse", "history", "depth" };
+                                                "reuse", "history", "depth", "longbench" };
 
 static void csv_cell(const Printer *p, const bool *want, int task, Key k) {
     const Results *d = p->d;
@@ -1166,12 +1167,67 @@ static const char *const table_needs[TABLES] = {
     [T_HISTORY] = "no method was run with both histories; run with --history golden and with own, "
                   "and report both directories",
     [T_DEPTH] = "no row says how deep in the context its answer stands",
+    [T_LONGBENCH] = "no row is of a LongBench task; run with --task longbench",
 };
+
+// Tasks of a mode that count in one of LongBench's overall scores: those of a language and the
+// programs, which belong to both; zh -1: all of them
+static Tasks longbench_tasks(const Results *d, int mode, int zh) {
+    static const char *const chinese[] = { "1-4", "2-4", "3-4", "4-4", "5-3" };
+    Tasks l = tasks_seen(d, mode);
+    int n = 0;
+    for (int i = 0; i < l.n; i++) {
+        const Column *c = d->task[l.task[i]].column;
+        bool is_zh = false;
+        if (!c || c->category < LB_SINGLE) continue;
+        for (size_t k = 0; k < COUNTOF(chinese); k++) is_zh |= !strcmp(c->heading, chinese[k]);
+        if (zh < 0 || c->category == LB_PROGRAM || is_zh == (zh == 1)) l.task[n++] = l.task[i];
+    }
+    l.n = n;
+    return l;
+}
+
+// the layout of CORM's tables 1 and 2 (Dai et al. 2024): the sets, then the overall scores, each
+// the mean of its categories' means; rows kept beside them
+static void table_longbench(Printer *p) {
+    static const char *const overall[] = { "All", "EN", "ZH" };
+    const Results *d = p->d;
+    for (int m = 0; m < MODES; m++) {
+        Tasks l = longbench_tasks(d, m, -1);
+        Grid g = grid_make(label_cols(d, -1), "LongBench, %s: score per set in %%; EN, ZH, All: "
+                           "mean of the categories", mode_names[m]);
+        label_head(d, &g, -1);
+        for (int i = 0; i < l.n; i++)
+            grid_col(&g, category_names[category_of(d, l.task[i])], heading_of(d, l.task[i]));
+        for (int z = 1; z <= 3; z++) grid_col(&g, "overall", overall[z % 3]);
+        grid_col(&g, "kept", "rows");
+        for (int a = 0; a < d->n_arms && l.n; a++) {
+            Key k = { a, m };
+            if (!any_of(d, l, k)) continue;
+            label_put(d, &g, a, -1);
+            for (int i = 0; i < l.n; i++) {
+                Pair v = pair_of(d, l.task[i], k, NOBODY, ALL_ROWS);
+                put_percent(&g, v.score.at);
+                pair_free(&v);
+            }
+            for (int z = 1; z <= 3; z++) {
+                Tasks in = longbench_tasks(d, m, z == 3 ? -1 : z - 1);
+                Pair v = average(d, in, k, NOBODY, ALL_ROWS);
+                put_percent(&g, v.score.at);
+                pair_free(&v);
+                free(in.task);
+            }
+            put_real(&g, 1, cost_of(d, l, k).rows);
+        }
+        grid_end(p->out, &g, p->format, &p->printed);
+        free(l.task);
+    }
+}
 
 static int tables_print(Printer *p, const bool *want, Err *err) {
     static void (*const print[TABLES])(Printer *) = {
         table_turns, table_tasks, table_categories, table_methods, table_query, table_reuse,
-        table_history, table_depth,
+        table_history, table_depth, table_longbench,
     };
     for (int i = 0; i < TABLES; i++) {
         int before = p->printed;
@@ -1197,7 +1253,8 @@ int report_print(FILE *out, const char *const *dirs, int n_dirs, const ReportOpt
     else if (format == CSV) memset(want, 1, sizeof want);
     else {
         want[T_METHODS] = true;
-        want[d.n_tasks > 1 ? T_TASKS : T_TURNS] = true;
+        bool lb = d.n_tasks && category_of(&d, 0) >= LB_SINGLE && category_of(&d, 0) < OTHER;
+        want[lb ? T_LONGBENCH : d.n_tasks > 1 ? T_TASKS : T_TURNS] = true;
         for (int t = 1; t < d.n_tasks; t++)
             if (category_of(&d, t) != category_of(&d, 0)) want[T_CATEGORIES] = true;
     }

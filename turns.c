@@ -4,7 +4,7 @@
 // over a growing history. Multi-request: every question is asked of the bare context. Single: every
 // question is a prompt of its own. An arm is one (method, budget, mode) of a run; all arms of a
 // session start from the same ids. Nothing here sees a tensor.
-#include "tasks/tasks.h"
+#include "tasks/longbench.h"
 #define XXH_STATIC_LINKING_ONLY     // the state as a value: forks copy it
 #include <xxhash.h>
 
@@ -64,6 +64,7 @@ void prompter_open(Prompter *p, const Tok *tok, bool no_chat, ChatPieces *plain)
     memset(plain, 0, sizeof *plain);
     tok_encode(tok, "", 0, TOK_BOS, &plain->prefix);
     p->tok = tok;
+    p->bare = plain;
     p->chat = tok_chat(tok)->present && !no_chat ? tok_chat(tok) : plain;
 }
 
@@ -252,8 +253,10 @@ void session_ids(const Prompter *p, const Task *task, Session *s) {
         harness_ids(p, task, s);
         return;
     }
-    context_ids(p, task, s);
-    for (int t = 0; t < s->s.n_turns; t++) turn_ids(p, task, &s->s.turns[t], &s->turn[t]);
+    Prompter own = *p;
+    if (task->lb && task->lb->bare) own.chat = p->bare;
+    context_ids(&own, task, s);
+    for (int t = 0; t < s->s.n_turns; t++) turn_ids(&own, task, &s->s.turns[t], &s->turn[t]);
 }
 
 int session_make(const Prompter *p, const Maker *m, int number, int n_units, Session *s, Err *err) {
@@ -519,21 +522,44 @@ static int check_logits(const float *x, int n, Err *err) {
     return 0;
 }
 
+// the last id of a line end, where a line ends the answer; else -1
+static int line_end(const Play *p) {
+    IntVec ids = { 0 };
+    int id = -1;
+    if (!p->task->lb || !p->task->lb->newline_stops) return -1;
+    tok_encode(p->b->prompter.tok, "\n", 1, 0, &ids);
+    if (ids.n) id = ids.p[ids.n - 1];
+    free(ids.p);
+    return id;
+}
+
+// The largest logit's id. newline >= 0: it ends the answer, and the first id is no end.
+static int choose_id(const Play *p, const Branch *b, int newline, bool first) {
+    const float *x = branch_logits(b);
+    int best = branch_argmax(b);
+    if (newline < 0 || !first) return best;
+    for (int i = 0, seen = 0; i < p->b->vocab; i++) {
+        if (i == newline || tok_is_stop(p->b->prompter.tok, i)) continue;
+        if (!seen++ || x[i] > x[best]) best = i;
+    }
+    return best;
+}
+
 // Greedy decoding after a feed: at most max_new choices, a stop id is chosen but neither kept nor
 // fed, the last id of an answer cut by the limit is not fed. own: the ids stay in the history.
 static int generate(Play *p, Branch *b, int max_new, double feed_started, bool own, Row *row,
                     IntVec *out, Err *err) {
-    int vocab = p->b->vocab;
+    int vocab = p->b->vocab, newline = line_end(p);
     XXH64_state_t hash;
     double steps_s = 0;
     XXH64_reset(&hash, 0);
     for (row->stop = "length";;) {
         const float *logits = branch_logits(b);
-        int id = branch_argmax(b);
+        int id = choose_id(p, b, newline, out->n == 0);
         if (out->n == 0) row->first_token_s = now_s() - feed_started;
         if (check_logits(logits, vocab, err)) return -1;
         XXH64_update(&hash, logits, (size_t)vocab * sizeof *logits);
-        if (tok_is_stop(p->b->prompter.tok, id)) {
+        if (tok_is_stop(p->b->prompter.tok, id) || id == newline) {
             row->stop = "eos";
             break;
         }

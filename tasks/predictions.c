@@ -13,7 +13,7 @@
 // then over the parts. Two slips are kept under SCORER_HARNESS: in _scdq files of repoqa_and_kv the
 // kv part is 0, and a part that a turn has no line of is reported as 0 (no mean counts it).
 #include <jansson.h>
-#include "tasks.h"
+#include "longbench.h"
 
 enum { REPO_STEPS = 11 };       // thresholds 0.0, 0.1 .. 1.0
 
@@ -307,6 +307,7 @@ static int pass(Score *s, FILE *in, FILE *out, Err *err) {
 }
 
 int predictions_score(FILE *out, const Task *task, const char *path, Scorer which, Err *err) {
+    if (task->lb) return lb_predictions_score(out, task, path, which, err);
     const char *slash = strrchr(path, '/');
     Score s = { .task = task, .path = path, .which = which };
     StrBuf last = { 0 };

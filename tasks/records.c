@@ -7,7 +7,7 @@
 //   repoqa         lang, repo; turns: answer (the function's source), name
 //   mixes          turns: task, the official name of the part
 // id, index, length and unknown fields are not read.
-#include "tasks.h"
+#include "longbench.h"
 #include <jansson.h>
 
 int records_open(Records *r, const char *path, Err *err) {
@@ -158,7 +158,7 @@ int record_parse(const Task *task, const char *text, size_t n, TaskSession *s, E
     json_error_t je;
     json_t *o = json_loadb(text, n, 0, &je);
     memset(s, 0, sizeof *s);
-    int rc = o ? read_record(task, o, s, err)
+    int rc = o ? task->lb ? lb_record_read(task, o, s, err) : read_record(task, o, s, err)
                : FAIL(err, "not valid JSON at column %d: %s", je.column, je.text);
     json_decref(o);
     if (rc) session_clear(s);
@@ -229,6 +229,10 @@ static void put_turn(const Task *task, const TaskTurn *t, StrBuf *line) {
 }
 
 void record_write(const Task *task, const TaskSession *s, StrBuf *line) {
+    if (task->lb) {
+        lb_record_write(task, s, line);
+        return;
+    }
     ScoreRule rule = task->parts[0].rule;
     bool names = rule == SCORE_NAMES;
     str_fmt(line, "{\"%s\": %d", names ? "index" : "id", s->number - 1);

@@ -12,7 +12,7 @@
 //     letter    parsed letter                            a label character anywhere
 //
 // Text is code points (score.h). A is the answer, R a reference; n and m count tokens of them.
-#include "score.h"
+#include "longbench.h"
 
 enum { NGRAM = 4 };             // BLEU-4
 
@@ -771,6 +771,7 @@ double task_score(const Task *t, const TaskSession *s, int turn, const char *pre
                   Scorer which) {
     const TaskTurn *q = &s->turns[turn];
     ScoreRule rule = t->parts[q->part].rule;
+    if (t->lb) return lb_score(t, s, turn, prediction, n, which);
     if (rule == SCORE_REPOQA) return repoqa_match(s, q->name, s->lang, prediction, n, 0.8).pass;
     return score_rule(rule, which, prediction, n, (const char *const *)q->label, q->n_labels);
 }

@@ -22,7 +22,8 @@ typedef enum {
     SCORE_QA_ZH,                // ours: character F1;  harness: the same over single label characters
     SCORE_LETTER,               // icl: ours: the parsed letter; harness: letter anywhere, upper-cased
     SCORE_ROUGE_LSUM,           // F1
-    SCORE_REPOQA                // function name of the best BLEU among the needles, at least 0.8
+    SCORE_REPOQA,               // function name of the best BLEU among the needles, at least 0.8
+    SCORE_LONGBENCH             // the data set's metric (longbench.h)
 } ScoreRule;
 
 typedef struct {                // strings are malloc'd and owned by the session
@@ -50,6 +51,8 @@ typedef struct {
     char *lang, *repo, *family; // repoqa; icl's task name; NULL otherwise
     int64_t *numbers;           // math_find: the list (official records keep numbers), NULL otherwise
     int n_numbers;
+    char **classes;             // longbench: what a classification chooses from
+    int n_classes;
     Needle *needles;            // repoqa: candidates a prediction is compared with
     int n_needles;
 } TaskSession;
@@ -63,7 +66,7 @@ typedef struct Task {
     int turns;                      // default number of turns (mix tasks 8, math_find 6, others 5)
     int paper_units;                // units of --ctx paper; 0: the paper gives none
     const char *unit;               // "pairs", "strings", "lines", "chapters", ...
-    TaskPart parts[2];              // one, or two for mix tasks
+    TaskPart parts[3];              // one; two for mix tasks; LongBench-E: buckets of length
     int n_parts;
     const char *instruction;        // stands before the context, may be ""
     const char *separator;          // between context and question, belongs to the question
@@ -71,6 +74,7 @@ typedef struct Task {
     // fills everything of s but number; n_units of the task's unit. Context length must grow with
     // n_units; the questions may depend on n_units only through what is in the context.
     void (*make)(TaskSession *s, uint64_t seed, int n_turns, int n_units);
+    const struct LbSet *lb;         // NULL: a task of SharedContextBench
 } Task;
 
 // every generator file exports its rows; task_at walks them in the paper's order
@@ -126,6 +130,7 @@ extern const char *const mode_name[N_MODES], *const aware_name[3], *const preset
 typedef struct {                // how texts become ids
     const Tok *tok;
     const ChatPieces *chat;     // of the model file, or only a BOS
+    const ChatPieces *bare;     // only a BOS: for tasks that are never put in a template
     bool harness;               // that program's prompts: one tokenisation per prompt, a BOS more
     bool own_history;           // there, follow-ups hold no earlier answer
 } Prompter;

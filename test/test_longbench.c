@@ -137,6 +137,124 @@ static void noise(const Segmenter *g) {
     free(t.p);
 }
 
+// whole files: the published scorer's means; a group of lines, then the summary line
+static double file_mean(const char *name, json_t *o, const char *length, json_t **summary) {
+    char path[] = "/tmp/longbenchXXXXXX";
+    int fd = mkstemp(path);
+    json_t *pred, *last = NULL;
+    size_t i;
+    Err err;
+    CHECK(fd >= 0, "no temporary file");
+    FILE *f = fdopen(fd, "w"), *out = tmpfile();
+    json_array_foreach(json_object_get(o, "predictions"), i, pred) {
+        json_t *row = json_pack("{sOsOsOsi}", "pred", pred, "answers",
+                                json_array_get(json_object_get(o, "answers"), i), "all_classes",
+                                json_object_get(o, "all_classes") ?
+                                json_object_get(o, "all_classes") : json_null(), "length", 1);
+        if (length)
+            json_object_set(row, "length", json_array_get(json_object_get(o, length), i));
+        json_dumpf(row, f, JSON_COMPACT);
+        fputc('\n', f);
+        json_decref(row);
+    }
+    fclose(f);
+    const Task *task = lb_task(name);
+    CHECK(task && out, "no task %s", name);
+    EXPECT(!lb_predictions_score(out, task, path, SCORER_HARNESS, &err), "%s", err.msg);
+    rewind(out);
+    char line[4096];
+    while (fgets(line, sizeof line, out)) {
+        json_decref(last);
+        last = json_loads(line, 0, NULL);
+    }
+    double mean = number(last, "score");
+    *summary = last;
+    fclose(out);
+    unlink(path);
+    return mean;
+}
+
+static void scorer_rows(json_t *all) {
+    json_t *o, *summary, *v;
+    const char *key;
+    char name[64];
+    size_t i;
+    json_array_foreach(json_object_get(all, "scorer"), i, o) {
+        snprintf(name, sizeof name, "longbench/%s", text(o, "dataset", NULL));
+        double got = file_mean(name, o, NULL, &summary);
+        EXPECT(fabs(got - number(o, "score")) < 1e-9, "%s: mean %g", name, got);
+        json_decref(summary);
+    }
+    json_array_foreach(json_object_get(all, "scorer_e"), i, o) {
+        snprintf(name, sizeof name, "longbench/%s_e", text(o, "dataset", NULL));
+        file_mean(name, o, "lengths", &summary);
+        json_object_foreach(json_object_get(o, "scores"), key, v) {
+            json_t *got = json_object_get(summary, key);
+            EXPECT(json_equal(got, v), "%s, %s: %g", name, key, json_number_value(got));
+        }
+        json_decref(summary);
+    }
+}
+
+// every set: what is generated reads back from its record, and its golden answer scores full marks
+static void made_rows(void) {
+    const Task *task;
+    Err err;
+    for (int k = 0; (task = lb_task_at(k)); k++)
+        for (int number_ = 1; number_ <= 3; number_++) {
+            TaskSession s = { .number = number_ }, same = { .number = number_ }, back;
+            StrBuf line = { 0 };
+            int units = number_ * 17;
+            task->make(&s, 5, 1, units);
+            task->make(&same, 5, 1, units);
+            EXPECT(s.context.n == same.context.n && !memcmp(s.context.p, same.context.p, s.context.n),
+                   "%s is not a function of its seed", task->name);
+            const char *gold = s.turns[0].answer;
+            double score = task_score(task, &s, 0, gold, strlen(gold), SCORER_OURS);
+            EXPECT(score > 0.999, "%s: its own answer '%s' scores %g", task->name, gold, score);
+            EXPECT(task_score(task, &s, 0, "", 0, SCORER_OURS) == 0, "%s: silence scores",
+                   task->name);
+            EXPECT(task->lb->metric == LB_COUNT || task->lb->metric == LB_RETRIEVAL_EN ||
+                   task->lb->metric == LB_RETRIEVAL_ZH || task->lb->metric == LB_CLASS ||
+                   task->lb->metric == LB_CODE || task->lb->metric == LB_ROUGE ||
+                   task->lb->metric == LB_ROUGE_ZH || strstr(s.context.p, gold) ||
+                   !strcmp(task->lb->key, "triviaqa") ||
+                   strstr(s.turns[0].input, gold), "%s: '%s' is not in the text", task->name, gold);
+            record_write(task, &s, &line);
+            EXPECT(!record_parse(task, line.p, line.n, &back, &err), "%s: %s", task->name, err.msg);
+            EXPECT(back.context.n == s.context.n && !strcmp(back.turns[0].question,
+                   s.turns[0].question) && back.n_classes == s.n_classes &&
+                   back.turns[0].part == s.turns[0].part, "%s: the record reads otherwise",
+                   task->name);
+            free(line.p);
+            session_clear(&back);
+            session_clear(&s);
+            session_clear(&same);
+        }
+}
+
+static void bad_records(void) {
+    static const struct { const char *set, *text, *says; } bad[] = {
+        { "longbench/qasper", "[]", "not a JSON object" },
+        { "longbench/qasper", "{\"context\": 1}", "'context'" },
+        { "longbench/qasper", "{\"context\": \"\"}", "'input' is missing" },
+        { "longbench/qasper", "{\"context\": \"\", \"input\": \"\"}", "'answers'" },
+        { "longbench/qasper", "{\"context\": \"\", \"input\": \"\", \"answers\": []}", "empty" },
+        { "longbench/trec", "{\"context\": \"\", \"input\": \"\", \"answers\": [\"a\"]}",
+          "all_classes" },
+        { "longbench/trec_e", "{\"context\": \"\", \"input\": \"\", \"answers\": [\"a\"], "
+          "\"all_classes\": [\"a\"]}", "'length'" },
+        { "longbench/lcc", "{\"context\": \"\", \"input\": \"\", \"answers\": [3]}",
+          "'answers[0]'" },
+    };
+    for (size_t i = 0; i < COUNTOF(bad); i++) {
+        TaskSession s;
+        Err err = { "", 0 };
+        int rc = record_parse(lb_task(bad[i].set), bad[i].text, strlen(bad[i].text), &s, &err);
+        EXPECT(rc && strstr(err.msg, bad[i].says), "%s: '%s'", bad[i].text, err.msg);
+    }
+}
+
 int main(void) {
     json_error_t e;
     Err err;
@@ -161,6 +279,10 @@ int main(void) {
     ratio_rows(all);
     plain_rows();
     noise(g);
+    lb_use_segmenter(g);
+    scorer_rows(all);
+    made_rows();
+    bad_records();
     if (g) {
         cut_rows(all, g);
         metric_rows(all, "qa_f1_zh_score", LB_F1_ZH, g, SCORER_HARNESS, "score");
