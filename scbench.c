@@ -81,8 +81,8 @@ static const OptSpec run_opts[] = {
     { "--positions", NULL, OPT_STR, AT(positions), NULL, "original|cache",
       "rotate a kept key at its own position or at its place in the cache; default: the method's" },
     { "--preset", NULL, OPT_STR, AT(preset), NULL, "scbench|corm|harness",
-      "whose default sizes; default scbench, corm for LongBench; harness: prompts, limits, cuts and scores as the released program has "
-      "them, so far for full alone" },
+      "whose default sizes; default scbench, corm for LongBench; harness: prompts, limits, cuts and "
+      "scores as the released program has them, so far for full alone" },
     { "--scorer", NULL, OPT_STR, AT(scorer), NULL, "ours|harness",
       "scores as the paper means them or as the released program computes them; default ours, "
       "harness with --preset harness and for LongBench" },

@@ -80,13 +80,13 @@ static void tokens_free(Tokens *t) {
     free(t->id.p);
 }
 
-static void add_token(Tokens *t, StrBuf text, Words *w) {
+static void add_token(Tokens *t, StrBuf text, WordIds *w) {
     t->text = (StrBuf *)xrealloc(t->text, (t->n + 1) * sizeof *t->text);
     t->text[t->n++] = text;
     ints_push(&t->id, word_id(w, text.p, text.n));
 }
 
-static Tokens words_en(const char *s, size_t n, Words *w) {
+static Tokens words_en(const char *s, size_t n, WordIds *w) {
     Tokens t = { 0 };
     StrBuf text = lb_normalize_en(s, n);
     for (size_t i = 0; i < text.n;) {
@@ -101,7 +101,7 @@ static Tokens words_en(const char *s, size_t n, Words *w) {
     return t;
 }
 
-static Tokens words_zh(const Segmenter *g, const char *s, size_t n, Words *w) {
+static Tokens words_zh(const Segmenter *g, const char *s, size_t n, WordIds *w) {
     Tokens t = { 0 };
     size_t count;
     Span *span = segment(g, s, n, &count);
@@ -114,7 +114,7 @@ static Tokens words_zh(const Segmenter *g, const char *s, size_t n, Words *w) {
     return t;
 }
 
-static double token_f1(Tokens a, Tokens b, Words *w) {
+static double token_f1(Tokens a, Tokens b, WordIds *w) {
     double score = f1_of(words_overlap(&a.id, &b.id, w->n), a.id.n, b.id.n);
     tokens_free(&a);
     tokens_free(&b);
@@ -130,7 +130,7 @@ static double token_f1(Tokens a, Tokens b, Words *w) {
 typedef struct { IntVec id, first; } Parts;     // word ids; where each part begins, and the end
 
 // white space in a part is one space; a part of nothing else is one empty word
-static Parts parts_of(const char *s, size_t n, Words *w) {
+static Parts parts_of(const char *s, size_t n, WordIds *w) {
     Parts out = { { 0 }, { 0 } };
     for (size_t i = 0; i < n; i++) {
         size_t a = i;
@@ -189,7 +189,7 @@ static int distinct(const IntVec *ids, int words) {
 
 // deepest: calls the package's recursion may need; beyond that it fails and the score is 0
 static double rouge_l(const char *answer, size_t n, const char *reference, size_t m, int deepest) {
-    Words w = { 0 };
+    WordIds w = { 0 };
     Parts h = parts_of(answer, n, &w), r = parts_of(reference, m, &w);
     double score = 0;
     bool overflow = false;
@@ -410,7 +410,7 @@ double lb_metric(LbMetric which, Scorer scorer, const Segmenter *g, const char *
                  const char *reference, const char *const *classes, int n_classes) {
     size_t m = strlen(reference);
     bool harness = scorer == SCORER_HARNESS;
-    Words w = { 0 };
+    WordIds w = { 0 };
     switch (which) {
     case LB_F1_EN: {
         Tokens a = words_en(answer, n, &w), b = words_en(reference, m, &w);

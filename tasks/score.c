@@ -34,7 +34,7 @@ static Sentences sentences(const char *s, size_t n) {
     return out;
 }
 
-static void tokenise_lines(Sentences *out, Words *w) {
+static void tokenise_lines(Sentences *out, WordIds *w) {
     const char *s = out->text.p;
     size_t n = out->text.n;
     for (size_t i = 0; i < n; i++) {
@@ -123,7 +123,7 @@ static void lcs_mark(BitSentence *b, const int32_t *r, int m, bool *hit) {
 
 // F1 of ROUGE-Lsum in [0, 1]; texts of n and m bytes
 double rouge_lsum(const char *prediction, size_t n, const char *reference, size_t m) {
-    Words words = { 0 };
+    WordIds words = { 0 };
     Sentences a = sentences(prediction, n), r = sentences(reference, m);
     tokenise_lines(&a, &words);
     tokenise_lines(&r, &words);
@@ -178,7 +178,7 @@ double rouge_lsum(const char *prediction, size_t n, const char *reference, size_
 // BLEU-4 of two pieces of code (Papineni et al. 2002), smoothed by method 4 of Chen and Cherry 2014
 
 // the text between runs of white space, after strip; an empty text is one empty token
-static void split_code(const char *s, size_t n, Words *w, IntVec *out) {
+static void split_code(const char *s, size_t n, WordIds *w, IntVec *out) {
     s = text_strip(s, &n);
     for (size_t i = 0;;) {
         size_t a = i;
@@ -249,7 +249,7 @@ static double bleu_tokens(const IntVec *a, const IntVec *r) {
 
 // BLEU in [0, 1] of a candidate against one reference; texts of n and m bytes
 double code_bleu(const char *candidate, size_t n, const char *reference, size_t m) {
-    Words w = { 0 };
+    WordIds w = { 0 };
     IntVec a = { 0 }, r = { 0 };
     StrBuf x = text_repaired(candidate, n), y = text_repaired(reference, m);
     split_code(x.p, x.n, &w, &a);
@@ -343,7 +343,7 @@ RepoMatch repoqa_match(const TaskSession *s, const char *asked, const char *lang
 // F1 over tokens and characters
 
 // English tokens: lower case, no ASCII punctuation, no articles. text receives what the ids name.
-static void tokens_en(const char *s, size_t n, Words *w, IntVec *out, StrBuf *text) {
+static void tokens_en(const char *s, size_t n, WordIds *w, IntVec *out, StrBuf *text) {
     StrBuf low = text_lowered(s, n), plain = { 0 };
     for (size_t i = 0; i < low.n; i++)
         if (!text_punct((uint8_t)low.p[i])) str_add(&plain, low.p + i, 1);
@@ -563,7 +563,7 @@ static double rule_qa_en(const Case *c) {
             best = occurs_upper(c->p, c->label[i]) ? 1 : best;
             continue;
         }
-        Words w = { 0 };
+        WordIds w = { 0 };
         IntVec a = { 0 }, r = { 0 };
         StrBuf x = { 0 }, y = { 0 };
         tokens_en(c->p.s, c->p.n, &w, &a, &x);

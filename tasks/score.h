@@ -84,9 +84,9 @@ typedef struct {
     int32_t *slot;          // hash of the texts, -1 free; mask + 1 slots
     size_t mask;
     int n;
-} Words;
-int    word_id(Words *w, const char *s, size_t n);
-void   words_free(Words *w);
+} WordIds;
+int    word_id(WordIds *w, const char *s, size_t n);
+void   words_free(WordIds *w);
 // sum over words of min(count in a, count in b), ids below n_words
 size_t words_overlap(const IntVec *a, const IntVec *b, int n_words);
 double f1_of(size_t same, size_t n, size_t m);          // 2PR / (P + R), P = same / n, R = same / m

@@ -125,13 +125,13 @@ int text_digit_value(int32_t c) {
 // ---------------------------------------------------------------------------
 // words: texts to small numbers, equal for equal texts. The texts must outlive the table.
 
-void words_free(Words *w) {
+void words_free(WordIds *w) {
     free((void *)w->text);
     free(w->len);
     free(w->slot);
 }
 
-static void words_grow(Words *w) {
+static void words_grow(WordIds *w) {
     size_t size = w->slot ? (w->mask + 1) * 2 : 256;
     w->mask = size - 1;
     w->text = (const char **)xrealloc((void *)w->text, size * sizeof *w->text);
@@ -145,7 +145,7 @@ static void words_grow(Words *w) {
     }
 }
 
-int word_id(Words *w, const char *s, size_t n) {
+int word_id(WordIds *w, const char *s, size_t n) {
     if (!w->slot || (size_t)w->n * 2 > w->mask) words_grow(w);
     size_t at = text_hash(s, n) & w->mask;
     for (; w->slot[at] >= 0; at = (at + 1) & w->mask) {

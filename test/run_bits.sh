@@ -180,7 +180,7 @@ refuse 2 'no method of this run' "$model" --method full --set corm.window=3 $o
 refuse 2 'windo' "$model" --method corm --set corm.windo=3 --ctx 700 $o
 refuse 2 'one first feed' "$model" --query-aware each $o
 refuse 2 'acts on no mode' "$model" --mode single --query-aware first $o
-refuse 2 'LongBench' "$model" --task longbench/hotpotqa $o
+refuse 2 'mixes' "$model" --task longbench/hotpotqa,retr_kv $o
 refuse 2 'names retr_kv twice' "$model" --task retr_kv,scbench_kv $o
 refuse 2 'full alone so far' "$model" --preset harness --method corm $o
 refuse 2 'leave .*scorer' "$model" --preset harness --scorer ours $o
