@@ -84,7 +84,7 @@ static inline void naive_observe(const NaiveMethod *p, NaiveRow *row, int n, con
             computed |= s_hj > -INFINITY;
             prob[h] = fexp2(s_hj - lse2[h]);
         }
-        if (important) row[j].last = t;
+        if (important && t > row[j].last) row[j].last = t;      // a cut may have gone back
         if (p->kind == NAIVE_SCISSORHANDS) row[j].hit[t % p->window] = important;
         if (!computed) continue;
         row[j].seen++;

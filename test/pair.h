@@ -84,6 +84,11 @@ static inline void pair_set(Method *m, const char *name, int value) {
     pair_must(method_set(m, name, text, &err), &err, name);
 }
 
+// policies that reduce a group of query heads by a rule one may choose
+static inline bool pair_has_group(NaiveKind kind) {
+    return kind > NAIVE_CORM && kind != NAIVE_SCISSORHANDS && kind != NAIVE_RANDOM;
+}
+
 // the runtime's method with the sizes of the slow one
 static inline Method pair_method(const NaiveMethod *n, int ctx) {
     Err err = { 0 };
@@ -103,6 +108,53 @@ static inline Method pair_method(const NaiveMethod *n, int ctx) {
     }
     pair_must(method_resolve(&m, PRESET_SCBENCH, ctx, 0, -1, &err), &err, "method_resolve");
     return m;
+}
+
+// sizes around n rows, from 32 on
+static inline NaiveMethod pair_random_method(Rng *r, NaiveKind kind, int n) {
+    static const int around[] = { -40, -9, -1, 0, 1, 30 };
+    NaiveMethod p = { .kind = kind, .group = NAIVE_MEAN, .kernel = 5, .beta = 20, .page = 16 };
+    int budget = rng_below(r, 3) ? 32 + (int)rng_below(r, 40) : n + around[rng_below(r, 6)];
+    p.budget = budget < 32 ? 32 : budget;
+    if (kind == NAIVE_STREAM) {
+        p.sinks = 1 + (int)rng_below(r, 8);
+        p.recent = p.budget - p.sinks;
+        p.cache = rng_below(r, 2);
+    }
+    if (kind == NAIVE_CORM) {
+        p.window = 1 + (int)rng_below(r, 1 + rng_below(r, 30));
+        p.protect = 1 + (int)rng_below(r, 1 + rng_below(r, 30));
+    }
+    if (kind == NAIVE_SNAPKV || kind == NAIVE_PYRAMIDKV) {
+        p.window = 1 + (int)rng_below(r, rng_below(r, 2) ? 8 : 31);
+        p.kernel = 1 + 2 * (int)rng_below(r, 4);
+        p.pool_max = rng_below(r, 2);
+        p.beta = 1 + (int)rng_below(r, 20);
+        p.every_turn = rng_below(r, 2);
+    }
+    if (kind == NAIVE_H2O || kind == NAIVE_SCISSORHANDS)
+        p.recent = 1 + (int)rng_below(r, (uint64_t)p.budget - 1);
+    if (kind == NAIVE_SCISSORHANDS) p.window = 1 + (int)rng_below(r, NAIVE_HISTORY);
+    if (kind == NAIVE_QUEST) p.page = 1 << rng_below(r, 6);
+    if (kind == NAIVE_RANDOM) p.seed = rng_next(r) >> 33;
+    if (pair_has_group(kind)) p.group = (NaiveGroup)rng_below(r, NAIVE_GROUPS);
+    return p;
+}
+
+// the method and its sizes, those that are not 0
+static inline void pair_describe(const NaiveMethod *p, char *text, size_t size) {
+    const struct { const char *name; int value; } v[] = {
+        { "B", p->budget }, { "S", p->sinks }, { "R", p->recent }, { "w", p->window },
+        { "r", p->protect }, { "kernel", p->kernel }, { "beta", p->beta }, { "page", p->page },
+    };
+    int at = snprintf(text, size, "%s", naive_names[p->kind]);
+    for (size_t i = 0; i < COUNTOF(v); i++)
+        if (v[i].value && at < (int)size)
+            at += snprintf(text + at, size - (size_t)at, " %s %d", v[i].name, v[i].value);
+    if (at < (int)size)
+        snprintf(text + at, size - (size_t)at, " %s%s%s%s", naive_groups[p->group],
+                 p->pool_max ? " max" : "", p->every_turn ? " every-turn" : "",
+                 p->cache ? " cache" : "");
 }
 
 static inline void pair_check_logits(const Pair *p, const char *call) {
@@ -193,6 +245,28 @@ static inline void pair_step(Pair *p, int32_t id) {
     naive_step(p->slow, id);
     pair_check_logits(p, "step");
     pair_check_rows(p, "step");
+}
+
+enum { PAIR_BATCH = 8 };
+
+// one id on each of n pairs, the fast ones as one batch
+static inline void pair_batch(Pair **p, const int32_t *id, int n) {
+    Err err = { 0 };
+    Branch *fast[PAIR_BATCH];
+    for (int i = 0; i < n; i++) fast[i] = p[i]->fast;
+    pair_must(branches_step(fast, id, n, &err), &err, "branches_step");
+    for (int i = 0; i < n; i++) naive_step(p[i]->slow, id[i]);
+    for (int i = 0; i < n; i++) {
+        pair_check_logits(p[i], "batch");
+        pair_check_rows(p[i], "batch");
+    }
+}
+
+// forgets the newest n tokens
+static inline void pair_cut(Pair *p, int n) {
+    branch_cut(p->fast, p->slow->pos - n);
+    naive_cut(p->slow, p->slow->pos - n);
+    pair_check_rows(p, "cut");
 }
 
 static inline Pair pair_fork(const Pair *p, int reserve) {

@@ -1,6 +1,9 @@
 // test_policies.c - every policy. First the rules alone (oracle_policies.h) on scores given by
-// hand, with the vectors of the papers' released code; nothing there depends on a model.
-#include "oracle.h"
+// hand, with the vectors of the papers' released code; nothing there depends on a model. Then the
+// runtime against its slow twin, policy by policy: random small models, first feeds below, at and
+// above the budget, turns, marks, forks, a cut; dead rows are NaN all the while.
+//   test_policies [POLICY [SEED]]
+#include "pair.h"
 
 static int failures;
 static long checks;
@@ -160,12 +163,114 @@ static void reads_by_hand(void) {
     expect_rows("topk, max", keep, 5, "0 1 4");
 }
 
-int main(void) {
+// ---------------------------------------------------------------------------
+// The runtime
+
+typedef struct { int group, kv_heads, layers, hd, dim, hidden; DType dtype; bool bias; } Shape;
+static const Shape shapes[] = {
+    { 1, 2, 2, 32, 40, 48, DT_BF16, false },
+    { 3, 1, 2, 32, 36, 64, DT_BF16, true },
+    { 2, 2, 3, 64, 48, 40, DT_Q8, false },
+    { 4, 2, 1, 32, 64, 72, DT_BF16, false },
+    { 2, 1, 2, 80, 33, 65, DT_F32, true },
+};
+
+typedef struct {
+    PairModel m;
+    Rng rng;
+    int shape, seed;
+} World;
+
+static int below(World *w, int n) { return (int)rng_below(&w->rng, (uint64_t)n); }
+
+static void random_ids(World *w, int32_t *ids, int n) {
+    for (int i = 0; i < n; i++) ids[i] = below(w, TINY_VOCAB);
+}
+
+static void turns(World *w, Pair *p) {
+    int32_t ids[60];
+    random_ids(w, ids, 60);
+    for (int i = below(w, 4); i > 0; i--) pair_step(p, naive_argmax(p->slow));
+    pair_feed(p, ids, 1 + below(w, 40));
+    PairMark k = pair_mark(p);                  // an answer that is forgotten
+    for (int i = below(w, 6); i > 0; i--) pair_step(p, below(w, TINY_VOCAB));
+    PairMark inner = pair_mark(p);
+    pair_feed(p, ids + 20, 1 + below(w, 10));
+    pair_rewind(p, inner);
+    pair_step(p, below(w, TINY_VOCAB));
+    pair_rewind(p, k);
+    pair_feed(p, ids + 40, 1 + below(w, 8));    // shorter than most windows
+    Pair a = pair_fork(p, 4);
+    Pair *both[] = { p, &a };
+    pair_step(p, below(w, TINY_VOCAB));
+    pair_batch(both, ids + 50, 2);
+    pair_feed(&a, ids + 10, 1 + below(w, 30));
+    pair_step(&a, below(w, TINY_VOCAB));
+    pair_drop(&a);
+    for (int i = below(w, 4); i > 0; i--) pair_step(p, below(w, TINY_VOCAB));
+    pair_feed(p, ids, 1 + below(w, 20));
+    pair_step(p, below(w, TINY_VOCAB));
+}
+
+static void run_policy(World *w, NaiveKind kind) {
+    static const int lengths[] = { 1, 5, 33, 64, 90, 140, 300, 540 };
+    int32_t ids[540];
+    int n = lengths[below(w, 8)] - below(w, 2), shared;
+    if (n < 1) n = 1;
+    random_ids(w, ids, n);
+    shared = below(w, 3) == 0 ? 0 : below(w, 3) == 0 ? n : below(w, n + 1);
+    NaiveMethod full = { .kind = NAIVE_FULL }, method = pair_random_method(&w->rng, kind, n);
+    NaiveBranch *base = naive_branch(w->m.slow, full);
+    naive_append(base, ids, n);
+    char what[200];
+    int at = snprintf(what, sizeof what, "seed %d, %d of %d shared: ", w->seed, shared, n);
+    pair_describe(&method, what + at, sizeof what - (size_t)at);
+    Err err = { 0 };
+    Context *ctx = NULL;
+    if (shared) {
+        Method fast = pair_method(&method, n);
+        ctx = context_open(w->m.fast, ids, shared, method_window(&fast), &err);
+        pair_must(!ctx, &err, "context_open");
+    }
+    pair_poison = below(w, 4) > 0;
+    Pair p = pair_first(&w->m, base, &method, ctx, ids, below(w, 20), what);
+    if (ctx) context_drop(ctx);
+    if (n > 6 && below(w, 3) == 0) pair_cut(&p, 1 + below(w, 5));       // aware of what it forgets
+    turns(w, &p);
+    pair_drop(&p);
+    naive_drop(base);
+}
+
+int main(int argc, char **argv) {
+    static World world;
+    World *w = &world;
+    const char *only = argc > 1 ? argv[1] : NULL;
+    int from = argc > 2 ? atoi(argv[2]) : 0, count = getenv("SOAK") ? 2000 : 40;
+    pair_init();
     naive_ftz();
     pyramid_vectors();
     window_by_hand();
     counts_by_hand();
     reads_by_hand();
-    printf("%ld checks, %d failed\n", checks, failures);
-    return failures ? 1 : 0;
+    printf("%ld checks by hand, %d failed\n", checks, failures);
+    for (int kind = NAIVE_KEEP_LAST; kind < NAIVE_KINDS; kind++) {
+        long before = pair_checks;
+        int failed = pair_failures;
+        if (only && strcmp(only, naive_names[kind])) continue;
+        for (w->seed = from; w->seed < (argc > 2 ? from + 1 : count); w->seed++) {
+            const Shape *s = &shapes[w->seed % (int)COUNTOF(shapes)];
+            w->rng.s = mix64((uint64_t)w->seed * 100 + (uint64_t)kind);
+            TinySpec spec = { .dim = s->dim, .hidden_dim = s->hidden, .n_layers = s->layers,
+                              .n_heads = s->group * s->kv_heads, .n_kv_heads = s->kv_heads,
+                              .head_dim = s->hd, .dtype = s->dtype, .tied = true,
+                              .qkv_bias = s->bias, .seed = (uint64_t)w->seed,
+                              .sharp = 2 + (float)below(w, 5) };
+            pair_open(&w->m, &spec, 1 << below(w, 9));
+            run_policy(w, (NaiveKind)kind);
+            pair_close(&w->m);
+        }
+        printf("%-13s %6ld comparisons, %d differ\n", naive_names[kind], pair_checks - before,
+               pair_failures - failed);
+    }
+    return failures || pair_failures ? 1 : 0;
 }

@@ -1,17 +1,18 @@
-// test_random_ops.c - random sequences of feed, step, mark, rewind, fork and drop, on branches of
-// every method, alone and on shared contexts that come and go, against the naive model of oracle.h
-// where a mark and a fork are whole copies. Logits and live rows are compared after every one.
-//   test_random_ops [OPERATIONS [SEED]]     SOAK=1 in the environment: 20 times as many
+// test_random_ops.c - random sequences of feed, step, mark, rewind, fork, cut and drop, on branches
+// of every method, alone, in batches and on shared contexts that come and go, against the naive
+// model of oracle.h where a mark and a fork are whole copies. Logits and live rows are compared
+// after every one.
+//   test_random_ops [OPERATIONS [SEED]]     SOAK=1 in the environment: 10 times as many
 #include "pair.h"
 
-enum { SLOTS = 6, MARKS = 3, CONTEXTS = 3, LONGEST = 900, WINDOW = 24 };
+enum { KINDS = NAIVE_CORM + 1, SLOTS = 6, MARKS = 3, CONTEXTS = 3, LONGEST = 900, WINDOW = 24 };
 
 typedef struct {
     bool used;
     Pair pair;
     PairMark mark[MARKS];
     int n_marks;
-    char method[60], what[120];
+    char method[120], what[200];
 } Slot;
 
 typedef struct {
@@ -48,24 +49,6 @@ static void random_ids(World *w, int32_t *ids, int n) {
 static int random_length(World *w) {
     int kind = below(w, 12);
     return kind == 0 ? 100 + below(w, 100) : kind < 4 ? 1 + below(w, 80) : 1 + below(w, 20);
-}
-
-static NaiveMethod random_method(World *w, char text[60]) {
-    static const char *const names[] = { "full", "keep-last", "streamingllm", "corm" };
-    NaiveMethod p = { .kind = (NaiveKind)below(w, 4) };
-    if (p.kind == NAIVE_KEEP_LAST) p.budget = 32 + below(w, 80);
-    if (p.kind == NAIVE_STREAM) {
-        p.sinks = 1 + below(w, 8);
-        p.recent = 32 + below(w, 60);
-        p.cache = below(w, 2);
-    }
-    if (p.kind == NAIVE_CORM) {
-        p.window = 1 + below(w, 1 + below(w, WINDOW));
-        p.protect = 1 + below(w, 1 + below(w, WINDOW));
-    }
-    snprintf(text, 60, "%s %d/%d/%d/%d/%d%s", names[p.kind], p.budget, p.sinks, p.recent, p.window,
-             p.protect, p.cache ? " cache" : "");
-    return p;
 }
 
 static void say(World *w, Slot *s) {
@@ -106,11 +89,13 @@ static void open_shared(World *w, Shared *c) {
 // a root with its first feed, half of them on a shared context
 static void open_root(World *w, Slot *s) {
     int32_t ids[LONGEST];
-    NaiveMethod full = { .kind = NAIVE_FULL }, method = random_method(w, s->method);
+    NaiveMethod full = { .kind = NAIVE_FULL }, method;
     Shared *c = &w->shared[below(w, CONTEXTS)];
     if (!c->fast) open_shared(w, c);
     bool on = below(w, 2);
     NaiveBranch *base = on ? naive_copy(c->slow) : naive_branch(w->m.slow, full);
+    method = pair_random_method(&w->rng, (NaiveKind)below(w, KINDS), 32 + below(w, 80));
+    pair_describe(&method, s->method, sizeof s->method);
     int shared = base->pos, n = on && below(w, 3) == 0 ? 0 : random_length(w);
     memcpy(ids, c->ids, (size_t)shared * sizeof *ids);
     random_ids(w, ids + shared, n);
@@ -134,6 +119,20 @@ static void fork_into_free(World *w, Slot *from) {
     }
 }
 
+// every branch that is open, at once
+static void batch(World *w) {
+    Pair *all[SLOTS];
+    int32_t ids[SLOTS];
+    int n = 0;
+    for (int i = 0; i < SLOTS; i++) {
+        if (!w->slot[i].used) continue;
+        say(w, &w->slot[i]);
+        all[n++] = &w->slot[i].pair;
+    }
+    random_ids(w, ids, n);
+    pair_batch(all, ids, n);
+}
+
 static void operate(World *w) {
     Slot *s = &w->slot[below(w, SLOTS)];
     int32_t ids[LONGEST];
@@ -145,6 +144,8 @@ static void operate(World *w) {
     }
     say(w, s);
     if (s->pair.slow->pos > LONGEST - 300) drop(s);
+    else if (what < 4) batch(w);
+    else if (what < 6 && !s->n_marks && s->pair.slow->pos > 9) pair_cut(&s->pair, 1 + below(w, 8));
     else if (what < 40) pair_step(&s->pair, below(w, TINY_VOCAB));
     else if (what < 62) {
         int n = random_length(w);
@@ -197,9 +198,9 @@ static void run(int model, int count, uint64_t seed) {
 }
 
 int main(int argc, char **argv) {
-    int count = argc > 1 ? atoi(argv[1]) : 3000;
+    int count = argc > 1 ? atoi(argv[1]) : 10000;
     uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
-    if (getenv("SOAK")) count *= 20;
+    if (getenv("SOAK")) count *= 10;
     pair_init();
     for (int i = 0; i < (int)COUNTOF(specs); i++) run(i, count / (int)COUNTOF(specs), seed);
     printf("%d operations, %ld comparisons, %d differ\n", count, pair_checks, pair_failures);
