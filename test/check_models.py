@@ -40,7 +40,8 @@ JAMBA = {"model_type": "jamba", "vocab_size": 272, "hidden_size": 40, "intermedi
          "num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 2,
          "max_position_embeddings": 4096, "rms_norm_eps": 1e-6, "attn_layer_period": 3,
          "attn_layer_offset": 1, "num_experts": 4, "num_experts_per_tok": 2,
-         "expert_layer_period": 2, "expert_layer_offset": 1, "mamba_expand": 2, "mamba_d_state": 6, "mamba_d_conv": 4,
+         "expert_layer_period": 2, "expert_layer_offset": 1, "mamba_expand": 2,
+         "mamba_d_state": 6, "mamba_d_conv": 4,
          "mamba_dt_rank": 5, "mamba_conv_bias": True, "mamba_proj_bias": False,
          "sliding_window": None, "eos_token_id": 263}
 
@@ -221,7 +222,8 @@ class Glm(Models):
         for config, w, pattern in (
                 (GLM, {**hf, up: hf[up][:79]}, rf"tensor {up} has shape \(79, 48\).*\(80, 48\)"),
                 (GLM, {k: v for k, v in hf.items() if k != up}, f"tensor {up} is missing"),
-                (GLM, {**hf, "model.layers.1.mlp.gate_proj.weight": hf[up]}, "gate_proj.* is unexp"),
+                (GLM, {**hf, "model.layers.1.mlp.gate_proj.weight": hf[up]},
+                 "gate_proj.weight is unexpected"),
                 (CHATGLM, {**remote, qkv: remote[qkv][:120]}, rf"{qkv} has shape \(120, 48\)"),
                 (CHATGLM, {k: v for k, v in remote.items() if k != qkv}, f"{qkv} is missing"),
                 ({**CHATGLM, "add_bias_linear": True}, remote, "add_bias_linear = True"),

@@ -2,12 +2,12 @@
 """Makes data/goldens: what the reference implementation (Hugging Face transformers on PyTorch,
 eager attention, CPU) computes on small random models and on SmolLM2-135M-Instruct.
 
-    make_goldens.py llama                 NAME.gold for every data/goldens/NAME.json
+    make_goldens.py dense [NAME...]       NAME.gold for data/goldens/NAME.json of the dense families
     make_goldens.py smollm2 FILE.gguf     smollm2_greedy.json and smollm2_encode.jsonl
 
 Needs torch, transformers, tokenizers and what export.py needs; never run to build or test. The
-weights go through export.py into a .bin and are read back from there, so the exporter is under test
-too. The formats are described in data/goldens/README.md.
+weights go through export.py into a .bin and are read back from there; the reference's model is then
+saved as a checkpoint, in which export.py must find the same weights. The formats are described in data/goldens/README.md.
 """
 import glob
 import json
@@ -25,6 +25,7 @@ import transformers
 from binreader import read_bin
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
 GOLDENS = os.path.join(ROOT, "data", "goldens")
 LENGTHS = (1, 31, 33, 511, 512, 513, 1537)
 ROWS = 2                            # last rows of the residual stream that are kept
@@ -50,69 +51,124 @@ HF_NAMES = {"attn_norm": "input_layernorm.weight", "ffn_norm": "post_attention_l
             "wv": "self_attn.v_proj.weight", "wo": "self_attn.o_proj.weight",
             "bq": "self_attn.q_proj.bias", "bk": "self_attn.k_proj.bias", "bv": "self_attn.v_proj.bias",
             "w1": "mlp.gate_proj.weight", "w3": "mlp.up_proj.weight", "w2": "mlp.down_proj.weight"}
+ROPE = ("default", "linear", "llama3", "yarn", "dynamic")
+CLASSES = {"llama": "Llama", "qwen2": "Qwen2", "mistral": "Mistral", "glm": "Glm"}
 
 
-def hf_config(p):
-    rope = {"rope_theta": p["rope_theta"], "rope_type": "default"}
+def hf_config(p, family):
+    rope = {"rope_theta": p["rope_theta"], "rope_type": ROPE[p["rope_scaling"]]}
+    positions = p["max_ctx"]
     if p["rope_scaling"]:
-        rope["rope_type"] = ("default", "linear", "llama3", "yarn", "dynamic")[p["rope_scaling"]]
         rope["factor"] = p["rope_factor"]
         if p["rope_orig_ctx"]:
             rope["original_max_position_embeddings"] = p["rope_orig_ctx"]
         if rope["rope_type"] == "llama3":
             rope["low_freq_factor"] = p["rope_low_freq_factor"]
             rope["high_freq_factor"] = p["rope_high_freq_factor"]
-    kind = transformers.Qwen2Config if p["qkv_bias"] else transformers.LlamaConfig
-    c = kind(vocab_size=p["vocab_size"], hidden_size=p["dim"], intermediate_size=p["hidden_dim"],
-             num_hidden_layers=p["n_layers"], num_attention_heads=p["n_heads"],
-             num_key_value_heads=p["n_kv_heads"], max_position_embeddings=p["max_ctx"],
-             rms_norm_eps=p["norm_eps"], tie_word_embeddings=bool(p["tied"]), rope_parameters=rope,
-             attn_implementation="eager")
-    c.head_dim = p["head_dim"]
-    return c
+        if rope["rope_type"] == "dynamic":
+            positions = rope.pop("original_max_position_embeddings")
+    more = {"mistral": {"sliding_window": None}, "glm": {"attention_bias": True}}.get(family, {})
+    if family == "glm":
+        rope["partial_rotary_factor"] = p["rope_dim"] / p["head_dim"]
+    kind = getattr(transformers, CLASSES[family] + "Config")
+    return kind(vocab_size=p["vocab_size"], hidden_size=p["dim"], intermediate_size=p["hidden_dim"],
+                num_hidden_layers=p["n_layers"], num_attention_heads=p["n_heads"],
+                num_key_value_heads=p["n_kv_heads"], head_dim=p["head_dim"],
+                max_position_embeddings=positions, rms_norm_eps=p["norm_eps"],
+                tie_word_embeddings=bool(p["tied"]), rope_parameters=rope,
+                attn_implementation="eager", pad_token_id=None, **more)
 
 
 def rope_frequencies(p):
     """The reference's frequencies in double. Its own are up to 3 half-units of fp32 off, which alone
     turns a key at position 1537 by 1e-4 and would be most of the f32 difference to an exact program."""
+    R, theta, kind = p["rope_dim"], p["rope_theta"], ROPE[p["rope_scaling"]]
+    if kind == "dynamic" and p["max_ctx"] > p["rope_orig_ctx"]:
+        grown = p["rope_factor"] * p["max_ctx"] / p["rope_orig_ctx"] - (p["rope_factor"] - 1)
+        theta *= grown ** (R / (R - 2))
     out = []
-    for i in range(p["rope_dim"] // 2):
-        f = p["rope_theta"] ** (-2 * i / p["rope_dim"])
-        if p["rope_scaling"] == 2:      # llama3: long waves are stretched, short ones kept
-            turns = p["rope_orig_ctx"] * f / (2 * math.pi)
+    for i in range(R // 2):
+        f = theta ** (-2 * i / R)
+        turns = p["rope_orig_ctx"] * f / (2 * math.pi)
+        keep = {"linear": 0.0}.get(kind, 1.0)
+        if kind == "llama3":            # long waves are stretched, short ones kept
             low, high = p["rope_low_freq_factor"], p["rope_high_freq_factor"]
             keep = min(1.0, max(0.0, (turns - low) / (high - low)))
-            f = keep * f + (1 - keep) * f / p["rope_factor"]
-        elif p["rope_scaling"]:
-            assert p["rope_scaling"] == 1
-            f /= p["rope_factor"]
-        out.append(f)
+        if kind == "yarn":              # by the index where a wave turns 32 times, and once
+            at = [R * math.log(p["rope_orig_ctx"] / (2 * math.pi * n)) / (2 * math.log(theta))
+                  for n in (32, 1)]
+            low, high = max(math.floor(at[0]), 0), min(math.ceil(at[1]), R - 1)
+            keep = 1 - min(1.0, max(0.0, (i - low) / (high - low)))
+        out.append(keep * f + (1 - keep) * f / p["rope_factor"])
     return out
 
 
-def hf_model(path, dtype=torch.float32):
-    params, tensors, _ = read_bin(path)
-    config = hf_config(params)
-    if params["qkv_bias"]:
-        from transformers.models.qwen2.modeling_qwen2 import (
-            Qwen2ForCausalLM as Model, Qwen2RotaryEmbedding as Rotary)
-    else:
-        from transformers.models.llama.modeling_llama import (
-            LlamaForCausalLM as Model, LlamaRotaryEmbedding as Rotary)
+def side_by_side(x, heads, width, rotary):
+    """our rows of q or k -> GLM's: its channels 2j and 2j + 1 turn together, ours j and j + R/2"""
+    y = x.reshape(heads, width, -1).copy()
+    for j in range(rotary // 2):
+        y[:, 2 * j], y[:, 2 * j + 1] = (x.reshape(y.shape)[:, j + s] for s in (0, rotary // 2))
+    return y.reshape(x.shape)
+
+
+def hf_state(p, tensors, family):
     state = {"model.embed_tokens.weight": tensors["embed"], "model.norm.weight": tensors["final_norm"],
-             "lm_head.weight": tensors["embed" if params["tied"] else "lm_head"]}
+             "lm_head.weight": tensors["embed" if p["tied"] else "lm_head"]}
     for name, x in tensors.items():
-        if name.startswith("layers."):
-            _, i, kind = name.split(".")
-            state[f"model.layers.{i}.{HF_NAMES[kind]}"] = x
-    m = Model(config)
+        if not name.startswith("layers."):
+            continue
+        _, i, kind = name.split(".")
+        at = f"model.layers.{i}."
+        if family == "glm" and kind in ("wq", "wk", "bq", "bk"):
+            heads = p["n_heads" if kind[1] == "q" else "n_kv_heads"]
+            x = side_by_side(x, heads, p["head_dim"], p["rope_dim"])
+        if family == "glm" and kind in ("w1", "w3"):
+            x = np.concatenate([tensors[f"layers.{i}.w1"], tensors[f"layers.{i}.w3"]])
+            state[at + "mlp.gate_up_proj.weight"] = x
+        else:
+            state[at + HF_NAMES[kind]] = x
+    return state
+
+
+def exact_rope(m, p):
+    """the frequencies in double, fixed; the reference's own must agree with them"""
+    rotary = m.model.rotary_emb = type(m.model.rotary_emb)(config=m.config)     # never rounded
+    exact = torch.tensor(rope_frequencies(p), dtype=torch.float32)
+    own, kind = rotary.inv_freq, ROPE[p["rope_scaling"]]
+    if kind == "dynamic":
+        own, _ = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS[kind](
+            m.config, None, seq_len=p["max_ctx"])
+        rotary.max_seq_len_cached, rotary.original_max_seq_len = 1 << 30, 0
+    amplitude = 0.1 * math.log(p["rope_factor"]) + 1 if kind == "yarn" else 1
+    assert torch.allclose(exact, own, rtol=1e-6, atol=0), (exact, own)
+    assert abs(rotary.attention_scaling - amplitude) < 1e-12
+    rotary.inv_freq = exact
+
+
+def hf_model(path, dtype=torch.float32, family="llama"):
+    params, tensors, _ = read_bin(path)
+    m = getattr(transformers, CLASSES[family] + "ForCausalLM")(hf_config(params, family))
+    state = hf_state(params, tensors, family)
     m.load_state_dict({k: torch.tensor(v) for k, v in state.items()}, strict=True)
     m = m.eval().to(dtype)
-    m.model.rotary_emb = Rotary(config=config)      # .to() would have rounded its frequencies
-    exact = torch.tensor(rope_frequencies(params), dtype=torch.float32)
-    assert torch.allclose(exact, m.model.rotary_emb.inv_freq, rtol=5e-7, atol=0)
-    m.model.rotary_emb.inv_freq = exact
+    exact_rope(m, params)
     return m
+
+
+def check_export(m, path, tmp):
+    """the reference writes its checkpoint in shards; export.py must find the same model in it"""
+    import export
+    export.np, export.xxh64 = np, export.need("xxhash").xxh64
+    params, tensors, _ = read_bin(path)
+    m.save_pretrained(tmp, max_shard_size="60KB")
+    src = export.HfDir(tmp, False)
+    c = src.config()
+    export.check_tensors(src, c, tmp)
+    differ = {k for k, v in c.items() if v != params[k]} - {"max_ctx"}
+    assert not differ, differ
+    for t in src.family.tensors(c):
+        x = np.concatenate([src.rows(t, a, b) for a, b in export.row_blocks(t.shape)])
+        assert np.array_equal(x.reshape(t.shape), tensors[t.name]), t.name
 
 
 # ---------------------------------------------------------------------------
@@ -142,40 +198,48 @@ def rms_of(x):
     return float(np.sqrt(np.mean(x.astype(np.float64) ** 2)))
 
 
-def make_llama():
+def make_family(names):
     total = 0
     for file in sorted(glob.glob(os.path.join(GOLDENS, "*.json"))):
         config = json.load(open(file))
-        if "golden_seed" not in config:
+        if "golden_seed" not in config or config["model_type"] not in CLASSES:
             continue
-        seed, models = config["golden_seed"], {}
+        if names and os.path.basename(file)[:-5] not in names:
+            continue
+        seed, family, models = config["golden_seed"], config["model_type"], {}
+        more = ["--max-ctx", str(config["golden_max_ctx"])] if "golden_max_ctx" in config else []
         with tempfile.TemporaryDirectory() as tmp:
             for kind in ("f32", "bf16"):
                 out = os.path.join(tmp, kind + ".bin")
                 subprocess.run([sys.executable, os.path.join(ROOT, "export.py"), "--random", str(seed),
-                                "--shape", file, "--dtype", kind, out], check=True)
-                models[kind] = hf_model(out)
-            rounded = hf_model(os.path.join(tmp, "bf16.bin"), torch.bfloat16)
-        c = models["f32"].config
-        words = [struct.pack("<4sIIIII", b"GOLD", 1, c.num_hidden_layers, c.hidden_size, c.vocab_size,
-                             len(LENGTHS))]
-        for n in LENGTHS:
-            ids = golden_ids(seed, n)
-            words.append(struct.pack("<I", n))
-            for kind in ("f32", "bf16"):
-                layers, logits = run_model(models[kind], ids)
-                for rms, rows in layers:
-                    words += [struct.pack("<f", rms), rows.astype("<f4").tobytes()]
-                words.append(logits.astype("<f4").tobytes())
-            again, again_logits = run_model(rounded, ids)
-            errors = [error(x, y, rms) for (_, x), (rms, y) in zip(again, layers)]
-            errors.append(error(again_logits, logits, rms_of(logits)))
-            words.append(struct.pack(f"<{len(errors)}f", *errors))
-            print(os.path.basename(file), n, "rms", [round(r, 3) for r, _ in layers],
-                  "bf16 error", [round(e, 4) for e in errors])
-        with open(file[:-5] + ".gold", "wb") as f:
-            total += f.write(b"".join(words))
+                                "--shape", file, "--dtype", kind, *more, out], check=True)
+                models[kind] = hf_model(out, family=family)
+            rounded = hf_model(os.path.join(tmp, "bf16.bin"), torch.bfloat16, family)
+            check_export(models["f32"], os.path.join(tmp, "f32.bin"), os.path.join(tmp, "hf"))
+        total += write_golden(file, seed, models, rounded)
     print(f"{total} bytes")
+
+
+def write_golden(file, seed, models, rounded):
+    c = models["f32"].config
+    words = [struct.pack("<4sIIIII", b"GOLD", 1, c.num_hidden_layers, c.hidden_size, c.vocab_size,
+                         len(LENGTHS))]
+    for n in LENGTHS:
+        ids = golden_ids(seed, n)
+        words.append(struct.pack("<I", n))
+        for kind in ("f32", "bf16"):
+            layers, logits = run_model(models[kind], ids)
+            for rms, rows in layers:
+                words += [struct.pack("<f", rms), rows.astype("<f4").tobytes()]
+            words.append(logits.astype("<f4").tobytes())
+        again, again_logits = run_model(rounded, ids)
+        errors = [error(x, y, rms) for (_, x), (rms, y) in zip(again, layers)]
+        errors.append(error(again_logits, logits, rms_of(logits)))
+        words.append(struct.pack(f"<{len(errors)}f", *errors))
+        print(os.path.basename(file), n, "rms", [round(r, 3) for r, _ in layers],
+              "bf16 error", [round(e, 4) for e in errors])
+    with open(file[:-5] + ".gold", "wb") as f:
+        return f.write(b"".join(words))
 
 
 # ---------------------------------------------------------------------------
@@ -301,8 +365,8 @@ def make_smollm2(path):
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    if sys.argv[1:] == ["llama"]:
-        make_llama()
+    if sys.argv[1:2] == ["dense"]:
+        make_family(sys.argv[2:])
     elif len(sys.argv) == 3 and sys.argv[1] == "smollm2":
         make_smollm2(sys.argv[2])
     else:

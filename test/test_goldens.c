@@ -1,7 +1,8 @@
 // test_goldens.c - random models against activations of the reference implementation
 // (data/goldens/README.md). f32: max|a-b| / rms(b) <= 1e-4 after every layer and in the logits.
 // bf16: against fp32 on the rounded weights our error is at most 1.5 times that of the reference
-// running in bf16.
+// running in bf16. The same tokens in several feeds, after a mark and its rewind, and on a fork give
+// the same bits.
 #include "scb.h"
 #include <glob.h>
 #include <jansson.h>
@@ -104,28 +105,69 @@ static void collect(void *user, int layer, int first, int n, const float *x) {
     c->seen[layer] += n;
 }
 
-static void run(Model *m, const Gold *g, uint64_t seed, int n, int kept, Acts *a) {
+static Branch *open_full(Model *m, int n) {
     Err err = {0};
     Method full = {0};
+    CHECK(!method_find("full", &full, &err), "%s", err.msg);
+    CHECK(!method_resolve(&full, PRESET_SCBENCH, n, 0, -1, &err), "%s", err.msg);
+    Branch *b = branch_open(m, NULL, &full, n, &err);
+    CHECK(b, "%s", err.msg);
+    return b;
+}
+
+static void feed(Branch *b, const int32_t *ids, int n, unsigned flags) {
+    Err err = {0};
+    if (n) CHECK(!branch_feed(b, ids, n, flags, &err), "%s", err.msg);
+}
+
+static void same_logits(const Gold *g, const char *how, int n, const Branch *b, const Acts *a) {
+    checks++;
+    if (!memcmp(branch_logits(b), a->logits, (size_t)g->vocab * sizeof *a->logits)) return;
+    failures++;
+    printf("%s, %d tokens: other logits %s than in one feed\n", g->path, n, how);
+}
+
+// a third, then other tokens that are taken back; the rest on a fork in two feeds, and on the branch
+// itself with the last three as steps
+static void other_ways(Model *m, const Gold *g, const int32_t *ids, int n, const Acts *a) {
+    Err err = {0};
+    int part = n / 3, mid = part + (n - part) / 2;
+    Branch *b = open_full(m, n);
+    feed(b, ids, part, FEED_FIRST);
+    Mark *k = branch_mark(b);
+    feed(b, ids + mid, n - mid, 0);
+    branch_rewind(b, k);
+    Branch *fork = branch_fork(b, 0, &err);
+    CHECK(fork, "%s", err.msg);
+    feed(fork, ids + part, mid - part, 0);
+    feed(fork, ids + mid, n - mid, 0);
+    same_logits(g, "on a fork in three feeds", n, fork, a);
+    branch_drop(fork);
+    feed(b, ids + part, n - part - 3, 0);
+    for (int i = n - 3; i < n; i++) CHECK(!branch_step(b, ids[i], &err), "%s", err.msg);
+    same_logits(g, "after a rewind, in steps", n, b, a);
+    branch_drop(b);
+}
+
+static void run(Model *m, const Gold *g, uint64_t seed, int n, int kept, Acts *a) {
     IntVec ids = {0};
     Collect c = { .g = g, .a = a, .n = n, .kept = kept };
     c.squares = (double *)calloc((size_t)g->n_layers, sizeof *c.squares);
     c.seen = (int *)calloc((size_t)g->n_layers, sizeof *c.seen);
     for (int i = 0; i < n; i++)
         ints_push(&ids, (int32_t)(mix64(seed * 1000003 + (uint64_t)i) % 256));
-    CHECK(!method_find("full", &full, &err), "%s", err.msg);
-    CHECK(!method_resolve(&full, PRESET_SCBENCH, n, 0, -1, &err), "%s", err.msg);
-    Branch *b = branch_open(m, NULL, &full, n, &err);
-    CHECK(b, "%s", err.msg);
-    Tap tap = { collect, &c };
+    Branch *b = open_full(m, n);
+    Tap tap = { collect, &c }, none = { NULL, NULL };
     model_set_tap(m, tap);
-    CHECK(!branch_feed(b, ids.p, n, FEED_FIRST, &err), "%s", err.msg);
+    feed(b, ids.p, n, FEED_FIRST);
+    model_set_tap(m, none);
     memcpy(a->logits, branch_logits(b), (size_t)g->vocab * sizeof *a->logits);
     branch_drop(b);
     for (int l = 0; l < g->n_layers; l++) {
         CHECK(c.seen[l] == n, "the tap saw %d of %d rows of layer %d", c.seen[l], n, l);
         a->rms[l] = (float)sqrt(c.squares[l] / ((double)n * g->dim));
     }
+    if (n > 30 && n < 600) other_ways(m, g, ids.p, n, a);
     free(c.squares);
     free(c.seen);
     free(ids.p);
@@ -198,24 +240,26 @@ static void clean(void) {
     shell(command);
 }
 
-static uint64_t golden_seed(const char *shape) {
+// what the shape file says to the test alone
+static uint64_t golden_key(const char *shape, const char *key, uint64_t otherwise) {
     json_error_t why;
     json_t *j = json_load_file(shape, 0, &why);
     CHECK(j, "%s: %s", shape, why.text);
-    json_t *seed = json_object_get(j, "golden_seed");
-    CHECK(json_is_integer(seed), "%s has no golden_seed", shape);
-    uint64_t s = (uint64_t)json_integer_value(seed);
+    json_t *v = json_object_get(j, key);
+    uint64_t s = v ? (uint64_t)json_integer_value(v) : otherwise;
     json_decref(j);
     return s;
 }
 
 static Model *make_model(const char *shape, uint64_t seed, const char *dtype, ModelFile *f) {
     static char path[64];
-    char command[512];
+    char command[512], max_ctx[40] = "";
     Err err = {0};
+    uint64_t longest = golden_key(shape, "golden_max_ctx", 0);
+    if (longest) snprintf(max_ctx, sizeof max_ctx, "--max-ctx %d", (int)longest);
     snprintf(path, sizeof path, "%s/%s.bin", dir, dtype);
-    snprintf(command, sizeof command, "%s export.py --random %llu --shape %s --dtype %s %s",
-             python, (unsigned long long)seed, shape, dtype, path);
+    snprintf(command, sizeof command, "%s export.py --random %llu --shape %s --dtype %s %s %s",
+             python, (unsigned long long)seed, shape, dtype, max_ctx, path);
     CHECK(!shell(command), "%s failed", command);
     ModelOpts opts = {0};
     CHECK(!file_open(f, path, true, &err), "%s", err.msg);
@@ -227,7 +271,8 @@ static Model *make_model(const char *shape, uint64_t seed, const char *dtype, Mo
 static void test_shape(const char *path) {
     char shape[256], what[300];
     snprintf(shape, sizeof shape, "%.*s.json", (int)(strlen(path) - 5), path);
-    uint64_t seed = golden_seed(shape);
+    uint64_t seed = golden_key(shape, "golden_seed", 0);
+    CHECK(seed, "%s has no golden_seed", shape);
     static const char *const dtypes[] = { "f32", "bf16" };
     ModelFile file[2];
     Model *m[2];
