@@ -764,15 +764,25 @@ size_t config_scratch_bytes(const Config *c, int n, int rows, int chunk, int win
            (size_t)c->vocab_size * sizeof(float);
 }
 
+// rows of a head after the first feed, at most
+static size_t plan_kept(const Method *m, int n_first, int64_t rows_kept) {
+    if (rows_kept >= 0) return (size_t)rows_kept;
+    return (size_t)(m->size.budget > 0 && m->size.budget < n_first ? m->size.budget : n_first);
+}
+
+static size_t plan_lists(const Config *c, const Method *m, size_t rows) {
+    if (!method_evicts(m)) return 0;
+    return (size_t)(method_window(m) ? 2 : 1) * (size_t)config_attn_layers(c) * c->n_kv_heads *
+           rows * sizeof(int32_t);
+}
+
 Plan plan_run(const Config *c, const Method *m, int n_ctx, int n_first, int n_later, bool shared,
               int64_t rows_kept, int chunk) {
     Plan p;
     size_t attn = (size_t)config_attn_layers(c), row = config_row_bytes(c),
            heads = attn * c->n_kv_heads, first = (size_t)n_first;
     int window = method_window(m);
-    size_t kept = rows_kept >= 0                                   ? (size_t)rows_kept
-                  : m->size.budget > 0 && m->size.budget < n_first ? (size_t)m->size.budget
-                                                                   : first;
+    size_t kept = plan_kept(m, n_first, rows_kept);
     memset(&p, 0, sizeof p);
     p.upper_bound = rows_kept < 0 && window > 0;
     p.weights = config_weight_bytes(c);
@@ -791,8 +801,24 @@ Plan plan_run(const Config *c, const Method *m, int n_ctx, int n_first, int n_la
         p.kv = during > after ? during : after;
         if (heads * settled > p.kv) p.kv = heads * settled;
     }
-    if (method_evicts(m))
-        p.policy = (window ? 2 : 1) * heads * (kept + (size_t)n_later) * sizeof(int32_t);
+    p.policy = plan_lists(c, m, kept + (size_t)n_later);
     p.total = p.weights + p.kv + p.scratch + p.policy;
     return p;
+}
+
+void plan_more(Plan *p, const Config *c, const Method *m, int n_ctx, int n_first, int n_later,
+               bool shared, int64_t rows_kept, int more) {
+    AttnShape s = shape_of(c);
+    size_t heads = (size_t)config_attn_layers(c) * c->n_kv_heads, row = config_row_bytes(c),
+           kept = plan_kept(m, n_first, rows_kept), later = (size_t)n_later, n = (size_t)more,
+           tails = heads * (kept + (n + 1) * later) * row;
+    int longest = (int)kept + n_later > n_first ? (int)kept + n_later : n_first,
+        window = method_window(m);
+    if (shared) p->kv += n * ((size_t)(n_first - n_ctx) + later) * row * heads;
+    else if (tails > p->kv) p->kv = tails;
+    p->scratch += n * (size_t)c->vocab_size * sizeof(float) +
+                  kv_work_bytes(&s, longest, n_first, window, more + 1) -
+                  kv_work_bytes(&s, longest, n_first, window, 1);
+    p->policy += n * plan_lists(c, m, kept + later);
+    p->total = p->weights + p->kv + p->scratch + p->policy;
 }

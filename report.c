@@ -124,6 +124,7 @@ void row_json(const Row *r, StrBuf *out) {
     put_real(out, "decode_tok_s", r->decode_tok_s);
     put_int(out, "peak_bytes", r->peak_bytes);
     put_str(out, "logits_hash", *r->logits_hash ? r->logits_hash : NULL);
+    put_int(out, "batch", r->batch ? r->batch : -1);
     put_int(out, "turns", r->turns ? r->turns : -1);
     put_str(out, "part", r->part);
     put_str(out, "arm", r->arm);

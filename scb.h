@@ -281,6 +281,9 @@ typedef struct { size_t weights, kv, scratch, policy, total; bool upper_bound; }
 // of everything after; rows_kept < 0: unknown (corm: an upper bound)
 Plan plan_run(const Config *c, const Method *m, int n_ctx, int n_first, int n_later, bool shared,
               int64_t rows_kept, int chunk);
+// more branches like the one planned, which answer together with it; the other arguments as there
+void plan_more(Plan *p, const Config *c, const Method *m, int n_ctx, int n_first, int n_later,
+               bool shared, int64_t rows_kept, int more);
 
 // ===========================================================================
 // Linear layers and threads (matmul.cu): y (rows, n) = x (rows, k) W^T, one order of additions
@@ -627,6 +630,9 @@ typedef struct {
     double similarity;          // repoqa: BLEU of the candidate most like the answer ...
     int matched;                // ... and whether it is the one asked for: 0, 1; -1: no such turn
     int turns;                  // questions of this session; 0: missing
+    // Requests that decoded together from the start, 0: missing. decode_tok_s is what one of them
+    // saw: its steps over the time of these steps, which all that are still at it share.
+    int batch;
     bool scaled, chat;
     int64_t seed, evictable, policy_bytes, ssm_bytes, peak_bytes;
     int ctx, n_prompt, n_new, shared;

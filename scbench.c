@@ -14,7 +14,7 @@ typedef struct {
         *preset, *scorer, *data, *shard, *repo, *templates, *jieba;
     const char *out, *device, *shape, *tokenizer, *order;
     ReportOpts report;
-    int sessions, turns, max_new, chunk, threads, n_decode;
+    int sessions, turns, max_new, batch, chunk, threads, n_decode;
     int64_t seed;
     StrList set;
     bool no_baselines, plan, verify, quiet, dump_prompts, chat, no_chat, resume, skip_bad, json;
@@ -61,6 +61,8 @@ static const OptSpec run_opts[] = {
       "and memory allow; with --data: longer prompts lose their middle" },
     { "--seed", NULL, OPT_INT64, AT(seed), "1", "S", "of contexts, questions and random choices" },
     { "--max-new", NULL, OPT_INT, AT(max_new), "0", "N", "tokens per answer; 0: the task's limit" },
+    { "--batch", NULL, OPT_INT, AT(batch), "0", "N",
+      "requests of a session that decode together; 0: all; changes no bit" },
     { "--data", NULL, OPT_STR, AT(data), NULL, "FILE.jsonl|DIR",
       "official records instead of generated sessions; DIR: one file per task, scbench_kv.jsonl "
       "..." },
@@ -383,9 +385,10 @@ static int switches_resolve(Run *r, Err *err) {
         return FAIL(err, "this build computes on the CPU only; use --device cpu");
     if (o->scorer && (k = choose("--scorer", o->scorer, scorers, 2, err)) < 0) return -1;
     b->scorer = o->scorer ? (Scorer)k : lb ? SCORER_HARNESS : SCORER_OURS;
-    if (o->chunk < 0 || o->max_new < 0 || o->threads < 0 || o->sessions < 0 || o->turns < 0)
-        return FAIL_CODE(err, EXIT_USAGE, "--chunk, --max-new, --threads, --sessions and --turns "
-                         "cannot be negative");
+    if (o->chunk < 0 || o->max_new < 0 || o->threads < 0 || o->sessions < 0 || o->turns < 0 ||
+        o->batch < 0)
+        return FAIL_CODE(err, EXIT_USAGE, "--chunk, --max-new, --threads, --sessions, --turns and "
+                         "--batch cannot be negative");
     if (o->history) {
         if ((k = choose("--history", o->history, histories, 2, err)) < 0) return -1;
         b->own_history = k == 1;
@@ -394,6 +397,7 @@ static int switches_resolve(Run *r, Err *err) {
                              "--history own needs --mode multi-turn: other modes share no history");
     }
     b->max_new = o->max_new;
+    b->batch = o->batch;
     b->seed = o->seed;
     b->quiet = o->quiet;
     return aware_resolve(r, err) || harness_resolve(r, err) || shard_resolve(r, err) ? -1 : 0;
@@ -466,6 +470,7 @@ static int arm_plan(const Run *r, const Arm *a, Lengths l, int ctx, bool shared,
     if (m.size.budget > 0) snprintf(budget, sizeof budget, " %d", m.size.budget);
     snprintf(line->label, sizeof line->label, "%.30s%s %s", m.name, budget, mode_name[a->mode]);
     line->plan = plan_run(&r->config, &m, l.context, l.first, l.later, shared, -1, r->o.chunk);
+    plan_more(&line->plan, &r->config, &m, l.context, l.first, l.later, shared, -1, l.branches - 1);
     return 0;
 }
 
@@ -895,8 +900,9 @@ static char *manifest_text(const Run *r) {
         "kv_heads", c->n_kv_heads, "vocab", c->vocab_size, "max_ctx", c->max_ctx));
     json_object_set_new(m, "tokenizer", json_pack("{s:i, s:b, s:i}", "vocab", tok_vocab(r->tok),
         "chat", (int)tok_chat(r->tok)->present, "bos", tok_bos(r->tok)));
-    json_object_set_new(m, "machine", json_pack("{s:s, s:i, s:i, s:s}", "isa", cpu_isa(),
-        "threads", cpu_threads(), "chunk", r->o.chunk, "compiler", __VERSION__));
+    json_object_set_new(m, "machine", json_pack("{s:s, s:i, s:i, s:i, s:s}", "isa", cpu_isa(),
+        "threads", cpu_threads(), "chunk", r->o.chunk, "batch", r->o.batch, "compiler",
+        __VERSION__));
     if (r->o.data) json_object_set_new(m, "data", json_string(r->o.data));
     if (r->o.repo)
         json_object_set_new(json_object_get(m, "options"), "repo", json_string(r->o.repo));

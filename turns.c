@@ -373,9 +373,16 @@ bool bench_shares(const Bench *b, int n_turns) {
     return b->n_arms > 1 || (n_turns > 1 && b->arms[0].aware == AWARE_EACH);
 }
 
+// how many requests of a session decode together
+static int batch_of(const Bench *b, int n_turns) {
+    return b->batch && b->batch < n_turns ? b->batch : n_turns;
+}
+
 Lengths lengths_of(const Bench *b, const Task *task, const Session *s, Mode mode, Aware aware) {
     int context = (int)s->context.n, first = session_first(s), history = 0;
-    Lengths l = { context, aware == AWARE_NO ? context : first, 0 };
+    Lengths l = { context, aware == AWARE_NO ? context : first, 0, 1 };
+    if (mode != MULTI_TURN && (aware != AWARE_EACH || bench_shares(b, s->s.n_turns)))
+        l.branches = batch_of(b, s->s.n_turns);
     for (int t = 0; t < s->s.n_turns; t++) {
         int question = (int)s->turn[t].first.n, answer = turn_max_new(b, task, s, t), later = 0;
         if (mode == MULTI_TURN) {
@@ -534,7 +541,7 @@ static int line_end(const Play *p) {
 }
 
 // The largest logit's id. newline >= 0: it ends the answer, and the first id is no end.
-static int choose_id(const Play *p, const Branch *b, int newline, bool first) {
+static int pick_id(const Play *p, const Branch *b, int newline, bool first) {
     const float *x = branch_logits(b);
     int best = branch_argmax(b);
     if (newline < 0 || !first) return best;
@@ -545,38 +552,95 @@ static int choose_id(const Play *p, const Branch *b, int newline, bool first) {
     return best;
 }
 
-// Greedy decoding after a feed: at most max_new choices, a stop id is chosen but neither kept nor
-// fed, the last id of an answer cut by the limit is not fed. own: the ids stay in the history.
-static int generate(Play *p, Branch *b, int max_new, double feed_started, bool own, Row *row,
-                    IntVec *out, Err *err) {
-    int vocab = p->b->vocab, newline = line_end(p);
-    XXH64_state_t hash;
-    double steps_s = 0;
-    XXH64_reset(&hash, 0);
-    for (row->stop = "length";;) {
-        const float *logits = branch_logits(b);
-        int id = choose_id(p, b, newline, out->n == 0);
-        if (out->n == 0) row->first_token_s = now_s() - feed_started;
-        if (check_logits(logits, vocab, err)) return -1;
-        XXH64_update(&hash, logits, (size_t)vocab * sizeof *logits);
-        if (tok_is_stop(p->b->prompter.tok, id) || id == newline) {
-            row->stop = "eos";
-            break;
+typedef struct {                // one question under way
+    Branch *b;
+    Row row;
+    IntVec out;                 // ids chosen, without a stop id
+    XXH64_state_t hash;         // of the logits they were chosen from
+    double started, steps_s;    // when its feed began; time of the steps it took part in
+    int turn, max_new, newline, steps, rc;      // newline: the id that ends an answer, or -1
+    bool running;               // wants another step with the last id of out
+    Err err;                    // of rc
+} Request;
+
+static void request_begin(const Play *p, int turn, Request *r) {
+    memset(r, 0, sizeof *r);
+    r->turn = turn;
+    r->max_new = turn_max_new(p->b, p->task, p->s, turn);
+    r->newline = line_end(p);
+    XXH64_reset(&r->hash, 0);
+    row_begin(p, turn, &r->row);
+}
+
+static void request_end(Request *r) {
+    branch_drop(r->b);
+    free(r->out.p);
+    memset(r, 0, sizeof *r);
+}
+
+// The next id of a greedy answer: at most max_new choices, a stop id is chosen but neither kept nor
+// fed, the last id of an answer cut by the limit is not fed.
+static void choose_id(const Play *p, Request *r) {
+    const float *logits = branch_logits(r->b);
+    int id = pick_id(p, r->b, r->newline, r->out.n == 0);
+    if (r->out.n == 0) r->row.first_token_s = now_s() - r->started;
+    r->running = false;
+    if ((r->rc = check_logits(logits, p->b->vocab, &r->err))) return;
+    XXH64_update(&r->hash, logits, (size_t)p->b->vocab * sizeof *logits);
+    bool stop = tok_is_stop(p->b->prompter.tok, id) || id == r->newline;
+    r->row.stop = stop ? "eos" : "length";
+    if (stop) return;
+    ints_push(&r->out, id);
+    r->running = (int)r->out.n < r->max_new;
+}
+
+// after the question was fed (r->rc: how that went): what the row says of it, and the first id
+static void request_asked(Play *p, Request *r) {
+    if (r->rc) return;
+    BranchStats st = branch_stats(r->b);
+    r->row.q = rows_at(&st);
+    r->row.n_prompt = (int)st.pos;
+    if (method_evicts(&p->method)) r->row.evictable = (int64_t)st.evictable;
+    snprintf(r->row.ids_hash, sizeof r->row.ids_hash, "%016llx",
+             (unsigned long long)XXH64_digest(&p->ids));
+    p->rows_sum += st.rows_mean;
+    p->n_rows++;
+    choose_id(p, r);
+}
+
+// Steps n requests together until each has its answer. own: the ids stay in the history.
+static void decode(Play *p, Request *r, int n, bool own) {
+    Branch **b = (Branch **)xrealloc(NULL, (size_t)n * sizeof *b);
+    Request **who = (Request **)xrealloc(NULL, (size_t)n * sizeof *who);
+    int32_t *id = (int32_t *)xrealloc(NULL, (size_t)n * sizeof *id);
+    for (;;) {
+        Err err = { 0 };
+        int k = 0;
+        for (int i = 0; i < n; i++) {
+            if (!r[i].running) continue;
+            who[k] = &r[i];
+            b[k] = r[i].b;
+            id[k++] = r[i].out.p[r[i].out.n - 1];
         }
-        ints_push(out, id);
-        if ((int)out->n == max_new) break;
-        if (interrupted()) return FAIL_CODE(err, EXIT_INTERRUPTED, "interrupted");
+        if (!k) break;
         double t = now_s();
-        if (branch_step(b, id, err)) return -1;
-        steps_s += now_s() - t;
-        if (own) XXH64_update(&p->ids, &id, sizeof id);
+        int rc = interrupted() ? FAIL_CODE(&err, EXIT_INTERRUPTED, "interrupted")
+                               : branches_step(b, id, k, &err);
+        t = now_s() - t;
+        for (int i = 0; i < k; i++) {
+            who[i]->rc = rc;
+            who[i]->err = err;
+            who[i]->running = false;
+            if (rc) continue;
+            who[i]->steps++;
+            who[i]->steps_s += t;
+            if (own) XXH64_update(&p->ids, &id[i], sizeof id[i]);
+            choose_id(p, who[i]);
+        }
     }
-    size_t steps = out->n - (strcmp(row->stop, "length") == 0);
-    if (steps) row->decode_tok_s = (double)steps / steps_s;
-    row->n_new = (int)out->n;
-    snprintf(row->logits_hash, sizeof row->logits_hash, "%016llx",
-             (unsigned long long)XXH64_digest(&hash));
-    return 0;
+    free(b);
+    free(who);
+    free(id);
 }
 
 static void score(const Play *p, int turn, const StrBuf *text, Row *row) {
@@ -589,39 +653,32 @@ static void score(const Play *p, int turn, const StrBuf *text, Row *row) {
     row->matched = m.at >= 0 && m.pass;
 }
 
-// from the fed question to the written row; a failed turn writes its row with the error
-static int answer(Play *p, Branch *b, int turn, int fed, double feed_started, bool own, Row *row,
-                  IntVec *out, Err *err) {
+// the row of an answered question; a failed turn writes its row with the error
+static int request_row(const Play *p, Request *r, Err *err) {
     StrBuf text = { 0 }, line = { 0 };
-    int rc = fed;
-    out->n = 0;
-    if (!rc) {
-        BranchStats st = branch_stats(b);
-        row->q = rows_at(&st);
-        row->n_prompt = (int)st.pos;
-        if (method_evicts(&p->method)) row->evictable = (int64_t)st.evictable;
-        snprintf(row->ids_hash, sizeof row->ids_hash, "%016llx",
-                 (unsigned long long)XXH64_digest(&p->ids));
-        p->rows_sum += st.rows_mean;
-        p->n_rows++;
-        rc = generate(p, b, turn_max_new(p->b, p->task, p->s, turn), feed_started, own, row, out,
-                      err);
+    Row *row = &r->row;
+    if (r->rc && interrupted()) {
+        *err = r->err;
+        return -1;
     }
-    if (!rc) {
-        BranchStats st = branch_stats(b);
+    if (!r->rc) {
+        BranchStats st = branch_stats(r->b);
         row->end = rows_at(&st);
         row->shared = st.shared;
         row->policy_bytes = (int64_t)st.policy_bytes;
         row->peak_bytes = (int64_t)model_mem(p->b->model)->high;
+        if (r->steps) row->decode_tok_s = r->steps / r->steps_s;
+        row->n_new = (int)r->out.n;
+        snprintf(row->logits_hash, sizeof row->logits_hash, "%016llx",
+                 (unsigned long long)XXH64_digest(&r->hash));
         unsigned flags = p->b->prompter.harness ? 0 : TOK_SKIP_SPECIAL;
-        tok_decode(p->b->prompter.tok, out->p, out->n, flags, &text);
+        tok_decode(p->b->prompter.tok, r->out.p, r->out.n, flags, &text);
         str_add(&text, "", 0);
         row->prediction = text.p;
         row->prediction_len = text.n;
-        score(p, turn, &text, row);
-    } else if (interrupted()) {
-        return -1;
+        score(p, r->turn, &text, row);
     } else {
+        *err = r->err;
         row->error = err->msg;
     }
     row_json(row, &line);
@@ -629,7 +686,7 @@ static int answer(Play *p, Branch *b, int turn, int fed, double feed_started, bo
     if (write_line(p->b->rows, &line, "results.jsonl", &io)) die_code(EXIT_USER, "%s", io.msg);
     free(text.p);
     free(line.p);
-    return rc;
+    return r->rc;
 }
 
 // the harness's end of a turn that its limit cut off: an end id stands before the next prompt
@@ -674,26 +731,31 @@ static int play_multi_turn(Play *p, Err *err) {
     double root_s = 0;
     bool cut = false, own = p->b->own_history, alone = p->arm->aware == AWARE_NO;
     for (int t = 0; !rc && t < s->s.n_turns; t++) {
-        Row row;
+        Request r;
         unsigned flags = t ? 0 : FEED_FIRST;
-        row_begin(p, t, &row);
+        request_begin(p, t, &r);
         if (t == 0) first_ids(p, &ids);
         else next_ids(p, t, cut, &out, &ids);
         if (t == 0 && alone) {
-            rc = feed(p, b, &ids, FEED_FIRST | FEED_NO_LOGITS, 0, &root_s, err);
-            if (!rc) rc = check_first_feed(p, b, err);
+            r.rc = feed(p, b, &ids, FEED_FIRST | FEED_NO_LOGITS, 0, &root_s, &r.err);
+            if (!r.rc) r.rc = check_first_feed(p, b, &r.err);
             flags = 0;
             ids.n = 0;
         }
         if (t == 0 && !s->joint.n) add_ids(&ids, &s->turn[0].first);
-        double started = now_s();
-        if (!rc) rc = feed(p, b, &ids, flags, t + 1, &row.prefill_s, err);
-        if (!rc && flags) rc = check_first_feed(p, b, err);
-        if (t == 0 && (p->shared || alone)) row.shared_prefill_s = p->shared_s + root_s;
-        Mark *mark = rc || own ? NULL : branch_mark(b);
-        rc = answer(p, b, t, rc, started, own, &row, &out, err);
+        r.b = b;
+        r.started = now_s();
+        if (!r.rc) r.rc = feed(p, b, &ids, flags, t + 1, &r.row.prefill_s, &r.err);
+        if (!r.rc && flags) r.rc = check_first_feed(p, b, &r.err);
+        if (t == 0 && (p->shared || alone)) r.row.shared_prefill_s = p->shared_s + root_s;
+        Mark *mark = r.rc || own ? NULL : branch_mark(b);
+        request_asked(p, &r);
+        decode(p, &r, 1, own);
+        rc = request_row(p, &r, err);
         if (mark) branch_rewind(b, mark);
-        cut = !rc && !strcmp(row.stop, "length");
+        cut = !rc && !strcmp(r.row.stop, "length");
+        free(out.p);
+        out = r.out;
     }
     branch_drop(b);
     free(ids.p);
@@ -726,58 +788,79 @@ static Branch *request_root(Play *p, double *seconds, XXH64_state_t *ids_so_far,
     return NULL;
 }
 
-// One root fed the context; per request a fork is fed the question, answers and is dropped.
-static int play_multi_request(Play *p, Err *err) {
-    const Session *s = p->s;
-    IntVec out = { 0 };
-    double root_s = 0;
-    XXH64_state_t root_ids = p->ids;
-    Branch *root = request_root(p, &root_s, &root_ids, err);
-    int rc = root ? 0 : -1;
-    for (int t = 0; t < s->s.n_turns; t++) {
-        Row row;
-        row_begin(p, t, &row);
-        if (t == 0) row.shared_prefill_s = p->shared_s + root_s;
-        p->ids = root_ids;
-        int room = (int)s->turn[t].first.n + turn_max_new(p->b, p->task, s, t);
-        Branch *fork = rc ? NULL : branch_fork(root, room, err);
-        if (!fork) rc = -1;
-        double started = now_s();
-        if (!rc) rc = feed(p, fork, &s->turn[t].first, 0, t + 1, &row.prefill_s, err);
-        rc = answer(p, fork, t, rc, started, false, &row, &out, err);
-        if (fork) branch_drop(fork);
-        if (rc) break;
+// Requests from..from + n - 1 are all asked, answered together, written in their order and dropped.
+// ask: gives request r its branch with the question fed, or r->rc.
+static int play_batch(Play *p, int from, int n, void (*ask)(Play *p, Request *r, void *user),
+                      void *user, Err *err) {
+    Request *r = (Request *)xrealloc(NULL, (size_t)n * sizeof *r);
+    int rc = 0, asked = 0;
+    while (asked < n && (!asked || !r[asked - 1].rc)) {
+        request_begin(p, from + asked, &r[asked]);
+        r[asked].row.batch = n;
+        ask(p, &r[asked], user);
+        request_asked(p, &r[asked++]);
     }
-    branch_drop(root);
-    free(out.p);
+    decode(p, r, asked, false);
+    for (int i = 0; i < asked; i++) {
+        if (!rc) rc = request_row(p, &r[i], err);
+        request_end(&r[i]);
+    }
+    free(r);
     return rc;
 }
 
-// A root per question, fed the context and that question: single, and multi-request with
-// --query-aware each
-static int play_roots(Play *p, Err *err) {
-    const Session *s = p->s;
-    IntVec ids = { 0 }, out = { 0 };
-    XXH64_state_t start = p->ids;
-    int rc = 0;
-    for (int t = 0; !rc && t < s->s.n_turns; t++) {
-        Row row;
-        row_begin(p, t, &row);
-        if (t == 0 && p->shared) row.shared_prefill_s = p->shared_s;
-        p->ids = start;
-        ids.n = 0;
-        if (!p->shared) add_ids(&ids, &s->context);
-        add_ids(&ids, &s->turn[t].first);
-        int room = turn_max_new(p->b, p->task, s, t) + (p->shared ? (int)ids.n : 0);
-        Branch *b = branch_open(p->b->model, p->shared, &p->method, room, err);
-        double started = now_s();
-        rc = b ? feed(p, b, &ids, FEED_FIRST, t + 1, &row.prefill_s, err) : -1;
-        if (!rc) rc = check_first_feed(p, b, err);
-        rc = answer(p, b, t, rc, started, false, &row, &out, err);
-        branch_drop(b);
+typedef struct { Branch *b; double seconds; XXH64_state_t ids; } Root;
+
+static void ask_fork(Play *p, Request *r, void *user) {
+    const Root *root = (const Root *)user;
+    const IntVec *question = &p->s->turn[r->turn].first;
+    if (r->turn == 0) r->row.shared_prefill_s = p->shared_s + root->seconds;
+    p->ids = root->ids;
+    r->b = branch_fork(root->b, (int)question->n + r->max_new, &r->err);
+    r->started = now_s();
+    r->rc = r->b ? feed(p, r->b, question, 0, r->turn + 1, &r->row.prefill_s, &r->err) : -1;
+}
+
+// One root fed the context; per request a fork is fed the question and answers.
+static int play_multi_request(Play *p, Err *err) {
+    int n = p->s->s.n_turns, batch = batch_of(p->b, n), rc = 0;
+    Root root = { NULL, 0, p->ids };
+    root.b = request_root(p, &root.seconds, &root.ids, err);
+    if (!root.b) {                              // the first request's row says why
+        Request r;
+        request_begin(p, 0, &r);
+        r.rc = -1;
+        r.err = *err;
+        return request_row(p, &r, err);
     }
+    for (int t = 0; !rc && t < n; t += batch)
+        rc = play_batch(p, t, n - t < batch ? n - t : batch, ask_fork, &root, err);
+    branch_drop(root.b);
+    return rc;
+}
+
+static void ask_root(Play *p, Request *r, void *user) {
+    const IntVec *question = &p->s->turn[r->turn].first;
+    IntVec ids = { 0 };
+    if (r->turn == 0 && p->shared) r->row.shared_prefill_s = p->shared_s;
+    p->ids = *(const XXH64_state_t *)user;
+    if (!p->shared) add_ids(&ids, &p->s->context);
+    add_ids(&ids, question);
+    int room = r->max_new + (p->shared ? (int)ids.n : 0);
+    r->b = branch_open(p->b->model, p->shared, &p->method, room, &r->err);
+    r->started = now_s();
+    r->rc = r->b ? feed(p, r->b, &ids, FEED_FIRST, r->turn + 1, &r->row.prefill_s, &r->err) : -1;
+    if (!r->rc) r->rc = check_first_feed(p, r->b, &r->err);
     free(ids.p);
-    free(out.p);
+}
+
+// A root per question, fed the context and that question: single, and multi-request with
+// --query-aware each. Roots that own all their rows are played one by one.
+static int play_roots(Play *p, Err *err) {
+    int n = p->s->s.n_turns, batch = p->shared ? batch_of(p->b, n) : 1, rc = 0;
+    XXH64_state_t start = p->ids;
+    for (int t = 0; !rc && t < n; t += batch)
+        rc = play_batch(p, t, n - t < batch ? n - t : batch, ask_root, &start, err);
     return rc;
 }
 

@@ -197,6 +197,7 @@ typedef struct {                // a run as the turn loops see it
     Scorer scorer;
     int positions;              // -1: the method's default
     int max_new;                // 0: the task's limits
+    int batch;                  // requests of a session that decode together; 0: all
     int vocab, sessions;        // sessions: for the progress line
     int64_t seed;
     bool own_history, quiet;
@@ -213,7 +214,8 @@ int  part_max_new(const Bench *b, const Task *task, int part);
 bool bench_shares(const Bench *b, int n_turns);         // the bare context has several users
 // the arm's method with the sizes of a session of ctx tokens
 int  arm_method(const Bench *b, const Arm *a, int ctx, Method *m, Err *err);
-typedef struct { int context, first, later; } Lengths;  // tokens: context, first feed, all that follows
+// tokens: context, first feed, all that follows; branches that answer together on the context
+typedef struct { int context, first, later, branches; } Lengths;
 Lengths lengths_of(const Bench *b, const Task *task, const Session *s, Mode mode, Aware aware);
 // All arms of one session, one row per turn; ctx: the session's nominal length. A failed arm has
 // written its error row and the others still run. -1: interrupted, or no context.

@@ -69,7 +69,7 @@ bench again $sweep --sessions 2
 rows all "$tmp/base" >"$tmp/a"
 rows all "$tmp/again" >"$tmp/b"
 same 'the same run again' "$tmp/a" "$tmp/b"
-for way in '--threads 2' '--chunk 7' '--chunk 256' '--chunk 5000'; do
+for way in '--threads 2' '--chunk 7' '--chunk 256' '--chunk 5000' '--batch 1' '--batch 2'; do
     name=$(echo $way | tr -d ' -')
     bench "$name" $sweep --sessions 2 $way
     rows few "$tmp/$name" >"$tmp/a"

@@ -7,11 +7,11 @@
 
 enum { VOCAB = 600, STOP = 599 };
 static StrBuf calls;
-static int stop_after, n_asked, bad_logits_at, no_compression, interrupt_at, n_calls;
+static int stop_after, bad_logits_at, no_compression, interrupt_at, n_calls;
 static float out_logits[VOCAB];
 
 struct Context { int n; };
-struct Branch { int64_t pos; int budget; bool first; };
+struct Branch { int64_t pos; int budget, n_asked; };
 struct Mark { int64_t pos; };
 
 static bool fake_interrupted(void) { return interrupt_at && n_calls >= interrupt_at; }
@@ -47,25 +47,25 @@ static int fake_branch_feed(Branch *b, const int32_t *ids, int n, unsigned flags
     str_puts(&calls, flags & FEED_NO_LOGITS ? " silent" : "");
     call_ids(ids, n);
     b->pos += n;
-    n_asked = 0;
+    b->n_asked = 0;
     return 0;
 }
-static int fake_branch_step(Branch *b, int32_t id, Err *err) {
+static int fake_branches_step(Branch *const *b, const int32_t *id, int n, Err *err) {
     (void)err;
     call("step");
-    call_ids(&id, 1);
-    b->pos++;
+    call_ids(id, n);
+    for (int i = 0; i < n; i++) b[i]->pos++;
     return 0;
 }
 static const float *fake_branch_logits(const Branch *b) {
     memset(out_logits, 0, sizeof out_logits);
-    out_logits[n_asked % VOCAB] = 1.0f + (float)b->pos;
-    if (bad_logits_at && n_asked == bad_logits_at) out_logits[3] = NAN;
+    out_logits[b->n_asked % VOCAB] = 1.0f + (float)b->pos;
+    if (bad_logits_at && b->n_asked == bad_logits_at) out_logits[3] = NAN;
     return out_logits;
 }
 static int fake_branch_argmax(const Branch *b) {
-    (void)b;
-    return n_asked++ == stop_after ? STOP : 499 + n_asked;
+    Branch *asked = (Branch *)(uintptr_t)b;
+    return asked->n_asked++ == stop_after ? STOP : 499 + asked->n_asked;
 }
 static Branch *fake_branch_fork(Branch *b, int reserve, Err *err) {
     Branch *f = (Branch *)malloc(sizeof *f);
@@ -75,7 +75,10 @@ static Branch *fake_branch_fork(Branch *b, int reserve, Err *err) {
     *f = *b;
     return f;
 }
-static void fake_branch_drop(Branch *b) { call("drop\n"); free(b); }
+static void fake_branch_drop(Branch *b) {
+    if (b) call("drop\n");
+    free(b);
+}
 static void fake_branch_cut(Branch *b, int64_t pos) {
     call("cut");
     str_fmt(&calls, " %d\n", (int)pos);
@@ -115,7 +118,7 @@ static void fake_tok_decode(const Tok *t, const int32_t *ids, size_t n, unsigned
 #define context_drop fake_context_drop
 #define branch_open fake_branch_open
 #define branch_feed fake_branch_feed
-#define branch_step fake_branch_step
+#define branches_step fake_branches_step
 #define branch_logits fake_branch_logits
 #define branch_argmax fake_branch_argmax
 #define branch_fork fake_branch_fork
@@ -309,22 +312,33 @@ static void test_query_aware_no(void) {
 static void test_multi_request(void) {
     begin(1, 80);
     arm("full", MULTI_REQUEST);
-    play("open full tail 0\nfeed first silent 1 2 3\nfork tail 82\nfeed 10 11\nstep 500\ndrop\n"
-         "fork tail 82\nfeed 20 21\nstep 500\ndrop\ndrop\n", "multi-request");
+    play("open full tail 0\nfeed first silent 1 2 3\nfork tail 82\nfeed 10 11\nfork tail 82\n"
+           "feed 20 21\nstep 500 500\ndrop\ndrop\ndrop\n", "multi-request");
     EXPECT(int_of(0, "n_prompt") == 5 && int_of(1, "n_prompt") == 5, "every request sees the bare context");
     int32_t fed[5] = { 1, 2, 3, 20, 21 };
     char hash[17];
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)XXH64(fed, sizeof fed, 0));
     EXPECT(!strcmp(text_of(1, "ids_hash"), hash), "request 2 hashes ids of request 1");
     EXPECT(json_is_null(json_object_get(rows[0], "history")), "requests share no history");
+    EXPECT(int_of(0, "batch") == 2 && int_of(1, "batch") == 2, "batch");
     EXPECT(!strcmp(text_of(0, "mode"), "multi-request"), "mode");
+}
+
+// --batch 1: one request after the other
+static void test_one_by_one(void) {
+    begin(1, 80);
+    arm("full", MULTI_REQUEST);
+    bench.batch = 1;
+    play("open full tail 0\nfeed first silent 1 2 3\nfork tail 82\nfeed 10 11\nstep 500\ndrop\n"
+         "fork tail 82\nfeed 20 21\nstep 500\ndrop\ndrop\n", "--batch 1");
+    EXPECT(int_of(0, "batch") == 1, "batch 1 is not in the row");
 }
 
 static void test_sweep(void) {
     static const char *const turn = "feed first 10 11\nmark\nstep 500\nrewind\nfeed 19 25 26\nmark\n"
                                     "step 500\nrewind\ndrop\n";
-    static const char *const request = "feed first silent\nfork tail 82\nfeed 10 11\nstep 500\ndrop\n"
-                                       "fork tail 82\nfeed 20 21\nstep 500\ndrop\ndrop\n";
+    static const char *const request = "feed first silent\nfork tail 82\nfeed 10 11\nfork tail 82\n"
+           "feed 20 21\nstep 500 500\ndrop\ndrop\ndrop\n";
     StrBuf expected = { 0 };
     char alone[2][17];
     for (int mode = 0; mode < 2; mode++) {
@@ -353,8 +367,8 @@ static void test_sweep(void) {
 static void test_request_aware(void) {
     begin(1, 80);
     arm_aware("full", MULTI_REQUEST, AWARE_FIRST);
-    play("open full tail 0\nfeed first silent 1 2 3 10 11\ncut 3\nfork tail 82\nfeed 10 11\nstep 500\ndrop\n"
-         "fork tail 82\nfeed 20 21\nstep 500\ndrop\ndrop\n", "query-aware first");
+    play("open full tail 0\nfeed first silent 1 2 3 10 11\ncut 3\nfork tail 82\nfeed 10 11\nfork tail 82\n"
+           "feed 20 21\nstep 500 500\ndrop\ndrop\ndrop\n", "query-aware first");
     EXPECT(!strcmp(text_of(0, "query_aware"), "first"), "query_aware %s", text_of(0, "query_aware"));
     int32_t fed[5] = { 1, 2, 3, 20, 21 };
     char hash[17];
@@ -363,17 +377,17 @@ static void test_request_aware(void) {
     begin(1, 80);
     arm_aware("full", MULTI_REQUEST, AWARE_FIRST);
     arm_aware("full", MULTI_REQUEST, AWARE_NO);
-    play("context 1 2 3\nopen on context full tail 2\nfeed first silent 10 11\ncut 3\nfork tail 82\nfeed 10 11\n"
-         "step 500\ndrop\nfork tail 82\nfeed 20 21\nstep 500\ndrop\ndrop\nopen on context full tail 0\n"
-         "feed first silent\nfork tail 82\nfeed 10 11\nstep 500\ndrop\nfork tail 82\nfeed 20 21\nstep 500\n"
-         "drop\ndrop\ncontext drop\n", "query-aware first on a shared context");
+    play("context 1 2 3\nopen on context full tail 2\nfeed first silent 10 11\ncut 3\nfork tail 82\nfeed 10 11\nfork tail 82\n"
+           "feed 20 21\nstep 500 500\ndrop\ndrop\ndrop\nopen on context full tail 0\n"
+         "feed first silent\nfork tail 82\nfeed 10 11\nfork tail 82\n"
+           "feed 20 21\nstep 500 500\ndrop\ndrop\ndrop\ncontext drop\n", "query-aware first on a shared context");
     EXPECT(!strcmp(text_of(1, "ids_hash"), hash), "the same hash on a shared context");
 }
 
 // a root per question, on the context that the questions share
 static void test_single(void) {
-    static const char *const calls_of_both = "context 1 2 3\nopen on context full tail 82\nfeed first 10 11\nstep 500\n"
-        "drop\nopen on context full tail 82\nfeed first 20 21\nstep 500\ndrop\ncontext drop\n";
+    static const char *const calls_of_both = "context 1 2 3\nopen on context full tail 82\nfeed first 10 11\n"
+        "open on context full tail 82\nfeed first 20 21\nstep 500 500\ndrop\ndrop\ncontext drop\n";
     begin(1, 80);
     arm("full", SINGLE);
     play(calls_of_both, "single");
@@ -411,8 +425,8 @@ static void test_harness(void) {
     arm("full", MULTI_TURN);
     arm("full", MULTI_REQUEST);
     play("open full tail 83\nfeed first 1 2 3 4 5 6\nmark\nstep 500\nrewind\nfeed 19 25 26\nmark\nstep 500\n"
-         "rewind\ndrop\nopen full tail 0\nfeed first silent 1 2 3\nfork tail 82\nfeed 10 11\nstep 500\ndrop\n"
-         "fork tail 82\nfeed 20 21\nstep 500\ndrop\ndrop\n", "harness: nothing is shared");
+         "rewind\ndrop\nopen full tail 0\nfeed first silent 1 2 3\nfork tail 82\nfeed 10 11\nfork tail 82\n"
+           "feed 20 21\nstep 500 500\ndrop\ndrop\ndrop\n", "harness: nothing is shared");
     begin(9, 2);
     bench.preset = PRESET_HARNESS;
     bench.prompter.harness = bench.own_history = true;
@@ -509,6 +523,7 @@ int main(void) {
     test_own_history();
     test_query_aware_no();
     test_multi_request();
+    test_one_by_one();
     test_sweep();
     test_request_aware();
     test_single();
