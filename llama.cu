@@ -316,6 +316,7 @@ int llama_feed(Forward *f, Err *err) {
     carve(f->c, f->n < 1 ? 1 : f->n, f->chunk, (char *)f->scratch, &b);
     embed_rows(f, &b);
     for (int l = 0; l < f->c->n_layers; l++) {
+        if (f->load) f->load(f->load_user, l);
         kv_feed_begin(f->kv, f->work, l, f->n);
         for (int i = 0; i < f->n; i += f->chunk) {
             int n = f->n - i < f->chunk ? f->n - i : f->chunk;
@@ -348,6 +349,7 @@ void llama_step(Forward *f) {
     carve(f->c, n, n, (char *)f->scratch, &b);
     embed_rows(f, &b);
     for (int l = 0; l < f->c->n_layers; l++) {
+        if (f->load) f->load(f->load_user, l);
         qkv(f, &b, l, 0, n);
         t = now_s();
         f->phases->kv_bytes += (double)kv_step(f->of, n, f->work, l, b.q, b.k, b.v, b.att);

@@ -15,6 +15,9 @@ struct Model {
     KVWork *work;
     char *arena;                // all packed weights and vectors
     size_t arena_bytes;
+    ModelFile *file;            // of streamed weights, else NULL
+    struct Streamed *streamed;  // (n_streamed) their matrices, in layer order
+    int n_streamed, in_slot;    // in_slot: the layer in memory, -1: none
     float *inv_freq;            // (rope_dim / 2)
     char *scratch;              // of feeds and steps, grown to the longest
     size_t scratch_bytes;
@@ -253,19 +256,45 @@ static void weights_free(Weights *w) {  // the tables, not the weights' memory
 
 static size_t aligned64(size_t b) { return (b + 63) & ~(size_t)63; }
 
+typedef struct Streamed { Weight *w; const FileTensor *t; int layer; } Streamed;
+
 typedef struct {
     Loader l;
     DType dtype;
     ModelFile *file;
     uint64_t seed;
-    char *arena;                // NULL: only count
+    char *arena, *slot;         // NULL: only count
     size_t at;
+    bool one_layer;             // matrices of every layer share the same bytes, the slot
+    int layer;                  // whose come into the slot now
+    size_t slot_at, slot_bytes;
+    Model *model;               // gets the list of streamed matrices
 } Source;
+
+static int layer_of(const char *name) { // "layers.3.wq" -> 3, -1: of no layer
+    return strncmp(name, "layers.", 7) ? -1 : atoi(name + 7);
+}
+
+// where a packed matrix goes: behind the others, or in the slot
+static size_t place(Source *s, const char *name, size_t bytes, bool *in_slot) {
+    int layer = layer_of(name);
+    *in_slot = s->one_layer && layer >= 0;
+    size_t *at = *in_slot ? &s->slot_at : &s->at;
+    if (*in_slot && layer != s->layer) {
+        s->layer = layer;
+        s->slot_at = 0;
+    }
+    size_t here = *at;
+    *at += aligned64(bytes);
+    if (s->slot_at > s->slot_bytes) s->slot_bytes = s->slot_at;
+    return here;
+}
 
 static int count_matrix(Loader *l, Weight *w, const char *name, int n, int k, bool rows, Err *err) {
     Source *s = (Source *)l;
-    (void)w; (void)name; (void)err;
-    if (!rows) s->at += aligned64(weight_bytes(s->dtype, n, k));
+    bool in_slot;
+    (void)w; (void)err;
+    if (!rows) place(s, name, weight_bytes(s->dtype, n, k), &in_slot);
     return 0;
 }
 static size_t vector_len(int n, int k) { return (size_t)n * (size_t)(k ? k : 1); }
@@ -275,19 +304,52 @@ static int count_vector(Loader *l, float **v, const char *name, int n, int k, Er
     return 0;
 }
 
-size_t config_weight_bytes(const Config *c) {
-    Source s = { { count_matrix, count_vector }, c->dtype, NULL, 0, NULL, 0 };
+// bytes of the arena; *slot: those at its end that all layers share
+static size_t arena_size(const Config *c, size_t *slot) {
+    Source s = { .l = { count_matrix, count_vector }, .dtype = c->dtype, .one_layer = c->stream,
+                 .layer = -1 };
     Weights w;
     Err err;
     weights_bind(&w, c, &s.l, &err);
     weights_free(&w);
-    return s.at;
+    *slot = s.slot_bytes;
+    return s.at + s.slot_bytes;
 }
 
-static void drop_pages(const ModelFile *f, const FileTensor *t) {   // the packed copy replaces them
+size_t config_weight_bytes(const Config *c) {
+    size_t slot;
+    return arena_size(c, &slot);
+}
+
+static void advise(const ModelFile *f, const FileTensor *t, int advice) {
     uintptr_t page = 4095, a = (uintptr_t)(f->p + t->offset), b = (a + t->bytes) & ~page;
     a = (a + page) & ~page;
-    if (b > a) madvise((void *)a, b - a, MADV_DONTNEED);
+    if (b > a) madvise((void *)a, b - a, advice);
+}
+
+static void pack_and_drop(const ModelFile *f, Weight *w, const FileTensor *t) {
+    weight_pack(w, file_data(f, t));
+    advise(f, t, MADV_DONTNEED);        // the packed copy replaces them
+}
+
+static void stream_note(Model *m, Weight *w, const FileTensor *t, int layer) {
+    Streamed one = { w, t, layer };
+    m->streamed = (Streamed *)xrealloc(m->streamed,
+                                       sizeof *m->streamed * (size_t)(m->n_streamed + 1));
+    m->streamed[m->n_streamed++] = one;
+}
+
+// Packs a layer's matrices into the slot and asks the system for the next layer's pages.
+static void stream_layer(void *user, int layer) {
+    Model *m = (Model *)user;
+    int next = (layer + 1) % m->c.n_layers;
+    if (m->in_slot == layer) return;
+    for (int i = 0; i < m->n_streamed; i++)
+        if (m->streamed[i].layer == next) advise(m->file, m->streamed[i].t, MADV_WILLNEED);
+    for (int i = 0; i < m->n_streamed; i++)
+        if (m->streamed[i].layer == layer)
+            pack_and_drop(m->file, m->streamed[i].w, m->streamed[i].t);
+    m->in_slot = layer;
 }
 
 static int file_matrix(Loader *l, Weight *w, const char *name, int n, int k, bool rows, Err *err) {
@@ -301,10 +363,11 @@ static int file_matrix(Loader *l, Weight *w, const char *name, int n, int k, boo
     w->rows = rows ? file_data(s->file, t) : NULL;
     w->tiles = NULL;
     if (rows) return 0;
-    w->tiles = s->arena + s->at;
-    s->at += aligned64(weight_bytes(dtype, n, k));
-    weight_pack(w, file_data(s->file, t));
-    drop_pages(s->file, t);
+    bool in_slot;
+    size_t at = place(s, name, weight_bytes(dtype, n, k), &in_slot);
+    w->tiles = (in_slot ? s->slot : s->arena) + at;
+    if (in_slot) stream_note(s->model, w, t, layer_of(name));
+    else pack_and_drop(s->file, w, t);
     return 0;
 }
 static int file_vector(Loader *l, float **v, const char *name, int n, int k, Err *err) {
@@ -401,6 +464,7 @@ static Model *model_new(const Config *c, const ModelOpts *opts) {
     m->c = *c;
     m->mem.limit = memory_available();
     m->chunk = opts && opts->chunk > 0 ? opts->chunk : 512;
+    m->in_slot = -1;
     m->inv_freq = (float *)xrealloc(NULL, sizeof(float) * (size_t)c->rope_dim / 2);
     rope_frequencies(c, m->inv_freq);
     m->shape.kind = mul_kind(c->dtype);
@@ -415,11 +479,13 @@ static Model *model_new(const Config *c, const ModelOpts *opts) {
 }
 
 static int model_bind(Model *m, Source *s, Err *err) {
-    m->arena_bytes = config_weight_bytes(&m->c);
+    size_t slot;
+    m->arena_bytes = arena_size(&m->c, &slot);
     if (s->seed && !m->c.tied)
         m->arena_bytes += aligned64(weight_bytes(DT_BF16, m->c.vocab_size, m->c.dim));
     m->arena = TAKE(&m->mem, char, m->arena_bytes, "the weights");
     s->arena = m->arena;
+    s->slot = m->arena + m->arena_bytes - slot;
     if (weights_bind(&m->w, &m->c, &s->l, err)) return -1;
     m->work = kv_work_open(&m->mem, &m->shape);
     return 0;
@@ -428,15 +494,20 @@ static int model_bind(Model *m, Source *s, Err *err) {
 Model *model_open(ModelFile *f, const ModelOpts *opts, Err *err) {
     Config c;
     if (config_read(f, &c, err) || runs_arch(&c, f->path, err)) return NULL;
+    c.stream = opts && opts->stream;
     Model *m = model_new(&c, opts);
-    Source s = { { file_matrix, file_vector }, c.dtype, f, 0, NULL, 0 };
-    if (m->mem.limit && config_weight_bytes(&c) > m->mem.limit) {
-        FAIL_CODE(err, EXIT_MEMORY, "%s: the weights need %zu MB and %zu MB are free; see --plan",
-                  f->path, config_weight_bytes(&c) >> 20, m->mem.limit >> 20);
+    Source s = { .l = { file_matrix, file_vector }, .dtype = c.dtype, .file = f,
+                 .one_layer = c.stream, .layer = -1, .model = m };
+    size_t need = config_weight_bytes(&c);
+    if (m->mem.limit && need > m->mem.limit) {
+        FAIL_CODE(err, EXIT_MEMORY, "%s: the weights need %zu MB and %zu MB are free; %s", f->path,
+                  need >> 20, m->mem.limit >> 20,
+                  c.stream ? "see --plan" : "--stream-weights holds one layer at a time");
         model_close(m);
         return NULL;
     }
     m->hash = f->head->hash;
+    m->file = c.stream ? f : NULL;
     if (model_bind(m, &s, err)) { model_close(m); return NULL; }
     return m;
 }
@@ -444,9 +515,11 @@ Model *model_open(ModelFile *f, const ModelOpts *opts, Err *err) {
 Model *model_random(const Config *c, const ModelOpts *opts, uint64_t seed, Err *err) {
     Config bf16 = *c;
     bf16.dtype = DT_BF16;
+    bf16.stream = false;
     if (config_check(&bf16, "shape", err) || runs_arch(&bf16, "shape", err)) return NULL;
     Model *m = model_new(&bf16, opts);
-    Source s = { { random_matrix, random_vector }, DT_BF16, NULL, seed ? seed : 1, NULL, 0 };
+    Source s = { .l = { random_matrix, random_vector }, .dtype = DT_BF16,
+                 .seed = seed ? seed : 1 };
     m->hash = mix64(s.seed);
     if (model_bind(m, &s, err)) { model_close(m); return NULL; }
     return m;
@@ -456,6 +529,7 @@ void model_close(Model *m) {
     if (!m) return;
     kv_work_close(m->work);
     weights_free(&m->w);
+    free(m->streamed);
     mem_give(&m->mem, m->arena, m->arena_bytes);
     mem_give(&m->mem, m->scratch, m->scratch_bytes);
     free(m->inv_freq);
@@ -521,6 +595,8 @@ static Forward forward_of(Model *m, KVCache *kv, const int32_t *ids, int n, int6
     f.tap = m->tap;
     f.progress = m->progress;
     f.progress_user = m->progress_user;
+    f.load = m->file ? stream_layer : NULL;
+    f.load_user = m;
     f.phases = &m->phases;
     size_t want = llama_scratch(&m->c, n, chunk);
     if (want > m->scratch_bytes) {

@@ -424,7 +424,13 @@ void plan_print(FILE *out, const Config *c, const PlanLine *lines, int n, int n_
                 1e-6 * (double)p->policy, 1e-6 * (double)p->total,
                 p->upper_bound ? "  at most" : "");
     }
-    if (free_bytes) fprintf(out, "available now: %.1f MB\n", 1e-6 * (double)free_bytes);
+    if (!free_bytes) return;
+    fprintf(out, "available now: %.1f MB\n", 1e-6 * (double)free_bytes);
+    Config one = *c;
+    one.stream = true;
+    if (!c->stream && config_weight_bytes(c) > free_bytes)
+        fprintf(out, "the weights are larger than that; --stream-weights holds one layer at a time "
+                "and what belongs to none: %.1f MB\n", 1e-6 * (double)config_weight_bytes(&one));
 }
 
 // ---------------------------------------------------------------------------

@@ -10,7 +10,7 @@ typedef struct {
     int n, threads;
     int64_t seed;
     double temp;
-    bool chat, help;
+    bool chat, stream, help;
 } Opts;
 
 #define AT(field) offsetof(Opts, field)
@@ -27,6 +27,8 @@ static const OptSpec options[] = {
     { "--logits", NULL, OPT_STR, AT(logits), NULL, "OUT.f32",
       "write the logits after the prompt and after each new token: raw rows of fp32" },
     { "--threads", NULL, OPT_INT, AT(threads), "0", "N", "0: all cores" },
+    { "--stream-weights", NULL, OPT_FLAG, AT(stream), NULL, NULL,
+      "hold one layer at a time: for a model larger than the memory" },
     { "--encode", NULL, OPT_STR, AT(encode), NULL, "FILE", "print the ids of a text, without BOS" },
     { "--decode", NULL, OPT_STR, AT(decode), NULL, "FILE", "print the text of ids" },
     { "--encode-jsonl", NULL, OPT_STR, AT(encode_jsonl), NULL, "FILE",
@@ -321,9 +323,9 @@ static int chat(Run *r, Err *err) {
 
 static int run_model(Run *r, Err *err) {
     const Opts *o = r->o;
-    ModelOpts defaults = {0};
+    ModelOpts opts = { .stream = o->stream };
     if (cpu_init(o->threads, err)) return -1;
-    r->model = model_open(&r->file, &defaults, err);
+    r->model = model_open(&r->file, &opts, err);
     if (!r->model || file_all_used(&r->file, err)) return -1;
     model_set_progress(r->model, on_progress, r);
     if (!o->chat) return one_prompt(r, err);

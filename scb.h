@@ -120,6 +120,7 @@ typedef struct {                // file keys have the same names
     int ssm_inner, ssm_state, ssm_conv; // channels D, state size N per channel, taps K of the conv
     int ssm_dt_rank;                    // Mamba-1: R
     int ssm_heads, ssm_head_dim, ssm_groups, norm_groups;       // Mamba-2: D = heads * head_dim
+    bool stream;                // not in the file: layers are read as a feed comes to them
 } Config;
 
 // File keys of mamba2: vocab_size dim n_layers max_ctx norm_eps ssm_inner ssm_state ssm_conv
@@ -153,7 +154,10 @@ int  config_attn_layers(const Config *c);               // A: layers of the KV c
 size_t config_state_bytes(const Config *c);             // recurrent state of all layers, 0: none
 
 typedef struct Model Model;
-typedef struct { int chunk; } ModelOpts;        // tokens per prefill chunk, 0 = 512
+typedef struct {
+    int chunk;                  // tokens per prefill chunk, 0 = 512
+    bool stream;                // the matrices of one layer in memory at a time
+} ModelOpts;
 
 typedef struct {                // seen by the tests: the residual stream after each layer
     void (*fn)(void *user, int layer, int first, int n, const float *x);   // x (n, E)
@@ -182,7 +186,8 @@ Phases model_phases(Model *m);
 
 int  config_shape(const char *name, Config *c, Err *err);   // "smollm2-135m" ... ; err lists names
 void config_shapes(FILE *out);                              // one aligned line per shape
-size_t config_weight_bytes(const Config *c);                // packed, as model_open allocates
+// packed, as model_open allocates; with c->stream, one layer's matrices count
+size_t config_weight_bytes(const Config *c);
 size_t config_scratch_bytes(const Config *c, int n, int rows, int chunk, int window);
 
 // ===========================================================================
@@ -541,6 +546,8 @@ typedef struct {                        // one feed or step
     Tap tap;
     bool (*progress)(void *user, double share);
     void *progress_user;
+    void (*load)(void *user, int layer);        // called before a layer; NULL: all are in memory
+    void *load_user;
     Phases *phases;
 } Forward;
 

@@ -18,7 +18,7 @@ typedef struct {
     int64_t seed;
     StrList set;
     bool no_baselines, plan, verify, quiet, dump_prompts, chat, no_chat, resume, skip_bad, json;
-    bool help;
+    bool stream, help;
 } Opts;
 
 enum { MAX_TASKS = 40, LONGBENCH_CTX = 4096, HARNESS_TURNS = 5, HARNESS_MAX_SEQ = 131072 };
@@ -98,6 +98,8 @@ static const OptSpec run_opts[] = {
     { "--no-chat", NULL, OPT_FLAG, AT(no_chat), NULL, NULL, "leave the chat template out" },
     { "--chunk", NULL, OPT_INT, AT(chunk), "0", "N",
       "tokens per prefill chunk; 0: 512; changes no bit" },
+    { "--stream-weights", NULL, OPT_FLAG, AT(stream), NULL, NULL,
+      "hold one layer at a time: for a model larger than the memory; changes no bit" },
     { "--out", NULL, OPT_STR, AT(out), NULL, "DIR",
       "rows and manifest; default out/MODEL-METHOD-DATE; must not exist" },
     { "--resume", NULL, OPT_FLAG, AT(resume), NULL, NULL, "go on with the run in --out" },
@@ -143,6 +145,7 @@ static const OptSpec plan_opts[] = {
       "default: the method's" },
     { "--preset", NULL, OPT_STR, AT(preset), "scbench", "scbench|corm", "whose default sizes" },
     { "--max-new", NULL, OPT_INT, AT(max_new), "80", "N", "tokens after the first feed" },
+    { "--stream-weights", NULL, OPT_FLAG, AT(stream), NULL, NULL, "hold one layer at a time" },
     { "--chunk", NULL, OPT_INT, AT(chunk), "0", "N", "tokens per prefill chunk; 0: 512" },
     { "--threads", NULL, OPT_INT, AT(threads), "0", "N", "0: all cores" },
     { "--help", "-h", OPT_FLAG, AT(help), NULL, NULL, "this text" },
@@ -370,7 +373,7 @@ static int switches_resolve(Run *r, Err *err) {
     static const char *const scorers[] = { "ours", "harness" };
     const Opts *o = &r->o;
     Bench *b = &r->b;
-    bool lb = r->tasks[0].task->lb != NULL;
+    bool lb = r->tasks[0].task && r->tasks[0].task->lb; // a plan has no task
     int preset = lb ? PRESET_CORM : PRESET_SCBENCH, k = 0;
     if (o->preset && (preset = choose("--preset", o->preset, preset_name, 3, err)) < 0) return -1;
     if (lb && preset == PRESET_HARNESS)
@@ -789,9 +792,11 @@ static int plan_check(Run *r, Err *err) {
     if (!rc && have && p->total > have)
         rc = FAIL_CODE(err, EXIT_MEMORY,
                        "%s does not fit: weights %zu + KV %zu + scratch %zu + policy %zu = %zu MB, "
-                       "%zu MB are available; try a smaller --ctx or --budget",
+                       "%zu MB are available; try %s",
                        worst->label, p->weights >> 20, p->kv >> 20, p->scratch >> 20,
-                       p->policy >> 20, p->total >> 20, have >> 20);
+                       p->policy >> 20, p->total >> 20, have >> 20,
+                       p->weights > have && !r->o.stream ? "--stream-weights"
+                                                         : "a smaller --ctx or --budget");
     free(lines);
     return rc;
 }
@@ -939,6 +944,7 @@ static int run_prepare(Run *r, const char *model, Err *err) {
     if (words_open(r, err)) return -1;
     if (cpu_init(r->o.threads, err) || file_open(&r->file, model, r->o.verify, err)) return -1;
     if (config_read(&r->file, &r->config, err) || !(r->tok = tok_open(&r->file, err))) return -1;
+    r->config.stream = r->o.stream;
     if (r->o.chat && !tok_chat(r->tok)->present)
         return FAIL(err, "%s has no chat template; leave --chat out", model);
     prompter_open(&r->b.prompter, r->tok, r->o.no_chat, &r->plain);
@@ -1157,7 +1163,7 @@ static int cmd_run(Run *r, const char *model, Err *err) {
     int rc = run_prepare(r, model, err);
     if (rc || r->o.plan) return rc;
     rc = run_dir(r, model, &dir, err);
-    ModelOpts opts = { r->o.chunk };
+    ModelOpts opts = { r->o.chunk, r->o.stream };
     if (!rc && !(r->b.model = model_open(&r->file, &opts, err))) rc = -1;
     if (!rc) rc = file_all_used(&r->file, err);
     if (!rc) {
@@ -1246,6 +1252,7 @@ static int cmd_plan(Run *r, const StrList *pos, Err *err) {
     if (parse_int("--ctx", r->o.ctx, 1, INT_MAX / 2, &n, err)) return -1;
     if (arms_resolve(r, err) || switches_resolve(r, err)) return -1;
     if (cpu_init(r->o.threads, err) || config_of(r, pos, err)) return -1;
+    r->config.stream = r->o.stream;
     PlanLine *lines = (PlanLine *)calloc((size_t)r->b.n_arms, sizeof *lines);
     int rc = 0, ctx = (int)n, n_lines = 0;
     for (int i = 0; !rc && i < r->b.n_arms; i++) {
@@ -1287,7 +1294,7 @@ static int cmd_speed(Run *r, const StrList *pos, Err *err) {
         return FAIL_CODE(err, EXIT_MEMORY,
                          "needs %zu MB, %zu MB are available; try a smaller --ctx", p.total >> 20,
                          have >> 20);
-    ModelOpts opts = { r->o.chunk };
+    ModelOpts opts = { .chunk = r->o.chunk };
     r->b.model =
         r->o.shape ? model_random(&r->config, &opts, 1, err) : model_open(&r->file, &opts, err);
     if (!r->b.model) return -1;

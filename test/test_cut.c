@@ -152,7 +152,7 @@ int main(void) {
     Config c = { .arch = ARCH_LLAMA, .vocab_size = VOCAB, .dim = 64, .hidden_dim = 96, .n_layers = 2,
                  .n_heads = 4, .n_kv_heads = 2, .head_dim = 16, .max_ctx = 512, .norm_eps = 1e-5f,
                  .rope_theta = 10000, .rope_dim = 16, .tied = true, .dtype = DT_BF16 };
-    ModelOpts opts = { 32 };
+    ModelOpts opts = { .chunk = 32 };
     must(cpu_init(2, &err), &err);
     must(!(model = model_random(&c, &opts, 5, &err)), &err);
     for (size_t i = 0; i < COUNTOF(ids); i++) ids[i] = (int32_t)(mix64(i) % 256);
