@@ -19,7 +19,8 @@ static const OptSpec options[] = {
     { "--file", "-f", OPT_STR, AT(file), NULL, "FILE", "the same from a file; - is stdin" },
     { "--ids", NULL, OPT_STR, AT(ids), NULL, "FILE",
       "the prompt as ids, separated by white space; prints the ids that follow" },
-    { "--chat", NULL, OPT_FLAG, AT(chat), NULL, NULL, "one message per line of standard input" },
+    { "--chat", NULL, OPT_FLAG, AT(chat), NULL, NULL,
+      "one message per line of standard input; /reset begins a new conversation" },
     { "--tokens", "-n", OPT_INT, AT(n), "200", "N", "new tokens, per answer in a chat" },
     { "--temp", NULL, OPT_REAL, AT(temp), "0", "T", "sampling temperature; 0: likeliest token" },
     { "--seed", NULL, OPT_INT64, AT(seed), "1", "S", "of the sampling" },
@@ -164,7 +165,7 @@ static void show(Run *r, int32_t id) {
     if (r->o->ids) {
         printf(r->n_new ? " %d" : "%d", id);
     } else {
-        tok_decode(r->tok, &id, 1, TOK_SKIP_SPECIAL, &r->held);
+        tok_decode(r->tok, &id, 1, TOK_SKIP_SPECIAL | (r->n_new ? TOK_MIDDLE : 0), &r->held);
         size_t n = whole_chars(r->held.p, r->held.n);
         fwrite(r->held.p, 1, n, stdout);
         if (n) memmove(r->held.p, r->held.p + n, r->held.n - n);
@@ -280,37 +281,59 @@ static int one_prompt(Run *r, Err *err) {
 // ---------------------------------------------------------------------------
 // Chat: the next feed is what closes the last answer, the user's turn and the answer's header
 
+static void add_piece(const Run *r, ChatPiece piece, IntVec *ids) {
+    const IntVec *p = &tok_chat(r->tok)->ids[piece];
+    ints_add(ids, p->p, p->n);
+}
+
 static void add_message(const Run *r, const char *s, size_t n, IntVec *ids) {
     const ChatPieces *c = tok_chat(r->tok);
-    ints_add(ids, c->user_open.p, c->user_open.n);
-    tok_encode(r->tok, s, n, 0, ids);
-    ints_add(ids, c->user_close.p, c->user_close.n);
-    ints_add(ids, c->assistant_open.p, c->assistant_open.n);
+    bool first = r->pos == 0;
+    if (first) add_piece(r, CHAT_PREFIX, ids);
+    add_piece(r, first ? CHAT_FIRST_OPEN : CHAT_USER_OPEN, ids);
+    tok_encode(r->tok, s, n, first ? c->first_text : c->user_text, ids);
+    add_piece(r, CHAT_USER_CLOSE, ids);
+    add_piece(r, CHAT_ASSISTANT_OPEN, ids);
+}
+
+// a message of n bytes in s, without the white space that the template strips
+static const char *message(const Run *r, const char *s, size_t *n) {
+    static const char space[] = " \t\r\n\v\f";
+    bool trim = tok_chat(r->tok)->trim;
+    *n -= *n && s[*n - 1] == '\n';
+    for (; trim && *n && memchr(space, *s, 6); --*n) s++;
+    while (trim && *n && memchr(space, s[*n - 1], 6)) --*n;
+    return s;
 }
 
 static int chat(Run *r, Err *err) {
-    const ChatPieces *c = tok_chat(r->tok);
     bool tty = isatty(STDIN_FILENO);
     char *line = NULL;
     size_t cap = 0;
     int bad = open_branch(r, model_config(r->model)->max_ctx, err);
     IntVec ids = {0};
-    ints_add(&ids, c->prefix.p, c->prefix.n);
+    if (tty) fputs("one message per line; /reset begins a new conversation, ctrl-D ends\n", stderr);
     while (!bad && !interrupted()) {
         if (tty) fputs("> ", stdout);
         fflush(stdout);
-        ssize_t n = getline(&line, &cap, stdin);
-        if (n < 0) break;
-        const char *s = line;
-        n -= n && s[n - 1] == '\n';
-        for (; c->trim && n && strchr(" \t\r\n\v\f", *s) && *s; n--) s++;
-        while (c->trim && n && strchr(" \t\r\n\v\f", s[n - 1]) && s[n - 1]) n--;
+        ssize_t got = getline(&line, &cap, stdin);
+        if (got < 0) break;
+        size_t n = (size_t)got;
+        const char *s = message(r, line, &n);
         if (!n) continue;
-        add_message(r, s, (size_t)n, &ids);
+        if (n == 6 && !memcmp(s, "/reset", 6)) {
+            branch_drop(r->branch);
+            r->branch = NULL;
+            r->pos = 0;
+            ids.n = 0;
+            bad = open_branch(r, model_config(r->model)->max_ctx, err);
+            continue;
+        }
+        add_message(r, s, n, &ids);
         bad = answer(r, &ids, err);
         ids.n = 0;
         if (r->unfed >= 0) ints_push(&ids, r->unfed);
-        ints_add(&ids, c->assistant_close.p, c->assistant_close.n);
+        add_piece(r, CHAT_ASSISTANT_CLOSE, &ids);
     }
     if (tty) putchar('\n');
     free(line);

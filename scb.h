@@ -74,17 +74,29 @@ int file_all_used(const ModelFile *f, Err *err);
 // ===========================================================================
 // Tokenizer (tokenizer.c): knows no model, only the tok.* and chat.* records of a file.
 typedef struct Tok Tok;
-typedef struct {                // template pieces as ids (SEMANTICS 2)
-    IntVec prefix;              // before the first user turn: BOS, system block
-    IntVec user_open, user_close;
-    IntVec assistant_open;      // the generation header
-    IntVec assistant_close;     // end-of-turn after an answer
+typedef enum {                  // pieces of a chat template, in the order of a conversation:
+    CHAT_PREFIX,                // before the first user turn: BOS, system block
+    CHAT_FIRST_OPEN,            // first user turn: CHAT_USER_OPEN unless the template differs there
+    CHAT_USER_OPEN, CHAT_USER_CLOSE,
+    CHAT_ASSISTANT_OPEN,        // the generation header
+    CHAT_ANSWER_OPEN,           // what a model writes itself between that and the answer proper
+    CHAT_ASSISTANT_CLOSE,       // end-of-turn after an answer
+    N_CHAT_PIECES
+} ChatPiece;
+typedef struct {
+    IntVec ids[N_CHAT_PIECES];  // (SEMANTICS 2)
+    StrBuf text[N_CHAT_PIECES]; // as the template writes them
+    // flags of tok_encode for a message behind CHAT_FIRST_OPEN, CHAT_USER_OPEN, CHAT_ANSWER_OPEN
+    unsigned first_text, user_text, answer_text;
     bool present, trim;         // trim: the template strips white space around message contents
 } ChatPieces;
 
 enum { TOK_SPECIAL = 1,         // encode: special-token strings in the text become their ids
        TOK_BOS = 2,             // encode: begin with BOS if the model's tokenizer adds one
-       TOK_SKIP_SPECIAL = 4 };  // decode: leave special tokens out
+       TOK_SKIP_SPECIAL = 4,    // decode: leave special tokens out
+       TOK_MIDDLE = 8,          // encode, decode: this goes on from other text, so no space is put
+                                // in front or taken from there
+       TOK_SPACE = 16 };        // encode: as if a space stood in front of the text
 
 Tok *tok_open(ModelFile *f, Err *err);          // copies what it needs: f may be closed after
 void tok_close(Tok *t);
@@ -92,6 +104,10 @@ int  tok_vocab(const Tok *t);
 // appends the ids of n bytes of UTF-8 (invalid bytes are encoded as bytes); deterministic,
 // thread-safe on one Tok
 void tok_encode(const Tok *t, const char *s, size_t n, unsigned flags, IntVec *out);
+// the same for a Unigram or WordPiece tokenizer; spans gets two entries per id: the bytes of s where
+// its first character begins and its last one ends, 0 and 0 for BOS
+void tok_encode_offsets(const Tok *t, const char *s, size_t n, unsigned flags, IntVec *out,
+                        IntVec *spans);
 void tok_decode(const Tok *t, const int32_t *ids, size_t n, unsigned flags, StrBuf *out);
 bool tok_is_stop(const Tok *t, int id);         // id is in the EOS list
 int  tok_bos(const Tok *t);                     // -1: none

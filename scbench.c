@@ -1136,7 +1136,7 @@ static void run_free(Run *r) {
     }
     free(r->b.arms);
     free(r->o.set.p);
-    free(r->plain.prefix.p);
+    free(r->plain.ids[CHAT_PREFIX].p);
     if (r->b.model) model_close(r->b.model);
     if (r->tok) tok_close(r->tok);
     if (r->file.p) file_close(&r->file);

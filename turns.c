@@ -27,9 +27,13 @@ static const char *trimmed(const Prompter *p, const char *s, size_t *n, int ends
     return s;
 }
 
-static void add_text(const Prompter *p, const char *s, size_t n, int ends, IntVec *out) {
+static void add_text(const Prompter *p, const char *s, size_t n, int ends, unsigned flags,
+                     IntVec *out) {
     s = trimmed(p, s, &n, ends);
-    tok_encode(p->tok, s, n, 0, out);
+    tok_encode(p->tok, s, n, flags, out);
+}
+static void add_piece(const Prompter *p, ChatPiece piece, IntVec *out) {
+    ints_add(out, p->chat->ids[piece].p, p->chat->ids[piece].n);
 }
 static void add_ids(IntVec *out, const IntVec *ids) { ints_add(out, ids->p, ids->n); }
 
@@ -37,32 +41,33 @@ static void context_ids(const Prompter *p, const Task *task, Session *s) {
     StrBuf text = { 0 };
     str_puts(&text, task->instruction);
     str_add(&text, s->s.context.p, s->s.context.n);
-    add_ids(&s->context, &p->chat->prefix);
-    add_ids(&s->context, &p->chat->user_open);
-    add_text(p, text.p, text.n, LEFT, &s->context);
+    add_piece(p, CHAT_PREFIX, &s->context);
+    add_piece(p, CHAT_FIRST_OPEN, &s->context);
+    add_text(p, text.p, text.n, LEFT, p->chat->first_text, &s->context);
     free(text.p);
 }
 
 static void turn_ids(const Prompter *p, const Task *task, const TaskTurn *turn, TurnIds *t) {
-    const ChatPieces *c = p->chat;
     StrBuf q = { 0 };
     str_fmt(&q, "%s%s", task->separator, turn->question);
-    add_text(p, q.p, q.n, RIGHT, &t->first);
-    add_ids(&t->first, &c->user_close);
-    add_ids(&t->first, &c->assistant_open);
-    add_ids(&t->next, &c->assistant_close);
-    add_ids(&t->next, &c->user_open);
-    add_text(p, q.p, q.n, LEFT | RIGHT, &t->next);
-    add_ids(&t->next, &c->user_close);
-    add_ids(&t->next, &c->assistant_open);
-    add_text(p, turn->answer, strlen(turn->answer), LEFT | RIGHT, &t->answer);
+    add_text(p, q.p, q.n, RIGHT, TOK_MIDDLE, &t->first);
+    add_piece(p, CHAT_USER_CLOSE, &t->first);
+    add_piece(p, CHAT_ASSISTANT_OPEN, &t->first);
+    add_piece(p, CHAT_ASSISTANT_CLOSE, &t->next);
+    add_piece(p, CHAT_USER_OPEN, &t->next);
+    add_text(p, q.p, q.n, LEFT | RIGHT, p->chat->user_text, &t->next);
+    add_piece(p, CHAT_USER_CLOSE, &t->next);
+    add_piece(p, CHAT_ASSISTANT_OPEN, &t->next);
+    add_piece(p, CHAT_ANSWER_OPEN, &t->answer);
+    add_text(p, turn->answer, strlen(turn->answer), LEFT | RIGHT, p->chat->answer_text, &t->answer);
     free(q.p);
 }
 
 void prompter_open(Prompter *p, const Tok *tok, bool no_chat, ChatPieces *plain) {
     memset(p, 0, sizeof *p);
     memset(plain, 0, sizeof *plain);
-    tok_encode(tok, "", 0, TOK_BOS, &plain->prefix);
+    plain->user_text = plain->answer_text = TOK_MIDDLE;
+    tok_encode(tok, "", 0, TOK_BOS, &plain->ids[CHAT_PREFIX]);
     p->tok = tok;
     p->bare = plain;
     p->chat = tok_chat(tok)->present && !no_chat ? tok_chat(tok) : plain;
@@ -72,8 +77,9 @@ void prompter_open(Prompter *p, const Tok *tok, bool no_chat, ChatPieces *plain)
 // The harness's prompts: every prompt is rendered to one text and tokenised at once, special tokens
 // in it included; the first one gets the tokenizer's BOS although the template has written one.
 
-static void put_piece(const Prompter *p, const IntVec *ids, StrBuf *out) {
-    if (p->chat->present) tok_decode(p->tok, ids->p, ids->n, 0, out);
+static void put_piece(const Prompter *p, ChatPiece piece, StrBuf *out) {
+    const StrBuf *s = &p->chat->text[piece];
+    if (p->chat->present) str_add(out, s->p, s->n);
 }
 
 static void put_message(const Prompter *p, const char *s, int ends, StrBuf *out) {
@@ -132,15 +138,15 @@ static void put_context(const Prompter *p, const Task *task, const TaskSession *
         free(target);
     }
     str_add(&body, s->context.p ? s->context.p : "", s->context.n);
-    put_piece(p, &p->chat->prefix, out);
-    put_piece(p, &p->chat->user_open, out);
+    put_piece(p, CHAT_PREFIX, out);
+    put_piece(p, CHAT_FIRST_OPEN, out);
     put_message(p, body.p, LEFT, out);
     free(body.p);
 }
 
 static void put_generation(const Prompter *p, StrBuf *out) {
-    put_piece(p, &p->chat->user_close, out);
-    put_piece(p, &p->chat->assistant_open, out);
+    put_piece(p, CHAT_USER_CLOSE, out);
+    put_piece(p, CHAT_ASSISTANT_OPEN, out);
 }
 
 static void harness_turn(const Prompter *p, const Task *task, const TaskSession *s, int t,
@@ -157,12 +163,13 @@ static void harness_turn(const Prompter *p, const Task *task, const TaskSession 
     q = harness_question(task, s, t, chat ? s->n_turns - 1 : t);
     if (!p->own_history) {
         char *a = harness_answer(task, &s->turns[t - 1]);
+        put_piece(p, CHAT_ANSWER_OPEN, &next);
         put_message(p, a, LEFT | RIGHT, &next);
-        if (chat) put_piece(p, &p->chat->assistant_close, &next);
+        if (chat) put_piece(p, CHAT_ASSISTANT_CLOSE, &next);
         else str_puts(&next, "\n\n");
         free(a);
     }
-    put_piece(p, &p->chat->user_open, &next);
+    put_piece(p, CHAT_USER_OPEN, &next);
     put_message(p, q, LEFT | RIGHT, &next);
     put_generation(p, &next);
     if (chat && s->turns[t].forced) str_puts(&next, "This paper");
@@ -691,7 +698,7 @@ static int request_row(const Play *p, Request *r, Err *err) {
 
 // the harness's end of a turn that its limit cut off: an end id stands before the next prompt
 static int32_t end_id(const Prompter *p) {
-    const IntVec *close = &p->chat->assistant_close;
+    const IntVec *close = &p->chat->ids[CHAT_ASSISTANT_CLOSE];
     if (close->n && tok_is_stop(p->tok, close->p[0])) return close->p[0];
     for (int id = 0; id < tok_vocab(p->tok); id++)
         if (tok_is_stop(p->tok, id)) return id;

@@ -440,7 +440,7 @@ class Refused(Case):
         split = {"type": "Split", "pattern": {"Regex": "x"},
             "behavior": "MergedWithNext", "invert": False}
         for change, pattern in (
-                ({"model": {**model, "type": "Unigram"}}, "model type Unigram"),
+                ({"model": {**model, "type": "Unigram"}}, "model.vocab is .*of another form"),
                 ({"model": {**model, "byte_fallback": True}}, "model.byte_fallback"),
                 ({"model": {**model, "merges": ["h q"]}}, r"merge 0 \('h', 'q'\) needs token 'hq'"),
                 ({"model": {**model, "vocab": {**model["vocab"],
@@ -451,7 +451,7 @@ class Refused(Case):
             self.tokenizer = {**base, **change}
             self.bad(pattern, self.write_hf(), self.out)
         os.remove(self.path("hf/tokenizer.json"))
-        self.bad("tokenizer.json is missing", self.path("hf"), self.out)
+        self.bad("there is no tokenizer", self.path("hf"), self.out)
 
     def test_files(self):
         src = self.write_hf()
@@ -608,7 +608,7 @@ class Tokenizer(Case):
                      "{% endfor %}{% if add_generation_prompt %}{% endif %}")
         first_user = ("{% for m in messages %}{% if loop.index < 3 %}<{{ m.role }}>{% else %}"
                       "<{{ m.role }}{{ loop.index }}>{% endif %}{{ m.content }}{% endfor %}")
-        for template, why in ((LLAMA2, ""), (last_only, ""), (half_trim, ""), (first_user, ""),
+        for template, why in ((last_only, ""), (half_trim, ""), (first_user, ""),
                               ("{{ messages[0].content | upper }}",
                                "0 times"), ("{{ nothing.at.all }}", "fails"),
                               ("{% if %}", "fails"), ("{{ raise_exception('no users') }}", "no users")):
@@ -720,7 +720,7 @@ class Gguf(Case):
             path, _ = self.write_gguf(**change)
             self.bad(pattern, path, self.out)
         bad("'strange' is not known", **{"tokenizer.ggml.pre": "strange"})
-        bad("'llama' is not supported", **{"tokenizer.ggml.model": "llama"})
+        bad("'bert' is not supported", **{"tokenizer.ggml.model": "bert"})
         bad("'llama.block_count' is missing", **{"llama.block_count": None})
         bad("tensor blk.1.attn_norm.weight is unexpected", **{"llama.block_count": 1})
         bad("tensor blk.2.attn_norm.weight is missing", **{"llama.block_count": 3})

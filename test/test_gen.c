@@ -98,20 +98,22 @@ static void two_turns(TaskSession *s, uint64_t seed, int n_turns, int n_units) {
 }
 
 static void chat_pieces(ChatPieces *chat, bool present) {
+    static const int id[N_CHAT_PIECES] = { [CHAT_PREFIX] = 301, [CHAT_FIRST_OPEN] = 302,
+        [CHAT_USER_OPEN] = 302, [CHAT_USER_CLOSE] = 303, [CHAT_ASSISTANT_OPEN] = 304,
+        [CHAT_ASSISTANT_CLOSE] = 305 };
     memset(chat, 0, sizeof *chat);
     chat->present = present;
-    ints_push(&chat->prefix, 301);
-    ints_push(&chat->user_open, 302);
-    ints_push(&chat->user_close, 303);
-    ints_push(&chat->assistant_open, 304);
-    ints_push(&chat->assistant_close, 305);
+    for (int i = 0; i < N_CHAT_PIECES; i++) {
+        if (!id[i]) continue;
+        ints_push(&chat->ids[i], id[i]);
+        str_fmt(&chat->text[i], "<%d>", id[i]);
+    }
 }
 static void chat_free(ChatPieces *chat) {
-    free(chat->prefix.p);
-    free(chat->user_open.p);
-    free(chat->user_close.p);
-    free(chat->assistant_open.p);
-    free(chat->assistant_close.p);
+    for (int i = 0; i < N_CHAT_PIECES; i++) {
+        free(chat->ids[i].p);
+        free(chat->text[i].p);
+    }
 }
 
 static Task toy_task(ScoreRule rule) {

@@ -365,11 +365,15 @@ static void test_chat(void) {
     memcpy(v.chat, (const char *[]){ "<s>", "<user>\n", "<end>", "", "<end>" }, sizeof v.chat);
     Tok *t = open_vocab(&v);
     const ChatPieces *c = tok_chat(t);
-    EXPECT(c->present && c->trim && c->prefix.n == 1 && c->prefix.p[0] == 256, "prefix");
-    EXPECT(c->user_open.n == 2 && c->user_open.p[0] == 257 && c->user_open.p[1] == '\n', "user");
-    EXPECT(c->user_close.n == 1 && c->assistant_close.n == 1 && c->assistant_close.p[0] == 258,
-           "close");
-    EXPECT(c->assistant_open.n == 0, "an empty piece");
+    const IntVec *ids = c->ids;
+    EXPECT(c->present && c->trim && ids[CHAT_PREFIX].n == 1 && ids[CHAT_PREFIX].p[0] == 256, "prefix");
+    EXPECT(ids[CHAT_USER_OPEN].n == 2 && ids[CHAT_USER_OPEN].p[0] == 257
+           && ids[CHAT_USER_OPEN].p[1] == '\n', "user");
+    EXPECT(ids[CHAT_FIRST_OPEN].n == 2 && !memcmp(ids[CHAT_FIRST_OPEN].p, ids[CHAT_USER_OPEN].p, 8),
+           "first");
+    EXPECT(ids[CHAT_USER_CLOSE].n == 1 && ids[CHAT_ASSISTANT_CLOSE].n == 1
+           && ids[CHAT_ASSISTANT_CLOSE].p[0] == 258, "close");
+    EXPECT(ids[CHAT_ASSISTANT_OPEN].n == 0, "an empty piece");
     tok_close(t);
     free_vocab(&v);
 }
@@ -662,7 +666,7 @@ static void refuse(int line, Vocab *v, const char *word) {
     free_vocab(&v); } while (0)
 
 static void test_refusals(void) {
-    REFUSE("tok_kind", v.kind = 2);
+    REFUSE("tok_kind", v.kind = 9);
     REFUSE("tok_nfc", v.nfc = 2);
     REFUSE("bos_id", v.bos = 258);
     REFUSE("tok_add_bos", v.add_bos = 1);
@@ -677,7 +681,7 @@ static void test_refusals(void) {
     REFUSE("tok.merges", v.merges.p[1] = 'c');
     REFUSE("tok.merges", v.merges.p[2] = 257);
     REFUSE("tok.added", v.added.p[0] = 258);
-    REFUSE("tok.added", v.added.p[1] = 16);
+    REFUSE("tok.added", v.added.p[1] = 32);
     REFUSE("tok.types", v.added.p[0] = 'a');
     REFUSE("empty", add_special(&v, "", SPECIAL, 0));
     REFUSE("tok.eos", v.eos.p[0] = 258);
@@ -705,8 +709,52 @@ static void test_refusals(void) {
 }
 
 // ---------------------------------------------------------------------------
-// The reference: one JSON object per line, {"text", "ids"} and, where they say so, "special": false
-// (special strings are plain text) or "bos": true
+// The references: one JSON object per line, {"text", "ids"} and, where they say so, "special": false
+// (special strings are plain text), "bos": true, "back": what the ids are decoded to where that is
+// not the text, "spans": two byte positions per id
+
+static void read_ints(const json_t *j, IntVec *out) {
+    out->n = 0;
+    for (size_t i = 0; i < json_array_size(j); i++)
+        ints_push(out, (int32_t)json_integer_value(json_array_get(j, i)));
+}
+
+static bool equal(const IntVec *a, const IntVec *b) {
+    return a->n == b->n && (!a->n || !memcmp(a->p, b->p, a->n * sizeof *a->p));
+}
+
+// true: text -> ids, ids -> text and the spans are the reference's
+static bool check_vector(const Tok *t, const char *file, int line, const json_t *j) {
+    const json_t *text = json_object_get(j, "text"), *back = json_object_get(j, "back");
+    IntVec want = { 0 }, spans = { 0 }, got = { 0 }, at = { 0 };
+    StrBuf s = { 0 };
+    CHECK(text && json_object_get(j, "ids"), "%s: line %d is no vector", file, line);
+    unsigned flags = json_is_false(json_object_get(j, "special")) ? 0 : TOK_SPECIAL;
+    if (json_is_true(json_object_get(j, "bos"))) flags |= TOK_BOS;
+    read_ints(json_object_get(j, "ids"), &want);
+    read_ints(json_object_get(j, "spans"), &spans);
+    int before = failures;
+    expect_ids(line, t, json_string_value(text), json_string_length(text), flags, want.p, want.n);
+    if (spans.n && failures == before) {
+        tok_encode_offsets(t, json_string_value(text), json_string_length(text), flags, &got, &at);
+        EXPECT(equal(&got, &want) && equal(&at, &spans), "line %d: spans of \"%s\"", line,
+               json_string_value(text));
+        if (!equal(&at, &spans)) {
+            print_ids("wanted", spans.p, spans.n);
+            print_ids("got   ", at.p, at.n);
+        }
+    }
+    if (!back) back = text;
+    tok_decode(t, want.p, want.n, 0, &s);
+    EXPECT(json_is_null(back) || (s.n == json_string_length(back) && (!s.n || !memcmp(s.p, json_string_value(back), s.n))),
+           "line %d: decoded as \"%s\", wanted \"%s\"", line, s.p, json_string_value(back));
+    free(want.p);
+    free(spans.p);
+    free(got.p);
+    free(at.p);
+    free(s.p);
+    return failures == before;
+}
 
 static void test_vectors(const char *name) {
     char file[200];
@@ -722,23 +770,12 @@ static void test_vectors(const char *name) {
     size_t cap = 0;
     while (t && in && getline(&line, &cap, in) > 0) {
         json_t *j = json_loads(line, JSON_ALLOW_NUL, NULL);
-        json_t *text = json_object_get(j, "text"), *ids = json_object_get(j, "ids");
-        CHECK(text && ids, "%s: line %d is no vector", file, n + 1);
-        IntVec want = { 0 };
-        unsigned flags = json_is_false(json_object_get(j, "special")) ? 0 : TOK_SPECIAL;
-        if (json_is_true(json_object_get(j, "bos"))) flags |= TOK_BOS;
-        for (size_t i = 0; i < json_array_size(ids); i++)
-            ints_push(&want, (int32_t)json_integer_value(json_array_get(ids, i)));
-        int before = failures;
-        if (wrong < 5)
-            expect_ids(__LINE__, t, json_string_value(text), json_string_length(text), flags,
-                       want.p, want.n);
-        wrong += failures > before;
         n++;
-        free(want.p);
+        if (wrong < 5) wrong += !check_vector(t, file, n, j);
         json_decref(j);
     }
     EXPECT(n >= 300, "%s: %d vectors", file, n);
+    if (wrong) printf("%s: %d or more of %d differ\n", file, wrong, n);
     free(line);
     if (in) fclose(in);
     tok_close(t);
@@ -760,9 +797,9 @@ int main(void) {
     test_long();
     test_threads();
     test_refusals();
-    test_vectors("llama3");
-    test_vectors("qwen2.5");
-    test_vectors("smollm2");
+    static const char *const families[] = { "llama3", "qwen2.5", "smollm2", "llama2", "llama2-sp",
+        "mistral", "mistral-sp", "jamba-sp", "glm4", "xlm-r", "xlm-r-2", "mbert" };
+    for (size_t i = 0; i < COUNTOF(families); i++) test_vectors(families[i]);
     unlink(path);
     if (failures) printf("%d failures\n", failures);
     return failures != 0;

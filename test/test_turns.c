@@ -430,10 +430,10 @@ static void test_harness(void) {
     begin(9, 2);
     bench.preset = PRESET_HARNESS;
     bench.prompter.harness = bench.own_history = true;
-    ints_push(&plain.assistant_close, STOP);
+    ints_push(&plain.ids[CHAT_ASSISTANT_CLOSE], STOP);
     arm("full", MULTI_TURN);
     play("open full tail 6\nfeed first 1 2 3 4 5 6\nstep 500\nfeed 599 25 26\nstep 500\ndrop\n", "harness, own, cut");
-    plain.assistant_close.n = session.joint.n = 0;
+    plain.ids[CHAT_ASSISTANT_CLOSE].n = session.joint.n = 0;
 }
 
 static void test_lengths(void) {
@@ -541,7 +541,7 @@ int main(void) {
     free(rows_text);
     free(bench.arms);
     free(calls.p);
-    free(plain.assistant_close.p);
+    free(plain.ids[CHAT_ASSISTANT_CLOSE].p);
     session_free(&session);
     printf("%d failures\n", failures);
     return failures != 0;
