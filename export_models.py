@@ -18,7 +18,8 @@ from export_tok import UserError, need
 
 ROPE_NONE, ROPE_LINEAR, ROPE_LLAMA3, ROPE_YARN, ROPE_DYNAMIC = range(5)
 NUMBER = (int, float)
-NO_LIMIT = 1 << 20      # max_ctx of a recurrent model whose configuration names none
+NO_LIMIT = 262144       # max_ctx of a recurrent model whose configuration names none: as far as its
+                        # authors report having tried Codestral
 
 # kind: "matrix" has the model's dtype; "vector" is f32 that holds bf16 values unless the model is
 # f32; "exact" is f32

@@ -285,7 +285,7 @@ class Mamba2(Models):
         p, t, d = self.good(self.model(MAMBA2, w), self.out, "--dtype", "bf16")
         self.assertEqual({k: v for k, v in p.items() if not k.startswith(("tok_", "chat_", "bos"))},
                          {"arch": "mamba2", "vocab_size": 272, "dim": 40, "n_layers": 3,
-                          "max_ctx": 1 << 20, "norm_eps": 1e-5, "ssm_inner": 80, "ssm_state": 6,
+                          "max_ctx": 262144, "norm_eps": 1e-5, "ssm_inner": 80, "ssm_state": 6,
                           "ssm_conv": 4, "ssm_heads": 10, "ssm_head_dim": 8, "ssm_groups": 2,
                           "norm_groups": 2, "tied": 0, "dtype": BF16})
         m = "backbone.layers.2.mixer."
