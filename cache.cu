@@ -49,12 +49,17 @@ KVBase *kv_base_ref(KVBase *b) {
 void kv_base_drop(KVBase *b) {
     if (!b || --b->refs) return;
     for (int i = 0; i < b->n_heads; i++) rows_give(b->mem, b->s, &b->head[i]);
+    for (int i = 0; b->sums && i < b->n_heads; i++)
+        mem_give(b->mem, b->sums[i].p,
+                 (size_t)b->sums[i].cap * b->sum_words * b->sum_units * sizeof(uint32_t));
+    free(b->sums);
     free(b->head);
     free(b);
 }
 
 static KVBase *base_new(Mem *mem, const AttnShape *s, int n_heads) {
     KVBase *b = (KVBase *)xrealloc(NULL, sizeof *b);
+    memset(b, 0, sizeof *b);
     b->mem = mem;
     b->s = s;
     b->refs = 1;
@@ -69,19 +74,29 @@ static KVBase *base_new(Mem *mem, const AttnShape *s, int n_heads) {
 
 
 KVBase *kv_base(KVCache *c) { return c->base; }
+const Method *kv_method(const KVCache *c) { return &c->method; }
+bool kv_base_sums(const KVBase *b, int words) { return b->sum_words >= words; }
 int kv_len(const KVCache *c, int layer, int g) { return head_of(c, layer, g)->len; }
 bool kv_by_index(const KVCache *c) {
     return c->first_done && c->method.size.positions == POSITIONS_CACHE;
 }
 
-static size_t list_bytes(const Head *h) {
-    return (size_t)h->cap * sizeof(int32_t) * (size_t)((h->live != NULL) + (h->state != NULL));
+static size_t list_bytes(const KVCache *c, const Head *h) {
+    return (size_t)h->cap * sizeof(int32_t) * (size_t)((h->live != NULL) + (h->state ? c->words : 0));
 }
 
 static int32_t *ints_resize(Mem *mem, int32_t *old, int used, int old_cap, int cap) {
     int32_t *p = TAKE(mem, int32_t, cap, "live lists and policy state");
     if (old && used) memcpy(p, old, (size_t)used * sizeof *p);
     if (old) mem_give(mem, old, (size_t)old_cap * sizeof *old);
+    return p;
+}
+
+static uint32_t *state_resize(const KVCache *c, uint32_t *old, int used, int old_cap, int cap) {
+    uint32_t *p = TAKE(c->mem, uint32_t, (size_t)cap * c->words, "live lists and policy state");
+    for (int i = 0; old && used && i < c->words; i++)
+        memcpy(p + (size_t)i * cap, old + (size_t)i * old_cap, (size_t)used * sizeof *p);
+    if (old) mem_give(c->mem, old, (size_t)old_cap * c->words * sizeof *old);
     return p;
 }
 
@@ -94,7 +109,7 @@ static void list_room(KVCache *c, Head *h, int cap, bool live, bool state) {
         h->live = ints_resize(c->mem, h->live, h->len, h->cap, to);
         if (fresh) for (int j = 0; j < h->len; j++) h->live[j] = j;
     }
-    if (h->state ? grow : state) h->state = ints_resize(c->mem, h->state, h->len, h->cap, to);
+    if (h->state ? grow : state) h->state = state_resize(c, h->state, h->len, h->cap, to);
     if (grow && (h->live || h->state)) h->cap = to;
 }
 
@@ -102,7 +117,7 @@ static void list_drop(KVCache *c, Head *h, bool state_too) {
     if (h->live) mem_give(c->mem, h->live, (size_t)h->cap * sizeof(int32_t));
     h->live = NULL;
     if (state_too && h->state) {
-        mem_give(c->mem, h->state, (size_t)h->cap * sizeof(int32_t));
+        mem_give(c->mem, h->state, (size_t)h->cap * c->words * sizeof *h->state);
         h->state = NULL;
     }
     if (!h->state) h->cap = 0;
@@ -113,29 +128,73 @@ static void list_trim(KVCache *c, Head *h) {
     int cap = h->len + c->reserve + 64;
     if (h->cap <= cap + cap / 8) return;
     if (h->live) h->live = ints_resize(c->mem, h->live, h->len, h->cap, cap);
-    if (h->state) h->state = ints_resize(c->mem, h->state, h->len, h->cap, cap);
+    if (h->state) h->state = state_resize(c, h->state, h->len, h->cap, cap);
     h->cap = cap;
+}
+
+// the state of a policy that goes on from the column sums of a context
+static void state_from_base(KVCache *c, int i) {
+    const KVBase *b = c->base;
+    const Sums *from = &b->sums[i / c->spread];
+    int unit = b->sum_units > 1 ? i % c->spread : 0;
+    for (int k = 0; k < c->words; k++)
+        memcpy(c->head[i].state + (size_t)k * c->head[i].cap,
+               from->p + (size_t)(unit * b->sum_words + k) * from->cap,
+               (size_t)c->head[i].len * sizeof(uint32_t));
+}
+
+// a cache whose heads are all empty
+static KVCache *kv_new(Mem *mem, const AttnShape *s, int n_layers, KVBase *base, const Method *m,
+                       int reserve) {
+    KVCache *c = (KVCache *)xrealloc(NULL, sizeof *c);
+    memset(c, 0, sizeof *c);
+    c->mem = mem;
+    c->s = c->model_s = s;
+    c->method = *m;
+    c->copies = c->spread = 1;
+    if (m->size.group == GROUP_QUERY_HEAD && method_in_cache(m)) {
+        c->copies = s->n_heads / s->n_kv_heads;
+        c->wide = *s;
+        c->wide.n_kv_heads = s->n_heads;
+        c->s = &c->wide;
+    }
+    c->base = kv_base_ref(base);
+    c->n_layers = n_layers;
+    c->n_heads = n_layers * c->s->n_kv_heads;
+    if (base) c->spread = c->n_heads / base->n_heads;
+    c->words = method_words(m);
+    c->reserve = reserve;
+    c->head = (Head *)xrealloc(NULL, sizeof *c->head * (size_t)c->n_heads);
+    memset(c->head, 0, sizeof *c->head * (size_t)c->n_heads);
+    return c;
 }
 
 KVCache *kv_open(Mem *mem, const AttnShape *s, int n_layers, KVBase *base, const Method *m,
                  int reserve) {
-    KVCache *c = (KVCache *)xrealloc(NULL, sizeof *c);
-    memset(c, 0, sizeof *c);
-    c->mem = mem;
-    c->s = s;
-    c->method = *m;
-    c->base = kv_base_ref(base);
-    c->n_layers = n_layers;
-    c->n_heads = n_layers * s->n_kv_heads;
-    c->reserve = reserve;
-    c->head = (Head *)xrealloc(NULL, sizeof *c->head * (size_t)c->n_heads);
-    memset(c->head, 0, sizeof *c->head * (size_t)c->n_heads);
+    KVCache *c = kv_new(mem, s, n_layers, base, m, reserve);
     for (int i = 0; i < c->n_heads; i++) {
         Head *h = &c->head[i];
         h->len = base_rows(c, h);
         if (base && reserve) h->own = rows_take(mem, s, reserve);
-        if (m->policy->has_state) list_room(c, h, h->len + reserve, false, true);
+        if (c->words) list_room(c, h, h->len + reserve, false, true);
+        if (base && base->sums && m->policy->every_query) state_from_base(c, i);
     }
+    return c;
+}
+
+KVCache *kv_open_sums(Mem *mem, const AttnShape *s, int n_layers, const Needs *needs) {
+    Method m;
+    memset(&m, 0, sizeof m);
+    m.policy = policy_columns(needs->sums);
+    m.size.group = needs->group;
+    KVCache *c = kv_open(mem, s, n_layers, NULL, &m, 0);
+    int units = needs->group == GROUP_QUERY_HEAD ? s->n_heads / s->n_kv_heads : 1;
+    c->words *= units;
+    kv_first_begin(c);
+    c->base->sums = (Sums *)xrealloc(NULL, (size_t)c->n_heads * sizeof *c->base->sums);
+    memset(c->base->sums, 0, (size_t)c->n_heads * sizeof *c->base->sums);
+    c->base->sum_words = c->words / units;
+    c->base->sum_units = units;
     return c;
 }
 
@@ -156,17 +215,17 @@ static void list_copy(KVCache *c, Head *to, const Head *from) {
     list_room(c, to, from->cap, from->live != NULL, from->state != NULL);
     to->len = from->len;
     if (from->live) memcpy(to->live, from->live, (size_t)from->len * sizeof(int32_t));
-    if (from->state) memcpy(to->state, from->state, (size_t)from->len * sizeof(int32_t));
+    for (int i = 0; from->state && i < c->words; i++)
+        memcpy(to->state + (size_t)i * to->cap, from->state + (size_t)i * from->cap,
+               (size_t)from->len * sizeof *to->state);
 }
 
 KVCache *kv_fork(KVCache *c, int reserve) {
-    KVCache *f = kv_open(c->mem, c->s, c->n_layers, c->base, &c->method, 0);
-    f->reserve = reserve;
+    KVCache *f = kv_new(c->mem, c->model_s, c->n_layers, c->base, &c->method, reserve);
     f->first_done = c->first_done;
     for (int i = 0; i < c->n_heads; i++) {
         Head *to = &f->head[i];
         const Head *from = &c->head[i];
-        list_drop(f, to, true);
         list_copy(f, to, from);
         to->own = rows_take(f->mem, f->s, from->own.n + reserve);
         if (from->own.n) rows_copy(f->s, &to->own, 0, &from->own, 0, from->own.n);
@@ -202,7 +261,8 @@ void kv_rewind(KVCache *c, KVMark *k) {
         h->cap = was->cap;
         h->len = was->len;
         h->own.n = was->own.n;
-        was->live = was->state = NULL;
+        was->live = NULL;
+        was->state = NULL;
     }
     c->named = k->named;
     kv_mark_drop(c, k);
@@ -226,7 +286,7 @@ void kv_cut(KVCache *c, int64_t pos) {
     CHECK(c->marks == 0, "a cut under an open mark");
     for (int i = 0; i < c->n_heads; i++) {
         Head *h = &c->head[i];
-        Rows *base = c->base ? &c->base->head[i] : NULL;
+        Rows *base = c->base ? base_of(c, h) : NULL;
         int in_base = base ? base->n : 0, below = base ? rows_before(base, c->s, pos) : 0;
         int own = rows_before(&h->own, c->s, pos), len = below + own;
         if (h->live) {                          // row numbers: base rows, then own rows
@@ -234,18 +294,18 @@ void kv_cut(KVCache *c, int64_t pos) {
                 int row = h->live[len - 1];
                 if (row < in_base ? row < below : row - in_base < own) break;
             }
-        } else if (below < in_base && c->base->refs > 1) {
+        } else if (below < in_base && !base_alone(c)) {
             list_room(c, h, h->len, true, false);       // others still read the rows behind the cut
         }
         h->len = len;
         h->own.n = own;
-        if (below < in_base && c->base->refs == 1) base->n = below;
+        if (below < in_base && base_alone(c)) base->n = below;
     }
 }
 
 static KeyList key_list(const KVCache *c, const Head *h) {
     const AttnShape *s = c->s;
-    const Rows *b = c->base ? &c->base->head[h - c->head] : NULL;
+    const Rows *b = c->base ? base_of(c, h) : NULL;
     KeyList l;
     memset(&l, 0, sizeof l);
     if (b && b->n) {
@@ -296,10 +356,10 @@ static void head_room(KVCache *c, Head *h, int n) {
     int want = h->own.n + n;            // beyond the reserve: half as much again
     if (want > h->own.cap)
         rows_grow(c->mem, c->s, &h->own, want + (h->own.n ? h->own.n / 2 : c->reserve));
-    list_room(c, h, h->len + n, false, c->method.policy->has_state);
+    list_room(c, h, h->len + n, false, c->words > 0);
 }
 
-// n rows of k and v (n, G, hd) behind the rows of every head of a layer
+// n rows of k and v (n, G, hd) behind the rows of every head of a layer, or of its copies
 static void layer_append(KVCache *c, int layer, int64_t pos, int n, const float *k,
                          const float *v) {
     const AttnShape *s = c->s;
@@ -307,10 +367,10 @@ static void layer_append(KVCache *c, int layer, int64_t pos, int n, const float 
     for (int i = 0; i < n; i++)
         for (int g = 0; g < s->n_kv_heads; g++) {
             Head *h = head_of(c, layer, g);
-            size_t at = ((size_t)i * s->n_kv_heads + g) * s->head_dim;
+            size_t at = ((size_t)i * s->n_kv_heads + g) / c->copies * s->head_dim;
             row_store(s, &h->own, h->own.n + i, (int32_t)(pos + i), k + at, v + at);
             if (h->live) h->live[h->len + i] = base_rows(c, h) + h->own.n + i;
-            if (h->state) h->state[h->len + i] = 0;
+            for (int j = 0; j < c->words; j++) h->state[(size_t)j * h->cap + h->len + i] = 0;
         }
     for (int g = 0; g < s->n_kv_heads; g++) {
         head_of(c, layer, g)->own.n += n;
@@ -325,7 +385,8 @@ void head_evict(KVCache *c, Head *h, const uint8_t *keep, int named) {
     for (int j = 0; j < h->len; j++) {
         if (!keep[j]) continue;
         h->live[n] = h->live[j];
-        if (h->state) h->state[n] = h->state[j];
+        for (int i = 0; i < c->words; i++)
+            h->state[(size_t)i * h->cap + n] = h->state[(size_t)i * h->cap + j];
         n++;
     }
     c->dropped += h->len - n;
@@ -352,24 +413,28 @@ KVWork *kv_work_open(Mem *mem, const AttnShape *s) {
     return w;
 }
 
-typedef struct { size_t panels, parts, scores, keep, window; } WorkSizes;
+typedef struct { size_t panels, parts, scores, lse2, keep, rank, window; } WorkSizes;
 
-static WorkSizes work_sizes(const AttnShape *s, int len, int n, int window, int batch) {
+static WorkSizes work_sizes(const AttnShape *s, const Method *m, int len, int n, int window,
+                            int batch) {
     int panels = CEIL_DIV(len, PANEL) ? CEIL_DIV(len, PANEL) : 1;
     size_t ld = (size_t)panels * PANEL, h = (size_t)s->n_heads;
+    bool wide = m->size.group == GROUP_QUERY_HEAD && method_in_cache(m);
     WorkSizes z;
-    z.panels = n ? (size_t)s->n_kv_heads * panels * attn_panel_bytes(s) : 0;
+    z.panels = n ? (wide ? h : (size_t)s->n_kv_heads) * panels * attn_panel_bytes(s) : 0;
     z.parts = (size_t)batch * panels * h * ((size_t)s->head_dim + 2) * sizeof(float);
-    z.scores = window ? (size_t)batch * h * (ld + 1) * sizeof(float) : 0;
+    z.scores = policy_looks(m->policy) ? (size_t)batch * h * (ld + 1) * sizeof(float) : 0;
+    z.lse2 = m->policy->every_query ? h * (size_t)n * sizeof(float) : 0;
     z.keep = ld;
+    z.rank = policy_looks(m->policy) || m->policy->wants_pos ? 4 * ld * sizeof(float) : 0;
     z.window = (size_t)window * h * ((size_t)s->head_dim + 1) * sizeof(float);
     return z;
 }
 
-size_t kv_work_bytes(const AttnShape *s, int len, int n, int window, int batch) {
-    WorkSizes z = work_sizes(s, len, n, window, batch);
-    return thread_bytes(s) * (size_t)cpu_threads() + z.panels + z.parts + z.scores + z.keep +
-           z.window;
+size_t kv_work_bytes(const AttnShape *s, const Method *m, int len, int n, int window, int batch) {
+    WorkSizes z = work_sizes(s, m, len, n, window, batch);
+    return thread_bytes(s) * (size_t)cpu_threads() + z.panels + z.parts + z.scores + z.lse2 +
+           z.keep + z.rank + z.window;
 }
 
 static void *work_grow(KVWork *w, void *p, size_t *have, size_t want, const char *what) {
@@ -379,25 +444,30 @@ static void *work_grow(KVWork *w, void *p, size_t *have, size_t want, const char
     return mem_take(w->mem, want, 1, what);
 }
 
-void kv_work_reserve(KVWork *w, int len, int n, int window, int batch) {
+void kv_work_reserve(KVWork *w, const Method *m, int len, int n, int window, int batch) {
     const AttnShape *s = w->s;
-    WorkSizes z = work_sizes(s, len, n, window, batch);
+    WorkSizes z = work_sizes(s, m, len, n, window, batch);
     int panels = CEIL_DIV(len, PANEL) ? CEIL_DIV(len, PANEL) : 1, ld = panels * PANEL;
     size_t h = (size_t)s->n_heads, had;
     w->panels = (char *)work_grow(w, w->panels, &w->panels_bytes, z.panels,
                                   "packed keys and values of a layer");
-    w->panel_cap = (int)(w->panels_bytes / (size_t)s->n_kv_heads / attn_panel_bytes(s));
     w->parts =
         (float *)work_grow(w, w->parts, &w->parts_bytes, z.parts, "partial attention results");
     w->all_scores =
         (float *)work_grow(w, w->all_scores, &w->scores_bytes, z.scores, "scores of a step");
     w->scores = w->all_scores;
     w->scores_ld = (int)(w->scores_bytes / sizeof(float) / h / (size_t)batch) - 1;
+    had = h * (size_t)w->lse2_ld * sizeof(float);
+    if (z.lse2 > had) {
+        w->lse2 = (float *)work_grow(w, w->lse2, &had, z.lse2, "denominators of a feed");
+        w->lse2_ld = n;
+    }
     had = (size_t)w->keep_ld;
     if (ld > w->keep_ld) {
         w->keep = (uint8_t *)work_grow(w, w->keep, &had, z.keep, "eviction marks");
         w->keep_ld = ld;
     }
+    w->rank = (float *)work_grow(w, w->rank, &w->rank_bytes, z.rank, "scores of the rows");
     if (window > w->window_cap) {
         had = (size_t)w->window_cap * h * ((size_t)s->head_dim + 1) * sizeof(float);
         w->window = (float *)work_grow(w, w->window, &had, z.window, "window rows");
@@ -412,6 +482,8 @@ void kv_work_close(KVWork *w) {
     mem_give(w->mem, w->panels, w->panels_bytes);
     mem_give(w->mem, w->parts, w->parts_bytes);
     mem_give(w->mem, w->all_scores, w->scores_bytes);
+    mem_give(w->mem, w->lse2, h * (size_t)w->lse2_ld * sizeof(float));
+    mem_give(w->mem, w->rank, w->rank_bytes);
     mem_give(w->mem, w->keep, (size_t)w->keep_ld);
     mem_give(w->mem, w->window,
              (size_t)w->window_cap * h * ((size_t)w->s->head_dim + 1) * sizeof(float));
@@ -461,7 +533,7 @@ void pack_new(KVCache *c, KVWork *w, int layer, int n, bool all) {
         int at = ((all ? 0 : h->len - n) / BLK + item % most) * BLK, to = at + BLK;
         KeyList list = key_list(c, h);
         if (at >= h->len) continue;
-        attn_pack(c->s, panels_of(w, item / most), &list, at, to < h->len ? to : h->len,
+        attn_pack(c->s, panels_of(c, w, item / most), &list, at, to < h->len ? to : h->len,
                   thread_scratch(w));
     }
 }
@@ -471,6 +543,7 @@ void kv_feed_chunk(KVCache *c, KVWork *w, int layer, int first, int n, int64_t p
     const AttnShape *s = c->s;
     int group = s->n_heads / s->n_kv_heads, blocks = CEIL_DIV(n, ATTN_ROWS);
     size_t ld = (size_t)s->n_heads * s->head_dim;
+    bool all = c->method.policy->every_query;
     layer_append(c, layer, pos, n, k, v);
     pack_new(c, w, layer, n, first == 0);
     if (w->window_cap) window_keep(w, first, n, q);
@@ -481,15 +554,17 @@ void kv_feed_chunk(KVCache *c, KVWork *w, int layer, int first, int n, int64_t p
         int g = h / group;
         AttnRows a;
         memset(&a, 0, sizeof a);
-        a.panels = panels_of(w, g);
+        a.panels = panels_of(c, w, g);
         a.q = q + (size_t)r * ld + (size_t)h * s->head_dim;
         a.ldq = a.ldo = ld;
         a.rows = n - r < ATTN_ROWS ? n - r : ATTN_ROWS;
         a.vis0 = head_of(c, layer, g)->len - n + r + 1;
         a.vis_step = 1;
         a.out = out + (size_t)r * ld + (size_t)h * s->head_dim;
+        if (all) a.lse2 = w->lse2 + (size_t)h * w->lse2_ld + first + r;
         attn_rows(s, &a, thread_scratch(w));
     }
+    if (all) policy_queries(c, w, layer, first, n, pos, q);
 }
 // ---------------------------------------------------------------------------
 // The end of a feed, and a step
@@ -499,7 +574,13 @@ void kv_feed_chunk(KVCache *c, KVWork *w, int layer, int first, int n, int64_t p
 static void layer_settle(KVCache *c, int layer) {
     for (int g = 0; g < c->s->n_kv_heads; g++) {
         Head *h = head_of(c, layer, g);
-        Rows *to = &c->base->head[h - c->head];
+        Rows *to = base_of(c, h);
+        if (c->base->sums) {
+            Sums kept = { h->state, h->cap };
+            c->base->sums[h - c->head] = kept;
+            h->state = NULL;
+            h->cap = 0;
+        }
         if (!h->live) {
             *to = h->own;
             memset(&h->own, 0, sizeof h->own);
@@ -549,9 +630,8 @@ static bool same_panel(const KeyList *a, const KeyList *b, int p) {
 
 // Panel p of one KV head under the token of every cache that reaches it; returns the rows read. A
 // shared panel that serves more rows than a strip has is read from cache again for the next strip.
-static size_t step_panel(int n, const KVWork *w, int p, const KeyList *list,
+static size_t step_panel(const AttnShape *s, int n, const KVWork *w, int p, const KeyList *list,
                          const StepRows *rows) {
-    const AttnShape *s = w->s;
     int group = s->n_heads / s->n_kv_heads, most = STRIP_ROWS / group;
     bool done[STEP_BATCH] = { false };
     size_t read = 0;
@@ -585,7 +665,7 @@ static int step_append(const StepOf *of, int n, int layer, const float *k, const
     int panels = 0;
     for (int i = 0; i < n; i++) {
         KVCache *c = of[i].kv;
-        size_t at = (size_t)i * c->s->n_kv_heads * c->s->head_dim;
+        size_t at = (size_t)i * c->model_s->n_kv_heads * c->s->head_dim;
         if (layer == 0) c->named = c->dropped = 0;
         for (int g = 0; g < c->s->n_kv_heads; g++) head_room(c, head_of(c, layer, g), 1);
         layer_append(c, layer, of[i].pos, 1, k + at, v + at);
@@ -598,7 +678,7 @@ static int step_append(const StepOf *of, int n, int layer, const float *k, const
 
 size_t kv_step(const StepOf *of, int n, KVWork *w, int layer, const float *q, const float *k,
                const float *v, float *out) {
-    const AttnShape *s = w->s;
+    const AttnShape *s = of[0].kv->s;
     int G = s->n_kv_heads, group = s->n_heads / G, panels = step_append(of, n, layer, k, v);
     size_t part = (size_t)group * ((size_t)s->head_dim + 2), per_head = (size_t)group * s->head_dim,
            read = 0;
@@ -611,7 +691,7 @@ size_t kv_step(const StepOf *of, int n, KVWork *w, int layer, const float *q, co
             KeyList list[STEP_BATCH];
             StepRows rows[STEP_BATCH];
             for (int i = 0; i < n; i++) {
-                bool observed = of[i].kv->method.policy->observe != NULL;
+                bool observed = policy_looks(of[i].kv->method.policy);
                 list[i] = key_list(of[i].kv, head_of(of[i].kv, layer, g));
                 rows[i].q = q + ((size_t)i * G + g) * per_head;
                 rows[i].part = w->parts + (((size_t)i * G + g) * panels + p) * part;
@@ -619,22 +699,19 @@ size_t kv_step(const StepOf *of, int n, KVWork *w, int layer, const float *q, co
                     observed ? step_scores(w, i) + (size_t)g * group * w->scores_ld : NULL;
                 rows[i].ld_scores = (size_t)w->scores_ld;
             }
-            read += step_panel(n, w, p, list, rows);
+            read += step_panel(s, n, w, p, list, rows);
         }
 #pragma omp for
         for (int item = 0; item < n * G; item++) {
             const KVCache *c = of[item / G].kv;
-            bool observed = c->method.policy->observe != NULL;
+            bool observed = policy_looks(c->method.policy);
             attn_fold(s, w->parts + (size_t)item * panels * part,
                       CEIL_DIV(kv_len(c, layer, item % G), PANEL), out + item * per_head,
                       observed ? step_lse2(w, item / G) + (size_t)(item % G) * group : NULL);
         }
     }
     for (int i = 0; i < n; i++) {
-        if (of[i].kv->method.policy->observe) {
-            w->scores = step_scores(w, i);
-            memcpy(window_lse2(w), step_lse2(w, i), (size_t)s->n_heads * sizeof(float));
-        }
+        w->scores = step_scores(w, i);
         policy_step(of[i].kv, w, layer, of[i].pos + 1);
     }
     return read * kv_row_bytes(s);
@@ -644,10 +721,10 @@ size_t kv_step(const StepOf *of, int n, KVWork *w, int layer, const float *q, co
 // Release: rows nobody names any more are given back where this branch alone could name them
 
 static void head_release(KVCache *c, Head *h) {
-    Rows *base = &c->base->head[h - c->head];
+    Rows *base = base_of(c, h);
     int old_base = base->n, in_base = 0, at = 0;
     while (in_base < h->len && h->live[in_base] < old_base) in_base++;
-    if (c->base->refs == 1 && in_base < old_base) {
+    if (base_alone(c) && in_base < old_base) {
         Rows to = rows_take(c->mem, c->s, in_base);
         to.n = in_base;
         for (int j = 0; j < in_base; j++) rows_copy(c->s, &to, j, base, h->live[j], 1);
@@ -692,7 +769,7 @@ void kv_poison(KVCache *c) {
             while (j < h->len && h->live[j] < row) j++;
             if (j < h->len && h->live[j] == row) continue;
             if (row >= base) rows_poison(c->s, &h->own, row - base);
-            else if (c->base->refs == 1) rows_poison(c->s, &c->base->head[i], row);
+            else if (base_alone(c)) rows_poison(c->s, base_of(c, h), row);
         }
     }
 }
@@ -703,6 +780,8 @@ bool kv_check(const KVCache *c, Err *err) {
                c->method.name, (long long)c->named, (long long)c->dropped);
     return false;
 }
+
+int kv_heads(const KVCache *c) { return c->s->n_kv_heads; }
 
 int kv_max_len(const KVCache *c) {
     int most = 0;
@@ -720,10 +799,12 @@ KVStats kv_stats(const KVCache *c) {
         if (h->len < st.min) st.min = h->len;
         if (h->len > st.max) st.max = h->len;
         rows += (size_t)h->len;
-        st.alloc_bytes += ((size_t)(c->base ? c->base->head[i].cap : 0) + (size_t)h->own.cap) * row;
-        st.policy_bytes += list_bytes(h);
+        st.alloc_bytes += (size_t)h->own.cap * row;
+        st.policy_bytes += list_bytes(c, h);
         st.shared = st.shared || (h->live && c->base && c->base->refs > 1);
     }
+    for (int i = 0; c->base && i < c->base->n_heads; i++)
+        st.alloc_bytes += (size_t)c->base->head[i].cap * row;
     st.mean = c->n_heads ? (double)rows / c->n_heads : 0;
     st.live_bytes = rows * row;
     st.named = (size_t)c->named;

@@ -8,17 +8,54 @@
 
 EXTERN_C_BEGIN
 
+typedef struct {                // one KV head of one layer, when a policy acts
+    const Sizes *z;
+    int layer, n_layers;        // attention layers
+    int head, group, n_heads;   // its first query head, how many it has, all of the layer
+    int kv_head;
+    int len;                    // entries of its list, in logical order
+    int64_t t;                  // logical tokens so far
+    int64_t seed, session;
+    const uint32_t *state;      // word i of entry j at state[i * plane + j]
+    size_t plane;
+    const int32_t *pos;         // (len) logical positions, for a policy that wants them
+    const float *sums;          // (H, sums_ld) attention of the window, per query head and entry
+    size_t sums_ld, ld;
+    float *score;               // (3, ld) scratch
+    uint32_t *rank;             // (ld) scratch
+} Acting;
+
+typedef struct {                // one query, the heads of its group over some entries it sees
+    const Sizes *z;
+    int heads, len;
+    const float *s;             // (heads, ld) scores, base 2
+    size_t ld;
+    const float *lse2;          // head h at h * lse_ld
+    size_t lse_ld;
+    int64_t t;                  // its 1-based step
+    uint32_t *state;            // of the first of these entries, word i at i * plane
+    size_t plane;
+} Query;
+
+typedef enum { GROUPS_NOT, GROUPS_ANY, GROUPS_CHOICE } Groups;
 struct Policy {
-    const char *name, *help, *kv_size, *prefill_cost, *decode_cost;
-    bool evicts, has_budget, has_state;
-    // marks rows to keep (1) or drop (0) of one head, entries in logical order; returns rows
-    // dropped
-    int (*keep)(const Sizes *z, int len, int64_t t, const int32_t *state, uint8_t *keep);
-    // one query row: s (len) scores in base 2, lse2 of the row, t the query's 1-based step
-    void (*observe)(int32_t *state, const float *s, int len, float lse2, int64_t t);
+    const char *name, *help, *differs; // differs: paper against released code, where they do
+    const char *kv_size, *prefill_cost, *decode_cost;
+    bool evicts, has_budget;
+    bool at_first, at_steps, at_feeds; // acts at the end of the first feed, every step, later feeds
+    Groups groups;
+    // marks rows to keep (1) or drop (0); returns how many go
+    int (*keep)(const Acting *a, uint8_t *keep);
+    bool one_for_all;           // what the first KV head keeps, all of the layer keep
+    bool wants_pos;
+    int (*words)(const Sizes *z); // 32-bit words of state per row and unit; NULL: none
+    void (*observe)(const Query *q);            // one query leaves its trace in the state
+    bool every_query;           // observe wants each query of a feed, not only the window's
+    bool sums;                  // keep wants Acting.sums
     int (*window)(const Sizes *z);              // query rows read at the end of a feed
 };
 const Policy *policy_at(int i);         // table order; NULL past the end
+const Policy *policy_columns(int words);        // of a context that keeps column sums
 
 // ---------------------------------------------------------------------------
 // Rows: one block per (layer, KV head), K (cap, hd), V (cap, hd), position (cap)
@@ -33,27 +70,36 @@ static inline int32_t *rows_pos(const Rows *r, const AttnShape *s) {
     return (int32_t *)(void *)(r->mem + 2 * (size_t)r->cap * s->head_dim * s->elem);
 }
 
+typedef struct { uint32_t *p; int cap; } Sums;      // (words, cap), as Head.state
+
 struct KVBase {                 // immutable once filled; shared by context and branches
     Mem *mem;
     const AttnShape *s;
     int refs, n_heads;
     Rows *head;                 // (A * G)
+    Sums *sums;                 // (A * G) column sums of attention, or NULL
+    int sum_words, sum_units;   // words of one unit; units: 1, or the query heads of a KV head
 };
 
 typedef struct {
     Rows own;                   // rows appended by this branch; row number = base rows + index
     int32_t *live;              // (len) row numbers, ascending; NULL while every row is live
-    int32_t *state;             // (len) the policy's int per live row, parallel to the list
+    uint32_t *state;            // (words, cap) the policy's words per live row, parallel to it
     int len, cap;               // entries in live and state, and their room
 } Head;
 
 struct KVCache {
     Mem *mem;
-    const AttnShape *s;
+    const AttnShape *s, *model_s;       // as stored here, as the model has it
     Method method;
     KVBase *base;
     Head *head;                 // (A * G)
     int n_layers, n_heads, reserve, marks;
+    int words;                  // of state per row
+    int copies;                 // heads here per KV head of the model: 1, or the group if each
+                                // query head keeps rows of its own
+    int spread;                 // heads here per head of the base: 1, or the group on a context
+    AttnShape wide;             // the shape of a cache of query heads
     int64_t named, dropped;     // rows the rule named and rows gone, in the last feed or step
     bool building, first_done; // inside the first feed of an empty cache; the policy has acted once
 };
@@ -61,9 +107,14 @@ struct KVCache {
 static inline Head *head_of(const KVCache *c, int layer, int g) {
     return &c->head[layer * c->s->n_kv_heads + g];
 }
-static inline int base_rows(const KVCache *c, const Head *h) {
-    return c->base ? c->base->head[h - c->head].n : 0;
+static inline Rows *base_of(const KVCache *c, const Head *h) {
+    return &c->base->head[(h - c->head) / c->spread];
 }
+static inline int base_rows(const KVCache *c, const Head *h) {
+    return c->base ? base_of(c, h)->n : 0;
+}
+// the base's rows are this cache's alone: it may give them back
+static inline bool base_alone(const KVCache *c) { return c->base->refs == 1 && c->spread == 1; }
 
 struct KVWork {
     Mem *mem;
@@ -73,14 +124,19 @@ struct KVWork {
     int threads;
     char *panels;               // (G) panels of one layer
     size_t panels_bytes;
-    int panel_cap, feed_n;      // panels per head; tokens of the feed under way
+    int feed_n;                 // tokens of the feed under way
     float *parts;               // (batch, G, panels, group, hd + 2) of a step
     size_t parts_bytes;
-    float *scores;              // (H, ld) of a step that is observed: one of the batch's
+    float *scores;              // (H, ld) of a step that is observed: one of the batch's; sums over
+                                // a window
     float *all_scores;          // (batch, H, ld + 1): scores, then lse2
     size_t scores_bytes;
     int scores_ld;
+    float *lse2;                // (H, lse2_ld) of the queries of a feed, when all are looked at
+    int lse2_ld;
     uint8_t *keep;              // (ld) marks of the head under way
+    float *rank;                // (4, ld) its scores
+    size_t rank_bytes;
     int keep_ld;
     float *window;              // (W, H, hd) last query rows of the feed
     int window_cap, window_rows;
@@ -89,9 +145,12 @@ struct KVWork {
 static inline char *thread_scratch(const KVWork *w) {
     return w->thread + w->per_thread * (size_t)omp_get_thread_num();
 }
-static inline char *panels_of(const KVWork *w, int g) {
-    return w->panels + (size_t)g * (size_t)w->panel_cap * attn_panel_bytes(w->s);
+static inline char *panels_of(const KVCache *c, const KVWork *w, int g) {
+    size_t one = attn_panel_bytes(c->s), n = w->panels_bytes / one / (size_t)c->s->n_kv_heads;
+    return w->panels + (size_t)g * n * one;
 }
+// the policy looks at scores
+static inline bool policy_looks(const Policy *p) { return p->observe || p->sums; }
 
 // cache.cu
 // drops the entries with keep = 0, named of them; the list comes into being with the first drop
@@ -100,12 +159,16 @@ void head_evict(KVCache *c, Head *h, const uint8_t *keep, int named);
 void pack_new(KVCache *c, KVWork *w, int layer, int n, bool all);
 
 // evict.cu
+// n queries q (n, H, hd) of a feed, first the index of the first one, with their lse2 in w->lse2:
+// for policies that look at every query
+void policy_queries(KVCache *c, KVWork *w, int layer, int first, int n, int64_t pos,
+                    const float *q);
 // end of a layer's feed: statistics of the last query rows, then the rule. As kv_feed_end.
 void policy_feed_end(KVCache *c, KVWork *w, int layer, int64_t t, const void *window, int rows,
                      bool first);
 // end of a layer's step: scores of w->scores and their lse2, then the rule. t: logical tokens
 void policy_step(KVCache *c, KVWork *w, int layer, int64_t t);
-// lse2 of the last query rows (H, window_cap), or of a step (H)
+// lse2 of the last query rows (H, window_cap)
 static inline float *window_lse2(const KVWork *w) {
     return w->window + (size_t)w->window_cap * w->s->n_heads * w->s->head_dim;
 }

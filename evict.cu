@@ -2,17 +2,90 @@
 //
 //   full           keeps every row
 //   keep-last      the newest B rows
-//   streamingllm   the first S and the last R rows          Xiao et al., arXiv 2309.17453
+//   random         B rows by a hash of their position
+//   streamingllm   the first S and the last R rows            Xiao et al., arXiv 2309.17453
+//   snapkv         rows the last w queries attend to          Li et al., arXiv 2404.14469
+//   pyramidkv      the same, lower layers keep more           Cai et al., arXiv 2406.02069
+//   h2o            rows of most accumulated attention         Zhang et al., arXiv 2306.14048
+//   scissorhands   rows important to most recent queries      Liu et al., arXiv 2305.17118
+//   tova           rows the last query attends to             Oren et al., arXiv 2401.06104
+//   roco           steady rows of least mean attention go     Ren and Zhu, arXiv 2402.06262
 //   corm           rows important to any of the last w queries, and the last r
-//                                                           Dai et al., arXiv 2404.15949
+//                                                             Dai et al., arXiv 2404.15949
 //
-// A policy is one row of the table: it sees one KV head, its list length, one int of state per row
-// and scores; it knows no model.
+// A policy is one row of the table: it sees one KV head when it acts (Acting) and one query of the
+// heads that share it (Query); it knows no model. a_ij = 2^(s_ij - lse2_i) is the attention of query
+// i to row j. Ties keep the lower index.
 #include "cache.h"
+#include <xxhash.h>
 
 // ---------------------------------------------------------------------------
-// Policies
+// Choosing
 
+// the query heads' numbers x (heads, ld) of n rows become one each, heads ascending; the mean is
+// their sum times 1 / heads
+static void group_join(Group rule, const float *x, size_t ld, int heads, int n, float *out) {
+    float share = 1.0f / (float)heads;
+    memcpy(out, x, (size_t)n * sizeof *out);
+    for (int h = 1; h < heads; h++) {
+        const float *y = x + (size_t)h * ld;
+        if (rule == GROUP_MAX) for (int j = 0; j < n; j++) out[j] = y[j] > out[j] ? y[j] : out[j];
+        else for (int j = 0; j < n; j++) out[j] += y[j];
+    }
+    if (rule == GROUP_MEAN) for (int j = 0; j < n; j++) out[j] *= share;
+}
+
+// integers that order like the floats; -0 is +0
+static void rank_floats(uint32_t *rank, const float *x, int n) {
+    for (int j = 0; j < n; j++) {
+        uint32_t u = f32_bits(x[j] + 0.0f);
+        rank[j] = u & 0x80000000u ? ~u : u | 0x80000000u;
+    }
+}
+
+// the k-th largest of n ranks, 1 <= k <= n, by radix: one byte at a time; *above: how many are
+// larger
+static uint32_t kth_largest(const uint32_t *rank, int n, int k, int *above) {
+    uint32_t prefix = 0, known = 0;
+    *above = 0;
+    for (int shift = 24; shift >= 0; shift -= 8) {
+        int count[256] = { 0 }, digit = 255;
+        for (int j = 0; j < n; j++) count[rank[j] >> shift & 255] += (rank[j] & known) == prefix;
+        while (*above + count[digit] < k) *above += count[digit--];
+        prefix |= (uint32_t)digit << shift;
+        known |= 255u << shift;
+    }
+    return prefix;
+}
+
+// marks the k of n rows with the largest score; of equal ones the lower index, or the newer.
+// Returns how many go.
+static int keep_top(const float *score, uint32_t *rank, int n, int k, bool newer, uint8_t *keep) {
+    int above, ties;
+    if (k >= n || k <= 0) {
+        memset(keep, k > 0, (size_t)n);
+        return k > 0 ? 0 : n;
+    }
+    rank_floats(rank, score, n);
+    uint32_t edge = kth_largest(rank, n, k, &above);
+    ties = k - above;
+    for (int i = 0; i < n; i++) {
+        int j = newer ? n - 1 - i : i;
+        keep[j] = rank[j] > edge || (rank[j] == edge && ties-- > 0);
+    }
+    return n - k;
+}
+
+// the tail stays, and of the rows before it those of largest score, B in all
+static int keep_budget(const Acting *a, const float *score, int tail, bool newer, uint8_t *keep) {
+    int budget = a->z->budget, head = a->len - tail;
+    memset(keep, 1, (size_t)a->len);
+    if (a->len <= budget) return 0;
+    return keep_top(score, a->rank, head, budget - tail, newer, keep);
+}
+
+// ---------------------------------------------------------------------------
+// By place
 
 // keeps [0, head) and [len - tail, len)
 static int keep_ends(int head, int tail, int len, uint8_t *keep) {
@@ -23,55 +96,344 @@ static int keep_ends(int head, int tail, int len, uint8_t *keep) {
     return dropped;
 }
 
-static int keep_last(const Sizes *z, int len, int64_t t, const int32_t *state, uint8_t *keep) {
-    (void)t; (void)state;
-    return keep_ends(0, z->budget, len, keep);
+static int keep_last(const Acting *a, uint8_t *keep) {
+    return keep_ends(0, a->z->budget, a->len, keep);
 }
 
-static int keep_streaming(const Sizes *z, int len, int64_t t, const int32_t *state, uint8_t *keep) {
-    (void)t; (void)state;
-    return keep_ends(z->sinks, z->recent, len, keep);
+static int keep_streaming(const Acting *a, uint8_t *keep) {
+    return keep_ends(a->z->sinks, a->z->recent, a->len, keep);
 }
 
-// CORM. Key j is important to the query of step t iff a_tj >= 1/t, that is s_tj >= lse2_t - log2 t.
-// The paper's matrix of the last w rows of such bits is one int per key: last_j, the latest step at
-// which j was important (0: never). A key that no query of the last w found important, and that is
-// not among the r newest, is dropped; nothing is before w queries gave rows.
-static void corm_observe(int32_t *last, const float *s, int len, float lse2, int64_t t) {
-    float bound = lse2 - flog2((float)t);
-    for (int j = 0; j < len; j++)
-        last[j] = s[j] >= bound && (int32_t)t > last[j] ? (int32_t)t : last[j];
+// the rows of smallest xxh64(seed, session, layer, KV head, position) go: the upper halves of the
+// hashes decide, the lower ones where the edge falls between equals
+static int keep_random(const Acting *a, uint8_t *keep) {
+    int64_t key[5] = { a->seed, a->session, a->layer, a->kv_head, 0 };
+    int k = a->z->budget, above;
+    uint32_t *low = (uint32_t *)(void *)a->score;
+    if (a->len <= k) return keep_ends(a->len, 0, a->len, keep);
+    for (int j = 0; j < a->len; j++) {
+        key[4] = a->pos[j];
+        uint64_t hash = XXH64(key, sizeof key, 0);
+        a->rank[j] = (uint32_t)(hash >> 32);
+        low[j] = (uint32_t)hash;
+    }
+    uint32_t edge = kth_largest(a->rank, a->len, k, &above);
+    for (int j = 0; j < a->len; j++) keep[j] = a->rank[j] > edge;
+    for (; above < k; above++) {
+        int best = -1;
+        for (int j = 0; j < a->len; j++)
+            if (a->rank[j] == edge && !keep[j] && (best < 0 || low[j] > low[best])) best = j;
+        keep[best] = 1;
+    }
+    return a->len - k;
 }
 
-static int keep_corm(const Sizes *z, int len, int64_t t, const int32_t *last, uint8_t *keep) {
-    int dropped = 0;
-    for (int j = 0; j < len; j++) {
-        keep[j] = t < z->window || last[j] > t - z->window || j >= len - z->protect;
+// ---------------------------------------------------------------------------
+// By the attention of the last w queries, kept rows chosen once
+
+// SnapKV: c_j = sum of a_ij over the last w queries i, per query head; joined over the group,
+// pooled over k neighbours, and the B - w largest stay with the last w rows.
+// Differs: the released code pools every query head on its own and keeps rows per query head; that
+// is --group query-head.
+static void pool_scores(const Sizes *z, const float *x, int n, float *out) {
+    int half = z->kernel / 2;
+    for (int j = 0; j < n; j++) {
+        int from = j < half ? 0 : j - half, to = j + half < n ? j + half : n - 1;
+        float y = x[from];
+        if (z->pool == POOL_MAX) for (int i = from + 1; i <= to; i++) y = x[i] > y ? x[i] : y;
+        else for (int i = from + 1; i <= to; i++) y += x[i];
+        out[j] = z->pool == POOL_MAX ? y : y / (float)z->kernel;
+    }
+}
+
+// keeps `count` of the rows before the window
+static int keep_window(const Acting *a, int count, uint8_t *keep) {
+    const Sizes *z = a->z;
+    int n = a->len - z->window;
+    float *joined = a->score, *pooled = a->score + a->ld;
+    memset(keep, 1, (size_t)a->len);
+    if (n <= count) return 0;
+    group_join(z->group, a->sums + (size_t)a->head * a->sums_ld, a->sums_ld, a->group, n, joined);
+    pool_scores(z, joined, n, pooled);
+    return keep_top(pooled, a->rank, n, count, false, keep);
+}
+
+static int keep_snapkv(const Acting *a, uint8_t *keep) {
+    return keep_window(a, a->z->budget - a->z->window, keep);
+}
+
+// PyramidKV: layer l of L keeps max - l (max - min) / (L - 1) rows beside the window, integer
+// divisions, min = c / beta, max = 2c - min, c = B - w; both are clipped to what there is.
+static int pyramid_rows(const Sizes *z, int layer, int n_layers, int64_t n) {
+    int64_t c = z->budget - z->window, min = c / z->beta, max = 2 * c - min;
+    if (n < 2 * c || n_layers < 2) return (int)c;
+    if (max >= n - z->window) {
+        max = n - z->window;
+        min = 2 * c - max;
+    }
+    return (int)(max - layer * ((max - min) / (n_layers - 1)));
+}
+
+static int keep_pyramid(const Acting *a, uint8_t *keep) {
+    return keep_window(a, pyramid_rows(a->z, a->layer, a->n_layers, a->t), keep);
+}
+
+static int window_size(const Sizes *z) { return z->window; }
+
+// TOVA: the B rows with most attention of the last query, all heads of the layer joined; every KV
+// head of the layer keeps the same rows, and the newest is not protected.
+static int keep_tova(const Acting *a, uint8_t *keep) {
+    group_join(a->z->group, a->sums, a->sums_ld, a->n_heads, a->len, a->score);
+    return keep_budget(a, a->score, 0, false, keep);
+}
+
+static int window_one(const Sizes *z) {
+    (void)z;
+    return 1;
+}
+
+// ---------------------------------------------------------------------------
+// By the attention of all queries so far. A query's heads are joined first, then a_i is added,
+// queries ascending. State of a row: S = sum of a_i; for RoCo also the sum of squares and how many
+// queries there were.
+
+static int words_one(const Sizes *z) { (void)z; return 1; }
+static int words_moments(const Sizes *z) { (void)z; return 3; }
+
+// the heads [first, first + heads) of a query into one unit of state; p (heads, PANEL)
+static void add_unit(const Query *q, int first, int heads, int words, uint32_t *state, float *p) {
+    float a[PANEL], *sum = (float *)(void *)state;
+    for (int h = 0; h < heads; h++) {
+        const float *s = q->s + (size_t)(first + h) * q->ld;
+        float lse2 = q->lse2[(size_t)(first + h) * q->lse_ld], *x = p + (size_t)h * PANEL;
+        for (int j = 0; j < q->len; j++) x[j] = fexp2(s[j] - lse2);
+    }
+    group_join(q->z->group, p, PANEL, heads, q->len, a);
+    for (int j = 0; j < q->len; j++) sum[j] += a[j];
+    if (words == 1) return;
+    float *square = sum + q->plane, *count = square + q->plane;
+    for (int j = 0; j < q->len; j++) square[j] += a[j] * a[j];
+    for (int j = 0; j < q->len; j++) count[j] += 1.0f;
+}
+
+// one unit of state per KV head, or per query head where those keep rows of their own
+static void add_attention(const Query *q, int words) {
+    int units = q->z->group == GROUP_QUERY_HEAD ? q->heads : 1, heads = q->heads / units;
+    float p[STRIP_ROWS * PANEL];
+    for (int u = 0; u < units; u++)
+        add_unit(q, u * heads, heads, words, q->state + (size_t)(u * words) * q->plane, p);
+}
+static void add_sum(const Query *q) { add_attention(q, 1); }
+static void add_moments(const Query *q) { add_attention(q, 3); }
+
+// H2O: the R newest rows, and of the others those of largest S.
+// Differs: the released code adds in fp16, where a sink's sum stops growing at 2048; ours is fp32.
+static int keep_h2o(const Acting *a, uint8_t *keep) {
+    return keep_budget(a, (const float *)(const void *)a->state, a->z->recent, false, keep);
+}
+
+static bool comes_first(const float *key, int a, int b, bool newer) {
+    return key[a] != key[b] ? key[a] < key[b] : newer ? a > b : a < b;
+}
+
+static void heap_sink(int *heap, int n, int at, const float *key, bool newer) {
+    for (int child; (child = 2 * at + 1) < n; at = child) {
+        if (child + 1 < n && comes_first(key, heap[child + 1], heap[child], newer)) child++;
+        if (!comes_first(key, heap[child], heap[at], newer)) return;
+        int x = heap[at];
+        heap[at] = heap[child];
+        heap[child] = x;
+    }
+}
+
+static void heap_make(int *heap, int n, const float *key, bool newer) {
+    for (int i = n / 2 - 1; i >= 0; i--) heap_sink(heap, n, i, key, newer);
+}
+
+// RoCo: of the B - R rows with the smallest deviation of their attention the one of least mean goes,
+// again and again until B are left. Mean and deviation are over the queries since the row came; the
+// newest rows count as unsteady.
+// Differs: in the released code the budget is of generated rows alone, and R is 0.3 B whatever the
+// user says.
+static int keep_roco(const Acting *a, uint8_t *keep) {
+    const Sizes *z = a->z;
+    int drop = a->len - z->budget, steady = z->budget - z->recent;
+    const float *sum = (const float *)(const void *)a->state, *square = sum + a->plane,
+                *count = square + a->plane;
+    float *mean = a->score, *std = a->score + a->ld;
+    int *heap = (int *)(void *)(a->score + 2 * a->ld), *rest = heap + steady, n = 0, n_rest = 0;
+    if (drop <= 0) return keep_ends(a->len, 0, a->len, keep);
+    for (int j = 0; j < a->len; j++) {
+        mean[j] = sum[j] / count[j];
+        float var = square[j] / count[j] - mean[j] * mean[j];
+        std[j] = j >= a->len - z->protect ? -1e9f : -sqrtf(var > 0 ? var : 0);
+    }
+    keep_top(std, a->rank, a->len, steady, false, keep);
+    for (int j = 0; j < a->len; j++) std[j] = -std[j];
+    for (int j = 0; j < a->len; j++) *(keep[j] ? &heap[n++] : &rest[n_rest++]) = j;
+    for (int j = 0; j < a->len; j++) keep[j] = 1;
+    heap_make(heap, n, mean, true);
+    if (drop > 1) heap_make(rest, n_rest, std, false);
+    for (int i = 0; i < drop; i++) {
+        keep[heap[0]] = 0;
+        if (i == drop - 1) break;
+        heap[0] = rest[0];
+        rest[0] = rest[--n_rest];
+        heap_sink(rest, n_rest, 0, std, false);
+        heap_sink(heap, n, 0, mean, true);
+    }
+    return drop;
+}
+
+// ---------------------------------------------------------------------------
+// By importance: row j is important to the query of step t iff a_tj >= 1/t for any head of the
+// group, that is s_tj >= lse2_t - log2 t
+
+// Scissorhands: one bit per row and query of the last `history`, the R newest rows stay, and of the
+// others those important to most; the newer of equals. A fixed budget as the CORM paper's baseline.
+// Differs: the released code has no budget and keeps what any query of its window found important.
+static int words_marks(const Sizes *z) { return CEIL_DIV(z->history, 32); }
+static int window_history(const Sizes *z) { return z->history; }
+
+static void mark_important(const Query *q) {
+    int at = (int)(q->t % q->z->history);
+    uint32_t *word = q->state + (size_t)(at / 32) * q->plane, bit = 1u << (at % 32);
+    float log_t = flog2((float)q->t);
+    for (int h = 0; h < q->heads; h++) {
+        const float *s = q->s + (size_t)h * q->ld;
+        float bound = q->lse2[(size_t)h * q->lse_ld] - log_t;
+        for (int j = 0; j < q->len; j++) {
+            uint32_t old = h ? word[j] : word[j] & ~bit;
+            word[j] = s[j] >= bound ? old | bit : old;
+        }
+    }
+}
+
+static int keep_scissorhands(const Acting *a, uint8_t *keep) {
+    int words = words_marks(a->z);
+    for (int j = 0; j < a->len; j++) a->score[j] = 0;
+    for (int i = 0; i < words; i++)
+        for (int j = 0; j < a->len; j++)
+            a->score[j] += (float)__builtin_popcount(a->state[(size_t)i * a->plane + j]);
+    return keep_budget(a, a->score, a->z->recent, true, keep);
+}
+
+// CORM. The paper's matrix of the last w rows of such bits is one int per key: last_j, the latest
+// step at which j was important (0: never). A key that no query of the last w found important, and
+// that is not among the r newest, is dropped; nothing is before w queries gave rows.
+static void corm_observe(const Query *q) {
+    int32_t *last = (int32_t *)(void *)q->state, t = (int32_t)q->t;
+    float log_t = flog2((float)q->t);
+    for (int h = 0; h < q->heads; h++) {
+        const float *s = q->s + (size_t)h * q->ld;
+        float bound = q->lse2[(size_t)h * q->lse_ld] - log_t;
+        for (int j = 0; j < q->len; j++) last[j] = s[j] >= bound && t > last[j] ? t : last[j];
+    }
+}
+
+static int keep_corm(const Acting *a, uint8_t *keep) {
+    const int32_t *last = (const int32_t *)(const void *)a->state;
+    int dropped = 0, w = a->z->window;
+    for (int j = 0; j < a->len; j++) {
+        keep[j] = a->t < w || last[j] > a->t - w || j >= a->len - a->z->protect;
         dropped += !keep[j];
     }
     return dropped;
 }
 
-static int corm_window(const Sizes *z) { return z->window; }
+// ---------------------------------------------------------------------------
+// The table
 
 static const Policy policies[] = {
-    { "full", "every row is kept", "n", "n^2", "n", false, false, false, NULL, NULL, NULL },
-    { "keep-last", "the newest B rows of each KV head", "B", "n^2", "B", true, true, false,
-      keep_last, NULL, NULL },
-    { "streamingllm", "the first S (sinks) and the last R rows (arXiv 2309.17453)", "S + R", "n^2",
-      "S + R", true, true, false, keep_streaming, NULL, NULL },
-    { "corm", "rows important to any of the last w queries, and the last r (arXiv 2404.15949)",
-      "no bound", "n^2 + w n", "rows kept", true, false, true, keep_corm, corm_observe,
-      corm_window },
+    { .name = "full", .help = "every row is kept", .kv_size = "n", .prefill_cost = "n^2",
+      .decode_cost = "n" },
+    { .name = "keep-last", .help = "the newest B rows of each KV head", .kv_size = "B",
+      .prefill_cost = "n^2", .decode_cost = "B", .evicts = true, .has_budget = true,
+      .at_first = true, .at_steps = true, .at_feeds = true, .keep = keep_last },
+    { .name = "random", .help = "B rows by a hash of seed, session, layer, KV head and position",
+      .kv_size = "B", .prefill_cost = "n^2", .decode_cost = "B", .evicts = true,
+      .has_budget = true, .at_first = true, .at_steps = true, .at_feeds = true,
+      .keep = keep_random, .wants_pos = true },
+    { .name = "streamingllm", .help = "the first S (sinks) and the last R rows (arXiv 2309.17453)",
+      .differs = "paper: slides for ever, keys turned to their place in the cache; SCBench's code: "
+                 "one cut after the first feed, own positions, then it grows (--preset harness)",
+      .kv_size = "S + R", .prefill_cost = "n^2", .decode_cost = "S + R", .evicts = true,
+      .has_budget = true, .at_first = true, .at_steps = true, .at_feeds = true,
+      .keep = keep_streaming },
+    { .name = "snapkv", .help = "rows the last w queries of the prompt attend to, pooled, and the "
+                                "last w (arXiv 2404.14469)",
+      .differs = "paper: B 2048; SCBench's code: B 4096, chosen and stored per query head, w times "
+                 "the group's memory (--preset harness); both once, after the first feed",
+      .kv_size = "B", .prefill_cost = "n^2 + w n", .decode_cost = "B", .evicts = true,
+      .has_budget = true, .at_first = true, .groups = GROUPS_CHOICE, .keep = keep_snapkv,
+      .sums = true, .window = window_size },
+    { .name = "pyramidkv", .help = "snapkv with more rows in lower layers (arXiv 2406.02069)",
+      .differs = "integer steps between layers as in the released code: a little over B on average",
+      .kv_size = "B", .prefill_cost = "n^2 + w n", .decode_cost = "B", .evicts = true,
+      .has_budget = true, .at_first = true, .groups = GROUPS_CHOICE, .keep = keep_pyramid,
+      .sums = true, .window = window_size },
+    { .name = "h2o", .help = "rows of most accumulated attention, and the last R (arXiv 2306.14048)",
+      .differs = "released code: query heads without groups only, sums in fp16 that stop at 2048; "
+                 "ours in fp32",
+      .kv_size = "B", .prefill_cost = "2 n^2", .decode_cost = "B", .evicts = true,
+      .has_budget = true, .at_first = true, .at_steps = true, .at_feeds = true,
+      .groups = GROUPS_CHOICE, .keep = keep_h2o, .words = words_one, .observe = add_sum,
+      .every_query = true },
+    { .name = "scissorhands", .help = "rows important to most of the last queries, and the last R "
+                                      "(arXiv 2305.17118)",
+      .differs = "a fixed budget as the CORM paper's baseline; the released code has none and keeps "
+                 "what any query of its window found important",
+      .kv_size = "B", .prefill_cost = "n^2 + w n", .decode_cost = "B", .evicts = true,
+      .has_budget = true, .at_first = true, .at_steps = true, .at_feeds = true,
+      .groups = GROUPS_ANY, .keep = keep_scissorhands, .words = words_marks,
+      .observe = mark_important, .window = window_history },
+    { .name = "tova", .help = "rows the last query attends to, the same in all heads of a layer "
+                              "(arXiv 2401.06104)",
+      .kv_size = "B", .prefill_cost = "n^2 + n", .decode_cost = "B", .evicts = true,
+      .has_budget = true, .at_first = true, .at_steps = true, .at_feeds = true,
+      .groups = GROUPS_CHOICE, .keep = keep_tova, .one_for_all = true, .sums = true,
+      .window = window_one },
+    { .name = "roco", .help = "of the steadiest rows the one of least mean attention goes "
+                              "(arXiv 2402.06262)",
+      .differs = "released code: the budget counts generated rows alone",
+      .kv_size = "B", .prefill_cost = "2 n^2", .decode_cost = "B", .evicts = true,
+      .has_budget = true, .at_first = true, .at_steps = true, .at_feeds = true,
+      .groups = GROUPS_CHOICE, .keep = keep_roco, .words = words_moments, .observe = add_moments,
+      .every_query = true },
+    { .name = "corm", .help = "rows important to any of the last w queries, and the last r "
+                              "(arXiv 2404.15949)",
+      .differs = "the paper's bits of w queries per row are one step number; the prompt is judged "
+                 "once by its last w queries, or every C tokens (prefill=stream:C)",
+      .kv_size = "no bound", .prefill_cost = "n^2 + w n", .decode_cost = "rows kept",
+      .evicts = true, .at_first = true, .at_steps = true, .at_feeds = true, .groups = GROUPS_ANY,
+      .keep = keep_corm, .words = words_one, .observe = corm_observe, .window = window_size },
 };
 const Policy *policy_at(int i) {
     return i >= 0 && i < (int)COUNTOF(policies) ? &policies[i] : NULL;
 }
 
-// ---------------------------------------------------------------------------
-// Statistics of the last query rows, O(n) memory: one pass for lse2 of every (head, row), then one
-// pass per (KV head, panel of keys) that shows the policy the scores, (query, head) ascending.
+const Policy *policy_columns(int words) {
+    static const Policy columns[] = {
+        { .name = "sum", .groups = GROUPS_CHOICE, .words = words_one, .observe = add_sum,
+          .every_query = true },
+        { .name = "moments", .groups = GROUPS_CHOICE, .words = words_moments,
+          .observe = add_moments, .every_query = true },
+    };
+    return &columns[words > 1];
+}
 
+// ---------------------------------------------------------------------------
+// Statistics in O(n) memory per head: the scores of some queries are made again, one panel of keys
+// at a time, and shown to the policy, (query, head) ascending. Every query counts with its own
+// causal prefix and with the denominator that attention gave it.
+
+typedef struct {                // rows of queries, the newest ones of the cache
+    const float *q;             // (rows, H, hd)
+    int rows;
+    const float *lse2;          // head h of row i at h * lse_ld + i
+    size_t lse_ld;
+    int64_t t;                  // 1-based step of the first
+} Queries;
 
 // puts rows of the shared context in front of the feed's own, returns how many rows there are
 static int window_join(KVWork *w, int want, const void *ext, int ext_rows) {
@@ -90,7 +452,7 @@ static int window_join(KVWork *w, int want, const void *ext, int ext_rows) {
     return own + add;
 }
 
-static void observe_lse2(KVCache *c, KVWork *w, int layer, int rows) {
+static void window_denominators(KVCache *c, KVWork *w, int layer, int rows) {
     const AttnShape *s = c->s;
     int group = s->n_heads / s->n_kv_heads, blocks = CEIL_DIV(rows, ATTN_ROWS);
 #pragma omp parallel for schedule(dynamic, 1)
@@ -98,7 +460,7 @@ static void observe_lse2(KVCache *c, KVWork *w, int layer, int rows) {
         int h = item % s->n_heads, r = item / s->n_heads * ATTN_ROWS;
         AttnRows a;
         memset(&a, 0, sizeof a);
-        a.panels = panels_of(w, h / group);
+        a.panels = panels_of(c, w, h / group);
         a.ldq = (size_t)s->n_heads * s->head_dim;
         a.q = w->window + (size_t)r * a.ldq + (size_t)h * s->head_dim;
         a.rows = rows - r < ATTN_ROWS ? rows - r : ATTN_ROWS;
@@ -109,52 +471,91 @@ static void observe_lse2(KVCache *c, KVWork *w, int layer, int rows) {
     }
 }
 
-// one panel of keys of KV head g under all window rows of its group
-static void observe_panel(KVCache *c, KVWork *w, int layer, int g, int p, int rows, int64_t t) {
+// window sums of one panel: each query's attention is added to what its head has
+static void add_window(const Query *q, float *sums, size_t ld) {
+    for (int h = 0; h < q->heads; h++) {
+        const float *s = q->s + (size_t)h * q->ld;
+        float lse2 = q->lse2[(size_t)h * q->lse_ld], *sum = sums + (size_t)h * ld;
+        for (int j = 0; j < q->len; j++) sum[j] += fexp2(s[j] - lse2);
+    }
+}
+
+// one panel of keys of KV head g under all queries of its group, whole queries at a time
+static void look_panel(KVCache *c, KVWork *w, int layer, int g, int p, const Queries *rows) {
     const AttnShape *s = c->s;
+    const Policy *policy = c->method.policy;
     int group = s->n_heads / s->n_kv_heads, hd = s->head_dim, vis[STRIP_ROWS];
+    int strip = STRIP_ROWS / group;
     Head *h = head_of(c, layer, g);
     char *scratch = thread_scratch(w);
     float *q = (float *)(void *)(scratch + attn_scratch_bytes(s)), *scores = q + STRIP_ROWS * hd;
-    const char *panel = panels_of(w, g) + (size_t)p * attn_panel_bytes(s);
-    for (int at = 0; at < rows * group; at += STRIP_ROWS) {
-        int m = rows * group - at < STRIP_ROWS ? rows * group - at : STRIP_ROWS;
-        for (int i = 0; i < m; i++) {
-            int row = (at + i) / group, v = h->len - rows + row + 1 - p * PANEL;
-            vis[i] = v < 0 ? 0 : v > PANEL ? PANEL : v;
-            memcpy(q + (size_t)i * hd,
-                   w->window + ((size_t)row * s->n_heads + g * group + (at + i) % group) * hd,
-                   (size_t)hd * sizeof *q);
+    const char *panel = panels_of(c, w, g) + (size_t)p * attn_panel_bytes(s);
+    float *sums = w->scores + (size_t)(g * group) * w->scores_ld + (size_t)p * PANEL;
+    int first = p * PANEL - (h->len - rows->rows);          // the first query that sees the panel
+    for (int at = first < 0 ? 0 : first; at < rows->rows; at += strip) {
+        int n = rows->rows - at < strip ? rows->rows - at : strip;
+        for (int i = 0; i < n * group; i++) {
+            int v = at + i / group + 1 - first;
+            vis[i] = v > PANEL ? PANEL : v;
         }
-        attn_panel_scores(s, panel, q, m, vis, scores, scratch);
-        for (int i = 0; i < m; i++) {
-            int row = (at + i) / group, head = g * group + (at + i) % group;
-            if (vis[i])
-                c->method.policy->observe(h->state + p * PANEL, scores + (size_t)i * PANEL, vis[i],
-                                          window_lse2(w)[(size_t)head * w->window_cap + row],
-                                          t - rows + 1 + row);
+        for (int i = 0; i < n; i++)
+            memcpy(q + (size_t)i * group * hd,
+                   rows->q + ((size_t)(at + i) * s->n_heads + g * group) * hd,
+                   (size_t)group * hd * sizeof *q);
+        attn_panel_scores(s, panel, q, n * group, vis, scores, scratch);
+        for (int i = 0; i < n; i++) {
+            Query one = { &c->method.size, group, vis[i * group],
+                          scores + (size_t)i * group * PANEL, PANEL,
+                          rows->lse2 + (size_t)(g * group) * rows->lse_ld + at + i, rows->lse_ld,
+                          rows->t + at + i, h->state + (size_t)p * PANEL, (size_t)h->cap };
+            if (policy->sums) add_window(&one, sums, (size_t)w->scores_ld);
+            else policy->observe(&one);
         }
     }
 }
 
-static void observe_window(KVCache *c, KVWork *w, int layer, int rows, int64_t t) {
+static void look(KVCache *c, KVWork *w, int layer, const Queries *rows) {
     int G = c->s->n_kv_heads, most = 0;
     for (int g = 0; g < G; g++) if (kv_len(c, layer, g) > most) most = kv_len(c, layer, g);
     int panels = CEIL_DIV(most, PANEL);
-    observe_lse2(c, w, layer, rows);
 #pragma omp parallel for schedule(dynamic, 1)
     for (int item = 0; item < G * panels; item++)
         if (item % panels * PANEL < kv_len(c, layer, item / panels))
-            observe_panel(c, w, layer, item / panels, item % panels, rows, t);
+            look_panel(c, w, layer, item / panels, item % panels, rows);
 }
+
+void policy_queries(KVCache *c, KVWork *w, int layer, int first, int n, int64_t pos,
+                    const float *q) {
+    Queries rows = { q, n, w->lse2 + first, (size_t)w->lse2_ld, pos + 1 };
+    look(c, w, layer, &rows);
+}
+
+// the last query rows of a feed, t tokens in all
+static void look_back(KVCache *c, KVWork *w, int layer, int n, int64_t t) {
+    Queries rows = { w->window, n, window_lse2(w), (size_t)w->window_cap, t - n + 1 };
+    if (c->method.policy->sums)
+        memset(w->scores, 0, (size_t)c->s->n_heads * w->scores_ld * sizeof *w->scores);
+    window_denominators(c, w, layer, n);
+    look(c, w, layer, &rows);
+}
+
 // ---------------------------------------------------------------------------
 // When policies act
 
 static void layer_evict(KVCache *c, KVWork *w, int layer, int64_t t) {
     const Policy *p = c->method.policy;
-    for (int g = 0; g < c->s->n_kv_heads; g++) {
+    int G = c->s->n_kv_heads, group = c->s->n_heads / G, named = 0;
+    size_t ld = w->rank_bytes / (4 * sizeof *w->rank);
+    for (int g = 0; g < G; g++) {
         Head *h = head_of(c, layer, g);
-        int named = p->keep(&c->method.size, h->len, t, h->state, w->keep);
+        Acting a = { .z = &c->method.size, .layer = layer, .n_layers = c->n_layers,
+                     .head = g * group, .group = group, .n_heads = c->s->n_heads, .kv_head = g,
+                     .len = h->len, .t = t, .seed = c->method.seed, .session = c->method.session,
+                     .state = h->state, .plane = (size_t)h->cap, .sums = w->scores,
+                     .sums_ld = (size_t)w->scores_ld, .ld = ld, .score = w->rank,
+                     .rank = (uint32_t *)(void *)(w->rank + 3 * ld) };
+        if (p->wants_pos) kv_positions(c, layer, g, &a.pos);
+        if (g == 0 || !p->one_for_all) named = p->keep(&a, w->keep);
         c->named += named;
         head_evict(c, h, w->keep, named);
     }
@@ -163,21 +564,33 @@ static void layer_evict(KVCache *c, KVWork *w, int layer, int64_t t) {
 void policy_feed_end(KVCache *c, KVWork *w, int layer, int64_t t, const void *window, int rows,
                      bool first) {
     const Policy *p = c->method.policy;
-    if (p->observe) {
+    bool acts = first ? p->at_first : c->method.size.feeds;
+    if (p->window && (acts || p->observe)) {
         int want = p->window(&c->method.size);
         if (w->feed_n == 0) pack_new(c, w, layer, 0, true);
-        observe_window(c, w, layer, window_join(w, want, window, first ? rows : 0), t);
+        look_back(c, w, layer, window_join(w, want, window, first ? rows : 0), t);
     }
-    if (p->keep) layer_evict(c, w, layer, t);
+    if (acts) layer_evict(c, w, layer, t);
 }
 
 void policy_step(KVCache *c, KVWork *w, int layer, int64_t t) {
     const Policy *p = c->method.policy;
-    int group = c->s->n_heads / c->s->n_kv_heads;
-    for (int h = 0; p->observe && h < c->s->n_heads; h++) {
-        Head *head = head_of(c, layer, h / group);
-        p->observe(head->state, w->scores + (size_t)h * w->scores_ld, head->len, window_lse2(w)[h],
-                   t);
+    int G = c->s->n_kv_heads, group = c->s->n_heads / G;
+    const float *lse2 = w->scores + (size_t)c->s->n_heads * w->scores_ld;
+    if (!c->method.size.steps && !p->observe) return;
+    for (int g = 0; policy_looks(p) && g < G; g++) {
+        Head *h = head_of(c, layer, g);
+        float *scores = w->scores + (size_t)(g * group) * w->scores_ld;
+        for (int p0 = 0; p->observe && p0 < h->len; p0 += PANEL) {
+            Query one = { &c->method.size, group, h->len - p0 < PANEL ? h->len - p0 : PANEL,
+                          scores + p0, (size_t)w->scores_ld, lse2 + g * group, 1, t,
+                          h->state + p0, (size_t)h->cap };
+            p->observe(&one);
+        }
+        for (int i = 0; p->sums && i < group; i++)          // the attention of the one query
+            for (int j = 0; j < h->len; j++)
+                scores[(size_t)i * w->scores_ld + j] =
+                    fexp2(scores[(size_t)i * w->scores_ld + j] - lse2[g * group + i]);
     }
-    if (p->keep) layer_evict(c, w, layer, t);
+    if (c->method.size.steps) layer_evict(c, w, layer, t);
 }

@@ -621,7 +621,8 @@ static int check_ids(const Model *m, const int32_t *ids, int n, int64_t pos, Err
     return 0;
 }
 
-Context *context_open(Model *m, const int32_t *ids, int n, int window, Err *err) {
+Context *context_open(Model *m, const int32_t *ids, int n, const Needs *needs, Err *err) {
+    static const Needs nothing;
     Method full;
     if (n < 1) { FAIL(err, "a context needs at least one token"); return NULL; }
     if (check_ids(m, ids, n, 0, err) || method_find("full", &full, err)) return NULL;
@@ -630,12 +631,15 @@ Context *context_open(Model *m, const int32_t *ids, int n, int window, Err *err)
     c->m = m;
     c->refs = 1;
     c->n = n;
-    c->window_rows = window < n ? window : n;
-    c->window_bytes = (size_t)config_attn_layers(&m->c) * c->window_rows * window_row_bytes(m);
+    if (!needs) needs = &nothing;
+    int layers = config_attn_layers(&m->c);
+    c->window_rows = needs->window < n ? needs->window : n;
+    c->window_bytes = (size_t)layers * c->window_rows * window_row_bytes(m);
     c->window = TAKE(&m->mem, char, c->window_bytes, "window rows of the context");
-    kv_work_reserve(m->work, n, n, window, 1);
-    KVCache *kv = kv_open(&m->mem, &m->shape, config_attn_layers(&m->c), NULL, &full, 0);
-    kv_first_begin(kv);
+    KVCache *kv = needs->sums ? kv_open_sums(&m->mem, &m->shape, layers, needs)
+                              : kv_open(&m->mem, &m->shape, layers, NULL, &full, 0);
+    if (!needs->sums) kv_first_begin(kv);
+    kv_work_reserve(m->work, kv_method(kv), n, n, needs->window, 1);
     Forward f = forward_of(m, kv, ids, n, 0, m->chunk);
     f.first = true;
     f.window_out = c->window;
@@ -674,6 +678,13 @@ Branch *branch_open(Model *m, Context *ctx, const Method *method, int reserve, E
              ctx->window_rows, method->name, method_window(method));
         return NULL;
     }
+    Needs needs = { 0, 0, GROUP_MEAN };
+    method_needs(method, &needs);
+    if (ctx && needs.sums && !kv_base_sums(ctx->base, needs.sums)) {
+        FAIL(err, "internal error: the context kept no column sums, method %s goes on from them",
+             method->name);
+        return NULL;
+    }
     Branch *b = branch_new(m, ctx, method);
     b->kv = kv_open(&m->mem, &m->shape, config_attn_layers(&m->c), ctx ? ctx->base : NULL,
                     &b->method, reserve);
@@ -688,7 +699,8 @@ int branch_feed(Branch *b, const int32_t *ids, int n, unsigned flags, Err *err) 
     if (n < 1 && !(first && b->ctx && n == 0))
         return FAIL(err, "internal error: a feed of %d tokens", n);
     if (check_ids(m, ids, n, b->pos, err)) return -1;
-    kv_work_reserve(m->work, kv_max_len(b->kv) + n, n ? n : 1, method_window(&b->method), 1);
+    kv_work_reserve(m->work, &b->method, kv_max_len(b->kv) + n, n ? n : 1,
+                    method_window(&b->method), 1);
     if (!b->ctx && !b->fed) kv_first_begin(b->kv);
     Forward f = forward_of(m, b->kv, ids, n, b->pos, m->chunk);
     f.first = first;
@@ -707,14 +719,13 @@ int branch_feed(Branch *b, const int32_t *ids, int n, unsigned flags, Err *err) 
 static int step_batch(Branch *const *b, const int32_t *ids, int n, Err *err) {
     Model *m = b[0]->m;
     StepOf of[STEP_BATCH];
-    int len = 0, window = 0;
+    int len = 0;
     for (int i = 0; i < n; i++) {
         StepOf row = { b[i]->kv, b[i]->pos, b[i]->logits };
         of[i] = row;
         if (kv_max_len(b[i]->kv) > len) len = kv_max_len(b[i]->kv);
-        if (method_window(&b[i]->method) > window) window = method_window(&b[i]->method);
     }
-    kv_work_reserve(m->work, len + 1, 0, window, n);
+    for (int i = 0; i < n; i++) kv_work_reserve(m->work, &b[i]->method, len + 1, 0, 0, n);
     Forward f = forward_of(m, NULL, ids, n, 0, n);
     f.of = of;
     llama_step(&f);
@@ -730,8 +741,11 @@ int branches_step(Branch *const *b, const int32_t *id, int n, Err *err) {
         for (int j = 0; j < i; j++) CHECK(b[i] != b[j], "a branch twice in one step");
         if (check_ids(b[i]->m, &id[i], 1, b[i]->pos, err)) return -1;
     }
-    for (int i = 0; i < n; i += STEP_BATCH)
-        if (step_batch(b + i, id + i, n - i < STEP_BATCH ? n - i : STEP_BATCH, err)) return -1;
+    for (int i = 0, m = 0; i < n; i += m) {             // lists per KV head or per query head
+        for (m = 1; i + m < n && m < STEP_BATCH; m++)
+            if (kv_heads(b[i + m]->kv) != kv_heads(b[i]->kv)) break;
+        if (step_batch(b + i, id + i, m, err)) return -1;
+    }
     return 0;
 }
 
@@ -834,9 +848,11 @@ static AttnShape shape_of(const Config *c) {
     return s;
 }
 
-size_t config_scratch_bytes(const Config *c, int n, int rows, int chunk, int window) {
+// activations of a feed of n tokens, scratch for lists of up to rows entries, logits
+static size_t scratch_bytes(const Config *c, const Method *m, int n, int rows, int chunk) {
     AttnShape s = shape_of(c);
-    return llama_scratch(c, n, chunk ? chunk : 512) + kv_work_bytes(&s, rows, n, window, 1) +
+    return llama_scratch(c, n, chunk ? chunk : 512) +
+           kv_work_bytes(&s, m, rows, n, method_window(m), 1) +
            (size_t)c->vocab_size * sizeof(float);
 }
 
@@ -846,10 +862,15 @@ static size_t plan_kept(const Method *m, int n_first, int64_t rows_kept) {
     return (size_t)(m->size.budget > 0 && m->size.budget < n_first ? m->size.budget : n_first);
 }
 
+// heads that hold rows: a cache of query heads has more
+static size_t plan_heads(const Config *c, const Method *m) {
+    bool wide = method_in_cache(m) && m->size.group == GROUP_QUERY_HEAD;
+    return (size_t)config_attn_layers(c) * (size_t)(wide ? c->n_heads : c->n_kv_heads);
+}
+
 static size_t plan_lists(const Config *c, const Method *m, size_t rows) {
     if (!method_evicts(m)) return 0;
-    return (size_t)(method_window(m) ? 2 : 1) * (size_t)config_attn_layers(c) * c->n_kv_heads *
-           rows * sizeof(int32_t);
+    return (size_t)(1 + method_words(m)) * plan_heads(c, m) * rows * sizeof(int32_t);
 }
 
 Plan plan_run(const Config *c, const Method *m, int n_ctx, int n_first, int n_later, bool shared,
@@ -860,10 +881,10 @@ Plan plan_run(const Config *c, const Method *m, int n_ctx, int n_first, int n_la
     int window = method_window(m);
     size_t kept = plan_kept(m, n_first, rows_kept);
     memset(&p, 0, sizeof p);
-    p.upper_bound = rows_kept < 0 && window > 0;
+    p.upper_bound = rows_kept < 0 && method_evicts(m) && !method_has_budget(m);
     p.weights = config_weight_bytes(c);
     size_t longest = kept + (size_t)n_later > first ? kept + (size_t)n_later : first; // of any list
-    p.scratch = config_scratch_bytes(c, n_first, (int)longest, chunk, window);
+    p.scratch = scratch_bytes(c, m, n_first, (int)longest, chunk);
     if (shared) {
         // the context, its window rows, and a tail for question 1 and all that follows
         p.kv = (first + (size_t)n_later) * row * heads;
@@ -893,8 +914,8 @@ void plan_more(Plan *p, const Config *c, const Method *m, int n_ctx, int n_first
     if (shared) p->kv += n * ((size_t)(n_first - n_ctx) + later) * row * heads;
     else if (tails > p->kv) p->kv = tails;
     p->scratch += n * (size_t)c->vocab_size * sizeof(float) +
-                  kv_work_bytes(&s, longest, n_first, window, more + 1) -
-                  kv_work_bytes(&s, longest, n_first, window, 1);
+                  kv_work_bytes(&s, m, longest, n_first, window, more + 1) -
+                  kv_work_bytes(&s, m, longest, n_first, window, 1);
     p->policy += n * plan_lists(c, m, kept + later);
     p->total = p->weights + p->kv + p->scratch + p->policy;
 }

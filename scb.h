@@ -204,18 +204,30 @@ int  config_shape(const char *name, Config *c, Err *err);   // "smollm2-135m" ..
 void config_shapes(FILE *out);                              // one aligned line per shape
 // packed, as model_open allocates; with c->stream, one layer's matrices count
 size_t config_weight_bytes(const Config *c);
-size_t config_scratch_bytes(const Config *c, int n, int rows, int chunk, int window);
 
 // ===========================================================================
 // Methods (method.c): what the cache keeps. A policy knows no architecture.
 typedef enum { PRESET_SCBENCH, PRESET_CORM, PRESET_HARNESS } Preset;
 typedef enum { POSITIONS_ORIGINAL, POSITIONS_CACHE } Positions;
+// how the query heads that share a KV head become one opinion; query-head: they do not, each keeps
+// rows of its own, as the released harness stores them
+typedef enum { GROUP_MEAN, GROUP_MAX, GROUP_SUM, GROUP_QUERY_HEAD } Group;
+typedef enum { POOL_AVG, POOL_MAX } Pool;
 
 typedef struct {                // the resolved sizes of one method, all in rows or tokens
     int budget;                 // B rows per KV head; 0: the policy has none (full, corm)
-    int sinks, recent;          // streamingllm: first and last rows; keep-last: recent = budget
-    int window, protect;        // corm: w queries looked back, r newest rows always kept
+    int sinks, recent;          // first rows; newest rows always kept
+    int window;                 // queries looked at: corm's w, snapkv's and pyramidkv's window
+    int protect;                // corm: r newest rows always kept; roco: rows taken for unsteady
+    int history;                // scissorhands: queries whose marks are kept
+    int kernel, beta;           // snapkv: width of the pooling; pyramidkv: steepness
+    int page;                   // quest: rows of a page
+    int stream;                 // the policy acts after so many prompt tokens; 0: at their end
+    int every_turn;             // snapkv, pyramidkv act at the end of every feed
+    Pool pool;
+    Group group;
     Positions positions;
+    bool steps, feeds;          // the policy acts at every step, at the end of later feeds
     bool scaled;                // some value was scaled by the context length (SEMANTICS 5)
 } Sizes;
 
@@ -223,9 +235,16 @@ typedef struct Policy Policy;   // one row of the policy table
 typedef struct {
     char name[48];
     const Policy *policy;
-    Sizes set;                  // values given by --set, -1 where not given
+    Sizes set;                  // values given by --set and switches, -1 where not given
     Sizes size;                 // resolved by method_resolve
+    int64_t seed, session;      // random: what its choices hang on
 } Method;
+
+typedef struct {                // what policies want of the queries of a shared context
+    int window;                 // its last query rows
+    int sums;                   // words of column sums of attention: 0, 1, or 3 with squares
+    Group group;                // how heads are joined in the sums
+} Needs;
 
 int  method_find(const char *name, Method *m, Err *err);            // unknown: "did you mean"
 int method_set(Method *m, const char *name, const char *value, Err *err); // --set METHOD.name=value
@@ -233,9 +252,14 @@ int method_set(Method *m, const char *name, const char *value, Err *err); // --s
 int  method_resolve(Method *m, Preset preset, int ctx, int budget, int positions, Err *err);
 void method_params(const Method *m, StrBuf *json); // {"sinks":128,...}: what acts, for the rows
 bool method_has_budget(const Method *m);
-bool method_evicts(const Method *m);                    // false for full
+bool method_evicts(const Method *m);                    // false for full, quest, topk
+bool method_in_cache(const Method *m);                  // a cache-stage method: all but full
 bool method_at_steps(const Method *m);                  // acts on every step
+bool method_groups(const Method *m);                    // has a choice of how heads are joined
+const char *method_group(const Method *m);              // name of that choice, or NULL
 int  method_window(const Method *m);                    // window rows it needs, 0 = none
+int  method_words(const Method *m);                     // 32-bit words of state per row
+void method_needs(const Method *m, Needs *n);           // raises *n to what m wants as well
 const char *method_name_at(int i);                      // table order, NULL past the end
 void method_list(FILE *out);                            // stage, KV size, complexities, help
 int  did_you_mean(const char *word, const char *const *names, int n);   // index or -1
@@ -249,9 +273,9 @@ typedef struct Mark Mark;
 enum { FEED_FIRST = 1,          // end of the branch's first feed: the policy acts, context included
        FEED_NO_LOGITS = 2 };    // nobody will ask for branch_logits
 
-// Dense prefill of n ids. window: query rows kept at the end (largest of the run's methods).
+// Dense prefill of n ids. needs: what the policies of the run want of its queries; NULL: nothing.
 // The caller's reference; branches hold their own. NULL with err when interrupted.
-Context *context_open(Model *m, const int32_t *ids, int n, int window, Err *err);
+Context *context_open(Model *m, const int32_t *ids, int n, const Needs *needs, Err *err);
 void context_drop(Context *c);
 int  context_len(const Context *c);
 
@@ -451,9 +475,10 @@ size_t kv_row_bytes(const AttnShape *s);        // K, V and position of one row 
 KVWork *kv_work_open(Mem *mem, const AttnShape *s);
 void kv_work_close(KVWork *w);
 // grows the scratch for lists of up to len entries, feeds of n tokens (0: only steps), window rows
-// and steps of batch branches at once
-void kv_work_reserve(KVWork *w, int len, int n, int window, int batch);
-size_t kv_work_bytes(const AttnShape *s, int len, int n, int window, int batch); // what it takes
+// and what the method looks at, and steps of batch branches at once
+void kv_work_reserve(KVWork *w, const Method *m, int len, int n, int window, int batch);
+// what that allocates
+size_t kv_work_bytes(const AttnShape *s, const Method *m, int len, int n, int window, int batch);
 
 // An empty cache on base (a reference is taken; NULL: none). reserve: own rows allocated at once.
 KVCache *kv_open(Mem *mem, const AttnShape *s, int n_layers, KVBase *base, const Method *m,
@@ -465,6 +490,8 @@ void kv_rewind(KVCache *c, KVMark *k);          // both end the mark
 void kv_mark_drop(KVCache *c, KVMark *k);
 void kv_cut(KVCache *c, int64_t pos); // rows of position >= pos leave the lists and the blocks
 KVBase *kv_base(KVCache *c);                    // the shared rows, no reference taken
+bool kv_base_sums(const KVBase *b, int words);  // it holds so many words of column sums
+const Method *kv_method(const KVCache *c);
 KVBase *kv_base_ref(KVBase *b);
 void kv_base_drop(KVBase *b);
 // the feed to come is the first of an empty cache: rows are settled into a base layer by layer
@@ -472,7 +499,10 @@ void kv_first_begin(KVCache *c);
 
 int  kv_len(const KVCache *c, int layer, int g);        // live rows
 int  kv_max_len(const KVCache *c);
+int  kv_heads(const KVCache *c);        // lists of a layer: KV heads, or query heads
 bool kv_by_index(const KVCache *c); // keys and queries rotated by list index now
+// a cache whose queries are summed up for others: column sums stay with its rows (a context's)
+KVCache *kv_open_sums(Mem *mem, const AttnShape *s, int n_layers, const Needs *needs);
 // one layer of a feed, in this order: begin, chunks of rows ascending, end.
 // q (n, H, hd), k and v (n, G, hd) fp32, rotated; pos of the first row; out (n, H, hd)
 void kv_feed_begin(KVCache *c, KVWork *w, int layer, int n);

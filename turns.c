@@ -372,6 +372,7 @@ int arm_method(const Bench *b, const Arm *a, int ctx, Method *m, Err *err) {
                          "--keep %g of %d tokens are %d rows; at least 32 are needed", a->keep, ctx,
                          budget);
     *m = a->method;
+    m->seed = b->seed;
     return method_resolve(m, b->preset, ctx, budget, b->positions, err);
 }
 
@@ -494,6 +495,7 @@ static void row_begin(const Play *p, int turn, Row *row) {
     row->scaled = p->method.size.scaled;
     if (p->arm->mode == MULTI_TURN) row->history = b->own_history ? "own" : "golden";
     if (method_evicts(&p->method) && !method_at_steps(&p->method)) row->compress = "once";
+    row->group = method_group(&p->method);
     row->query_aware = aware_name[p->arm->aware];
     row->positions = p->method.size.positions == POSITIONS_CACHE ? "cache" : "original";
     row->scorer = b->scorer == SCORER_HARNESS ? "harness" : "ours";
@@ -877,6 +879,7 @@ static int play_arm(Bench *b, const Task *task, const Session *s, const Arm *a, 
     Play p = { .b = b, .task = task, .s = s, .arm = a, .shared = shared, .shared_s = shared_s,
                .ctx = ctx };
     if (arm_method(b, a, ctx, &p.method, err)) return -1;
+    p.method.session = s->s.number;
     method_params(&p.method, &p.params);
     XXH64_reset(&p.ids, 0);
     if (shared) XXH64_update(&p.ids, s->context.p, s->context.n * sizeof *s->context.p);
@@ -891,17 +894,17 @@ static int play_arm(Bench *b, const Task *task, const Session *s, const Arm *a, 
 // the bare context for all arms; window: the largest of their methods
 static Context *context_shared(Bench *b, const Task *task, const Session *s, int ctx,
                                double *seconds, Err *err) {
-    int window = 0;
+    Needs needs = { 0, 0, GROUP_MEAN };
     for (int i = 0; i < b->n_arms; i++) {
         Method m;
         if (arm_method(b, &b->arms[i], ctx, &m, err)) return NULL;
-        if (method_window(&m) > window) window = method_window(&m);
+        method_needs(&m, &needs);
     }
     Play p = { .b = b, .task = task, .s = s };
     if (b->prompts && dump_feed(&p, 0, "context", &s->context, err)) return NULL;
     progress_of(&p, "context", s->context.n);
     double t = now_s();
-    Context *c = context_open(b->model, s->context.p, (int)s->context.n, window, err);
+    Context *c = context_open(b->model, s->context.p, (int)s->context.n, &needs, err);
     *seconds = now_s() - t;
     progress_end(&b->progress);
     return c;

@@ -9,7 +9,7 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 export tmp
 export flags="-I. $(pkg-config --cflags libpcre2-8 libutf8proc jansson libxxhash) -fopenmp
-              -ffp-contract=off -Wall -Wextra -Wvla"
+              -ffp-contract=off -Wall -Wextra -Wno-missing-field-initializers -Wvla"
 export CC=${CC:-cc} CXX=${CXX:-g++} NVCC=${NVCC:-nvcc} ARCH=${ARCH:-sm_90}
 case $(uname -m) in x86_64) export tune='-march=native' ;; *) export tune='' ;; esac
 

@@ -4,6 +4,7 @@
 #include "tinymodel.h"
 
 enum { MOST = 12, CONTEXT = 1100, QUESTION = 40, STEPS = 14, WINDOW = 24 };
+static const Needs needs = { .window = WINDOW };
 
 static int failures, checks;
 
@@ -110,7 +111,7 @@ static void forks(Model *m, const char *method, int n, bool on_context) {
     char what[80];
     Branch *together[MOST], *alone[MOST];
     ids_of(ids, CONTEXT, 7);
-    Context *ctx = on_context ? context_open(m, ids, CONTEXT, WINDOW, &err) : NULL;
+    Context *ctx = on_context ? context_open(m, ids, CONTEXT, &needs, &err) : NULL;
     Branch *root = branch_open(m, ctx, &how, 0, &err);
     CHECK(root, "%s", err.msg);
     must(branch_feed(root, ids, on_context ? 0 : CONTEXT, FEED_FIRST | FEED_NO_LOGITS, &err), &err);
@@ -135,7 +136,7 @@ static void roots(Model *m, int n) {
     Err err = { 0 };
     Branch *together[MOST], *alone[MOST];
     ids_of(ids, CONTEXT, 7);
-    Context *ctx = context_open(m, ids, CONTEXT, WINDOW, &err);
+    Context *ctx = context_open(m, ids, CONTEXT, &needs, &err);
     for (int i = 0; i < n; i++) {
         Method how = method_of(names[i % (int)COUNTOF(names)], CONTEXT, 600 + 100 * i);
         ids_of(question, QUESTION, 100 + (uint64_t)i);
@@ -158,7 +159,7 @@ static void bytes(Model *m) {
     const Config *c = model_config(m);
     size_t heads = (size_t)c->n_layers * c->n_kv_heads, row = config_row_bytes(c);
     ids_of(ids, CONTEXT, 7);
-    Context *ctx = context_open(m, ids, CONTEXT, WINDOW, &err);
+    Context *ctx = context_open(m, ids, CONTEXT, &needs, &err);
     Branch *b[MOST];
     for (int i = 0; i < MOST; i++) CHECK(b[i] = branch_open(m, ctx, &full, 8, &err), "%s", err.msg);
     for (int n = 1; n <= MOST; n++) {

@@ -156,7 +156,8 @@ int main(void) {
     must(cpu_init(2, &err), &err);
     must(!(model = model_random(&c, &opts, 5, &err)), &err);
     for (size_t i = 0; i < COUNTOF(ids); i++) ids[i] = (int32_t)(mix64(i) % 256);
-    Context *ctx = context_open(model, ids, CONTEXT, 8, &err);
+    Needs needs = { .window = 8 };
+    Context *ctx = context_open(model, ids, CONTEXT, &needs, &err);
     must(!ctx, &err);
     Method methods[] = { method("full", NULL, 0, NULL, 0), method("keep-last", "budget", 40, NULL, 0),
                          method("keep-last", "budget", 12, NULL, 0), method("streamingllm", "sinks", 4, "recent", 30),

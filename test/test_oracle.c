@@ -119,7 +119,9 @@ static void run_method(PairModel *m, const NaiveBranch *base, const int32_t *ids
     Context *ctx = NULL;
     if (cut) {
         Method fast = pair_method(&method, n);
-        ctx = context_open(m->fast, ids, cut, method_window(&fast), &err);
+        Needs needs = { 0 };
+        method_needs(&fast, &needs);
+        ctx = context_open(m->fast, ids, cut, &needs, &err);
         pair_must(!ctx, &err, "context_open");
     }
     Pair p = pair_first(m, base, &method, ctx, ids, 16 * variant, what);

@@ -98,7 +98,9 @@ static void run_point(const Point *p, const char *dir) {
     CHECK(model, "%s", err.msg);
     const Config *c = model_config(model);
     int reserve = LATER + STEPS, n_ctx = p->n_first - 100;
-    Context *ctx = p->shared ? context_open(model, ids, n_ctx, method_window(&m), &err) : NULL;
+    Needs needs = { 0 };
+    method_needs(&m, &needs);
+    Context *ctx = p->shared ? context_open(model, ids, n_ctx, &needs, &err) : NULL;
     Branch *b = branch_open(model, ctx, &m, p->shared ? reserve + 100 : reserve, &err);
     int at = p->shared ? n_ctx : 0;
     CHECK(!branch_feed(b, ids + at, p->n_first - at, FEED_FIRST, &err), "%s", err.msg);

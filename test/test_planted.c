@@ -73,7 +73,9 @@ static Pair first(PairModel *m, const NaiveMethod *method, const char *text, int
     Context *ctx = NULL;
     if (shared) {
         Method fast = pair_method(method, base->pos);
-        ctx = context_open(m->fast, ids, shared, method_window(&fast), &err);
+        Needs needs = { 0 };
+        method_needs(&fast, &needs);
+        ctx = context_open(m->fast, ids, shared, &needs, &err);
         pair_must(!ctx, &err, "context_open");
     }
     Pair p = pair_first(m, base, method, ctx, ids, 4, what);

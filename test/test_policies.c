@@ -231,7 +231,9 @@ static void run_policy(World *w, NaiveKind kind) {
     Context *ctx = NULL;
     if (shared) {
         Method fast = pair_method(&method, n);
-        ctx = context_open(w->m.fast, ids, shared, method_window(&fast), &err);
+        Needs needs = { 0 };
+        method_needs(&fast, &needs);
+        ctx = context_open(w->m.fast, ids, shared, &needs, &err);
         pair_must(!ctx, &err, "context_open");
     }
     pair_poison = below(w, 4) > 0;

@@ -80,7 +80,8 @@ static void open_shared(World *w, Shared *c) {
     NaiveMethod full = { .kind = NAIVE_FULL };
     int n = 1 + below(w, 8) * below(w, 70);
     random_ids(w, c->ids, n);
-    c->fast = context_open(w->m.fast, c->ids, n, WINDOW, &err);
+    Needs needs = { .window = WINDOW };
+    c->fast = context_open(w->m.fast, c->ids, n, &needs, &err);
     pair_must(!c->fast, &err, "context_open");
     c->slow = naive_branch(w->m.slow, full);
     naive_append(c->slow, c->ids, n);

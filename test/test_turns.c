@@ -21,9 +21,10 @@ static void call_ids(const int32_t *ids, int n) {
     str_puts(&calls, "\n");
 }
 
-static Context *fake_context_open(Model *m, const int32_t *ids, int n, int window, Err *err) {
+static Context *fake_context_open(Model *m, const int32_t *ids, int n, const Needs *needs,
+                                  Err *err) {
     static Context c;
-    (void)m; (void)window; (void)err;
+    (void)m; (void)needs; (void)err;
     call("context");
     call_ids(ids, n);
     c.n = n;
