@@ -35,8 +35,10 @@ import signal
 import struct
 import sys
 
-from export_models import GGUF, HF, SHAPES, Tensor, check_config, family_of
-from export_tok import UserError, gguf_vocab, hf_vocab, need, random_vocab, read_json, vocab_records
+from export_models import (GGUF, HF, PLACEHOLDERS, SHAPES, Tensor, check_config, encoder_ids,
+                           family_of, warn)
+from export_tok import (UserError, bpe_vocab, gguf_vocab, hf_vocab, need, random_vocab, read_json,
+                        vocab_records)
 
 DT_F32, DT_BF16, DT_Q8, DT_U8, DT_I32 = range(5)
 DTYPES = {"f32": DT_F32, "bf16": DT_BF16, "q8": DT_Q8}
@@ -288,7 +290,10 @@ class HfDir:
                             "F32 are read")
 
     def ignored(self, name, c):
-        """rotary buffers of old files; a head that repeats the tied embedding"""
+        """buffers and a pooler that nothing uses; a head that repeats the tied embedding"""
+        if self.family.arch == "encoder":
+            return name.endswith(("embeddings.position_ids", ".pooler.dense.weight",
+                                  ".pooler.dense.bias"))
         if name.endswith(("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")):
             return True
         head = Tensor("lm_head", (c["vocab_size"], c["dim"]))
@@ -419,7 +424,7 @@ class Random:
         kind, k = t.name.split(".")[-1], t.shape[-1]
         if kind in ("a", "dt_bias"):
             return (-4 if kind == "a" else -3), 1
-        if kind.endswith("norm") or kind == "d":
+        if kind.endswith("norm") or kind in ("d", "norm1", "norm2"):
             return 1, 0.1
         if len(t.shape) == 1:
             return 0, 0.1
@@ -514,6 +519,21 @@ def model_config(src, o):
     return c, full
 
 
+def weigher(o):
+    """the tokenizer that weighs words, as a file within the file: one tensor of bytes"""
+    made = o.out + ".weigher"
+    try:
+        vocab = bpe_vocab(o.weights_bpe) if o.weights_bpe else random_vocab(512, o.shape)
+        tok_params, tables = vocab_records(vocab, o.weights_bpe or o.shape)
+        write_file(made, tok_params, [(name, DT_U8 if x.dtype == np.uint8 else DT_I32, x.shape,
+                                       lambda x=x: [x]) for name, x in tables])
+        data = np.fromfile(made, np.uint8)
+    finally:
+        if os.path.exists(made):
+            os.remove(made)
+    return "weigher", DT_U8, data.shape, lambda: [data]
+
+
 def export(o):
     src = open_source(o)
     c, full = model_config(src, o)
@@ -524,7 +544,20 @@ def export(o):
         dtype = DTYPES[o.dtype or ("f32" if src.float_matrices() else "bf16")]
         params = {"arch": src.family.arch, **c, "dtype": dtype}
         tensors = list(weight_tensors(src, c, src.family.tensors(c), dtype))
-    tok_params, tables = vocab_records(src.tokenizer(c["vocab_size"]), src.where)
+    vocab = src.tokenizer(c["vocab_size"])
+    if src.family.arch == "encoder" and params:
+        if o.random is None:
+            params.update(encoder_ids(c, vocab.names, src.where))
+        else:
+            params.update(encoder_ids(c, ["<unk>", "<s>", "</s>", "[CLS]", "[SEP]"], src.where),
+                          placeholder=c["vocab_size"] - PLACEHOLDERS)
+        if o.weights_bpe or o.random is not None:
+            tensors.append(weigher(o))
+        else:
+            warn("no --weights-bpe: the file holds probabilities but cannot compress")
+    elif o.weights_bpe:
+        raise UserError(f"--weights-bpe: {src.where} is no encoder of LLMLingua-2")
+    tok_params, tables = vocab_records(vocab, src.where)
     tensors += [(name, DT_U8 if x.dtype == np.uint8 else DT_I32, x.shape, lambda x=x: [x])
                 for name, x in tables]
     write_file(o.out, {**params, **tok_params}, tensors)
@@ -558,6 +591,8 @@ def parse(argv):
     p.add_argument("--vocab-only", action="store_true", help="only the tokenizer")
     p.add_argument("--layers", type=positive(int), metavar="N", help="only the first N layers")
     p.add_argument("--rope-theta", type=positive(float), metavar="X", help="another rotary base")
+    p.add_argument("--weights-bpe", metavar="FILE", help="of an LLMLingua-2 encoder: the tokenizer "
+                   "that weighs words, cl100k_base.tiktoken or a directory with tokenizer.json")
     p.add_argument("--max-ctx", type=positive(int), metavar="N", help="another longest context")
     p.add_argument("--random", type=seed, metavar="SEED", help="weights from a seed")
     p.add_argument("--shape", metavar="NAME", help="with --random: one of the shapes below, or a "

@@ -561,6 +561,87 @@ def expert_part(c, t, names, at, e, kind):
 
 
 # ---------------------------------------------------------------------------
+# Encoders with a classifier of two labels on every token: LLMLingua-2
+
+PLACEHOLDERS = 100      # rows behind the vocabulary: [NEW0] .. [NEW99]
+
+
+def encoder_config(j, where):
+    only(j, where, hidden_act="gelu", position_embedding_type="absolute")
+    bert = j["model_type"] == "bert"
+    if not any("ForTokenClassification" in a for a in j.get("architectures") or []):
+        raise UserError(f"{where}: architectures has no ...ForTokenClassification; an LLMLingua-2 "
+                        "checkpoint is one")
+    pad = 0 if bert else fetch(j, "pad_token_id", where, default=1)
+    return {"vocab_size": fetch(j, "vocab_size", where), "dim": fetch(j, "hidden_size", where),
+            "hidden_dim": fetch(j, "intermediate_size", where),
+            "n_layers": fetch(j, "num_hidden_layers", where),
+            "n_heads": fetch(j, "num_attention_heads", where),
+            "positions": fetch(j, "max_position_embeddings", where),
+            "pos_offset": 0 if bert else pad + 1, "wordpiece": int(bert),
+            "norm_eps": float(fetch(j, "layer_norm_eps", where, NUMBER, 1e-12))}
+
+
+def encoder_tensors(c):
+    E, F = c["dim"], c["hidden_dim"]
+    yield Tensor("embed", (c["vocab_size"], E))
+    yield Tensor("pos", (c["positions"], E))
+    for name in ("type", "embed_norm", "embed_norm_bias"):
+        yield Tensor(name, (E,), "vector")
+    for i in range(c["n_layers"]):
+        at = f"layers.{i}"
+        for name, shape in (("wq", (E, E)), ("wk", (E, E)), ("wv", (E, E)), ("wo", (E, E)),
+                            ("w1", (F, E)), ("w2", (E, F))):
+            yield Tensor(f"{at}.{name}", shape)
+        for name in ("bq", "bk", "bv", "bo", "b1", "b2", "norm1", "norm1_bias", "norm2",
+                     "norm2_bias"):
+            yield Tensor(f"{at}.{name}", (F if name == "b1" else E,), "vector")
+    yield Tensor("classifier", (2, E))
+    yield Tensor("classifier_bias", (2,), "vector")
+
+
+ENCODER_LAYER = {"q": "attention.self.query", "k": "attention.self.key",
+                 "v": "attention.self.value", "o": "attention.output.dense",
+                 "1": "intermediate.dense", "2": "output.dense",
+                 "norm1": "attention.output.LayerNorm", "norm2": "output.LayerNorm"}
+
+
+def encoder_part(c, t, names):
+    prefix = "bert" if c["wordpiece"] else "roberta"
+    layer, kind = split_name(t.name)
+    if t.name.startswith("layers."):
+        bias = kind.endswith("_bias") or kind[0] == "b"
+        key = kind.removesuffix("_bias") if kind.startswith("norm") else kind[1:]
+        at = f"{prefix}.encoder.layer.{layer}.{ENCODER_LAYER[key]}"
+        return Part(f"{at}.{'bias' if bias else 'weight'}", t.shape)
+    at = f"{prefix}.embeddings"
+    if kind == "type":
+        return Part(f"{at}.token_type_embeddings.weight", (2 if c["wordpiece"] else 1, c["dim"]),
+                    convert=lambda x: x[:1])
+    return Part({"embed": f"{at}.word_embeddings.weight", "pos": f"{at}.position_embeddings.weight",
+                 "embed_norm": f"{at}.LayerNorm.weight",
+                 "embed_norm_bias": f"{at}.LayerNorm.bias", "classifier": "classifier.weight",
+                 "classifier_bias": "classifier.bias"}[kind], t.shape)
+
+
+def encoder_ids(c, names, where):
+    """Ids around a sequence. names: the texts of the tokens, by id. The package asks XLM-R's
+    tokenizer for BERT's names, which it does not know: official is what it then feeds."""
+    ids = {name: i for i, name in reversed(list(enumerate(names)))}
+    fixed = ("[CLS]", "[SEP]") if c["wordpiece"] else ("<s>", "</s>")
+    official = fixed if c["wordpiece"] else ("<unk>", "<unk>")
+    for name in fixed + official:
+        if name not in ids:
+            raise UserError(f"{where}: the tokenizer has no {name}")
+    if c["vocab_size"] < len(names) + PLACEHOLDERS:
+        raise UserError(f"{where}: {c['vocab_size']} embeddings for {len(names)} tokens leave no "
+                        f"{PLACEHOLDERS} for the placeholders [NEW0] ...; a checkpoint of LLMLingua-2 "
+                        "has them")
+    return {"open_official": ids[official[0]], "close_official": ids[official[1]],
+            "open": ids[fixed[0]], "close": ids[fixed[1]], "placeholder": len(names)}
+
+
+# ---------------------------------------------------------------------------
 # The tables
 
 HF = {      # by model_type of config.json; "mamba" is that of params.json
@@ -572,6 +653,8 @@ HF = {      # by model_type of config.json; "mamba" is that of params.json
     "mamba2": Family("mamba2", mamba2_config, mamba2_tensors, mamba2_part),
     "mamba": Family("mamba2", mamba_params, mamba2_tensors, mamba2_part),
     "jamba": Family("jamba", jamba_config, jamba_tensors, jamba_part),
+    "xlm-roberta": Family("encoder", encoder_config, encoder_tensors, encoder_part),
+    "bert": Family("encoder", encoder_config, encoder_tensors, encoder_part),
 }
 GGUF = {    # by general.architecture; mistral is llama there
     "llama": Family("llama", gguf_llama, dense_tensors, gguf_llama_part),
@@ -589,10 +672,11 @@ def family_of(table, name, where):
 def check_config(c, where):
     """what every family's sizes must be, so that listing tensors cannot fail"""
     for key, v in c.items():
-        free = key in ("rope_scaling", "rope_orig_ctx", "qkv_bias", "tied") or "offset" in key
+        free = (key in ("rope_scaling", "rope_orig_ctx", "qkv_bias", "tied", "wordpiece")
+                or "offset" in key)
         if isinstance(v, int) and not free and not 0 < v < 1 << 31:
             raise UserError(f"{where}: {key} is {v}, not a positive number")
-    if "n_heads" in c and (c["n_heads"] % c["n_kv_heads"] or c["head_dim"] % 2):
+    if "n_kv_heads" in c and (c["n_heads"] % c["n_kv_heads"] or c["head_dim"] % 2):
         raise UserError(f"{where}: {c['n_heads']} query heads over {c['n_kv_heads']} KV heads of "
                         f"width {c['head_dim']}: heads must divide evenly, the width must be even")
     if c.get("rope_dim", 2) % 2:
@@ -642,6 +726,10 @@ SHAPES = {      # the models of the papers, as their config.json has them
                            "num_hidden_layers": 64, "num_heads": 128, "head_dim": 64, "expand": 2,
                            "state_size": 128, "n_groups": 8, "conv_kernel": 4,
                            "layer_norm_epsilon": 1e-5},
+    "xlm-roberta-large": {"model_type": "xlm-roberta", "vocab_size": 250102, "hidden_size": 1024,
+                          "intermediate_size": 4096, "num_hidden_layers": 24,
+                          "num_attention_heads": 16, "max_position_embeddings": 514,
+                          "architectures": ["XLMRobertaForTokenClassification"]},
     "jamba-1.5-mini": jamba_shape(4096, 14336, 32, 32),
     "jamba-1.5-large": jamba_shape(8192, 24576, 72, 64),
 }

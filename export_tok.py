@@ -622,6 +622,31 @@ def tiktoken_vocab(where, lines, config, settings, vocab_size):
     return v, ["[gMASK]", "<sop>"]
 
 
+def bpe_vocab(path):
+    """a byte-level BPE alone: the ranks of cl100k_base, or the directory of a tokenizer.json"""
+    if os.path.isdir(path):
+        j = read_json(os.path.join(path, "tokenizer.json"))
+        vocab = j.get("model", {}).get("vocab")
+        if not isinstance(vocab, dict) or not vocab:
+            raise UserError(f"{path}: tokenizer.json has no vocabulary of a BPE")
+        ids = [*vocab.values(), *(a["id"] for a in j.get("added_tokens", []))]
+        return hf_vocab(path, {}, max(ids) + 1)
+    ranks = {}
+    with open(path, "rb") as f:
+        for n, line in enumerate(f):
+            try:
+                text, rank = line.split()
+                ranks[int(rank)] = base64.b64decode(text, validate=True)
+            except (ValueError, binascii.Error):
+                raise UserError(f"{path}: line {n + 1} is not a token in base64 and a rank")
+    if not ranks or min(ranks) < 0 or max(ranks) > 1 << 24:
+        raise UserError(f"{path}: holds no ranks of tokens")
+    size = max(ranks) + 1
+    texts = [ranks.get(i, b"") for i in range(size)]
+    return Vocab(BYTES, texts, [NORMAL if t else UNUSED for t in texts], [],
+                 scores=[-float(i) for i in range(size)], regex=LLAMA3, ignore_merges=1)
+
+
 def model_vocab(where, config, settings, vocab_size):
     """tokenizer.model: tiktoken ranks are lines of text, SentencePiece models are not"""
     with open(where, "rb") as f:

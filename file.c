@@ -273,10 +273,8 @@ static int map_file(ModelFile *f, Err *err) {
     return 0;
 }
 
-int file_open(ModelFile *f, const char *path, bool verify, Err *err) {
-    memset(f, 0, sizeof *f);
-    f->path = path;
-    if (map_file(f, err) || check_all(f, verify, err)) {
+static int open_checked(ModelFile *f, bool verify, Err *err) {
+    if (check_all(f, verify, err)) {
         file_close(f);
         return -1;
     }
@@ -286,8 +284,23 @@ int file_open(ModelFile *f, const char *path, bool verify, Err *err) {
     return 0;
 }
 
+int file_open(ModelFile *f, const char *path, bool verify, Err *err) {
+    memset(f, 0, sizeof *f);
+    f->path = path;
+    return map_file(f, err) ? -1 : open_checked(f, verify, err);
+}
+
+int file_open_bytes(ModelFile *f, const char *path, const void *p, size_t size, Err *err) {
+    memset(f, 0, sizeof *f);
+    f->path = path;
+    f->p = (const uint8_t *)p;
+    f->size = size;
+    f->borrowed = true;
+    return open_checked(f, true, err);
+}
+
 void file_close(ModelFile *f) {
-    if (f->p) munmap((void *)f->p, f->size);
+    if (f->p && !f->borrowed) munmap((void *)f->p, f->size);
     free(f->used);
     memset(f, 0, sizeof *f);
 }

@@ -294,7 +294,7 @@ static int count_matrix(Loader *l, Weight *w, const char *name, int n, int k, bo
     Source *s = (Source *)l;
     bool in_slot;
     (void)w; (void)err;
-    if (!rows) place(s, name, weight_bytes(s->dtype, n, k), &in_slot);
+    if (!rows || s->seed) place(s, name, weight_bytes(s->dtype, n, k), &in_slot);
     return 0;
 }
 static size_t vector_len(int n, int k) { return (size_t)n * (size_t)(k ? k : 1); }
@@ -420,6 +420,36 @@ static int random_vector(Loader *l, float **v, const char *name, int n, int k, E
                                                                          : 1.0f;
     }
     return 0;
+}
+
+// an arena of what bind asks for, and what the source puts there
+static char *weights_fill(Source *s, WeightList bind, void *user, Mem *mem, size_t *bytes,
+                          Err *err) {
+    Source count = { .l = { count_matrix, count_vector }, .dtype = s->dtype, .seed = s->seed };
+    bind(user, &count.l, err);
+    if (mem->limit && count.at > mem->limit) {
+        FAIL_CODE(err, EXIT_MEMORY, "the weights need %zu MB and %zu MB are free", count.at >> 20,
+                  mem->limit >> 20);
+        return NULL;
+    }
+    s->arena = TAKE(mem, char, count.at, "the weights");
+    *bytes = count.at;
+    if (!bind(user, &s->l, err)) return s->arena;
+    mem_give(mem, s->arena, count.at);
+    return NULL;
+}
+
+char *weights_open(ModelFile *f, DType dtype, WeightList bind, void *user, Mem *mem, size_t *bytes,
+                   Err *err) {
+    Source s = { .l = { file_matrix, file_vector }, .dtype = dtype, .file = f };
+    return weights_fill(&s, bind, user, mem, bytes, err);
+}
+
+char *weights_random(uint64_t seed, WeightList bind, void *user, Mem *mem, size_t *bytes,
+                     Err *err) {
+    Source s = { .l = { random_matrix, random_vector }, .dtype = DT_BF16,
+                 .seed = seed ? seed : 1 };
+    return weights_fill(&s, bind, user, mem, bytes, err);
 }
 
 // first number in a file of the kernel, SIZE_MAX when it is absent or says "max"

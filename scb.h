@@ -49,6 +49,7 @@ typedef struct {
     const char *path;
     const uint8_t *p;           // the whole file, mapped read-only
     size_t size;
+    bool borrowed;              // p is someone else's memory
     const FilePrologue *head;
     const FileParam *params;
     const FileTensor *tensors;
@@ -58,6 +59,8 @@ typedef struct {
 // Opens and checks every record against the file; data checksums are verified when the file is
 // below 1 GB or verify is set. Errors name the file and the record.
 int  file_open(ModelFile *f, const char *path, bool verify, Err *err);
+// the same for a file that lies in memory, which must stay there; path is for sentences
+int  file_open_bytes(ModelFile *f, const char *path, const void *p, size_t size, Err *err);
 void file_close(ModelFile *f);
 // The record or NULL; the typed getters fail naming the missing or mistyped key.
 const FileTensor *file_find(ModelFile *f, const char *name);
@@ -108,6 +111,8 @@ void tok_encode(const Tok *t, const char *s, size_t n, unsigned flags, IntVec *o
 // its first character begins and its last one ends, 0 and 0 for BOS
 void tok_encode_offsets(const Tok *t, const char *s, size_t n, unsigned flags, IntVec *out,
                         IntVec *spans);
+// appends the text of one token as its vocabulary has it, SentencePiece's U+2581 included
+void tok_piece(const Tok *t, int id, StrBuf *out);
 void tok_decode(const Tok *t, const int32_t *ids, size_t n, unsigned flags, StrBuf *out);
 bool tok_is_stop(const Tok *t, int id);         // id is in the EOS list
 int  tok_bos(const Tok *t);                     // -1: none
@@ -596,6 +601,15 @@ typedef struct {                        // one feed or step
     void *load_user;
     Phases *phases;
 } Forward;
+
+// asks the loader for every tensor, in a fixed order
+typedef int (*WeightList)(void *user, Loader *from, Err *err);
+// The tensors of a list from a file, or random in bf16 from a seed, packed into an arena of *bytes
+// on mem's account; NULL with a sentence.
+char *weights_open(ModelFile *f, DType dtype, WeightList bind, void *user, Mem *mem, size_t *bytes,
+                   Err *err);
+char *weights_random(uint64_t seed, WeightList bind, void *user, Mem *mem, size_t *bytes,
+                     Err *err);
 
 int llama_bind(Weights *w, const Config *c, Loader *from, Err *err);
 size_t llama_scratch(const Config *c, int n, int chunk);

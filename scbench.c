@@ -2,6 +2,7 @@
 //
 // Prompts and turn loops are in turns.c, tasks in tasks/, rows and tables in report.c.
 #include "tasks/longbench.h"
+#include "lingua.h"
 #include <jansson.h>
 #include <sys/stat.h>
 #include <xxhash.h>
@@ -1382,6 +1383,11 @@ int main(int argc, char **argv) {
     memset(&run, 0, sizeof run);
     for (size_t i = 1; argc > 1 && i < COUNTOF(commands); i++)
         if (!strcmp(argv[1], commands[i].name)) c = &commands[i];
+    if (argc > 1 && !strcmp(argv[1], "compress")) {
+        int rc = lingua_command(argc - 1, argv + 1, &err);
+        if (rc) fprintf(stderr, "scbench: %s\n", err.msg);
+        return rc ? err.code ? err.code : EXIT_USER : 0;
+    }
     int skip = c->name != NULL;
     int rc = opts_parse(c->opts, c->n_opts, argc - skip, argv + skip, &run.o, &pos, &err);
     if (!rc && (run.o.help || argc == 1)) print_help(c);

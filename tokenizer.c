@@ -624,6 +624,16 @@ static void add_wordpiece(const char *p, size_t n, bool first, StrBuf *out) {
     str_add(out, p + 2 * inside, n - 2 * inside);
 }
 
+void tok_piece(const Tok *t, int id, StrBuf *out) {
+    size_t len;
+    if (id < 0 || id >= t->n) return;
+    const char *p = (const char *)token(t, id, &len);
+    for (size_t i = 0; i < len; i++) {
+        bool mark = t->kind == KIND_UNIGRAM && t->types[id] == NORMAL && p[i] == ' ';
+        str_add(out, mark ? MARK : p + i, mark ? sizeof MARK - 1 : 1);
+    }
+}
+
 void tok_decode(const Tok *t, const int32_t *ids, size_t n, unsigned flags, StrBuf *out) {
     bool first = !(flags & TOK_MIDDLE);
     for (size_t i = 0; i < n; i++) {
