@@ -20,6 +20,7 @@ LSTRIP, RSTRIP, SINGLE_WORD, NORMALIZED, AS_IS = 1, 2, 4, 8, 16         # tok.ad
 BYTES, CHARS, UNIGRAM, WORDPIECE = range(1, 5)          # tok_kind
 PREFIX_NONE, PREFIX_EVERY, PREFIX_MISSING, PREFIX_FIRST = range(4)      # tok_prefix
 MARK = "\u2581"         # SentencePiece's space; the file has spaces
+BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 
 
 class UserError(Exception):
@@ -240,7 +241,8 @@ def hf_vocab(path, config, vocab_size):
     for name, read in readers.items():
         file = os.path.join(path, name)
         if os.path.exists(file):
-            v, leading = read(file, config, read_optional(path, "tokenizer_config.json"), vocab_size)
+            settings = read_optional(path, "tokenizer_config.json")
+            v, leading = read(file, config, settings, vocab_size)
             return finish(v, path, config, leading)
     raise UserError(f"{path}: there is no tokenizer ({', '.join(readers)} are read)")
 
@@ -332,10 +334,9 @@ def json_chars(j, model, ids, names, added, vocab_size, where):
     kinds = [d.get("type") for d in decoder]
     if kinds != ["Replace", "ByteFallback", "Fuse"] + ["Strip"] * strip:
         refuse(where, "decoder", decoder, "Replace, ByteFallback, Fuse and Strip are")
-    byte = re.compile("<0x[0-9A-F]{2}>") if model.get("byte_fallback") else None
     pieces = []
     for i, name in enumerate(names):
-        is_byte = name and byte and byte.fullmatch(name)
+        is_byte = name and model.get("byte_fallback") and BYTE_PIECE.fullmatch(name)
         pieces.append((name, UNUSED if name is None else
                        (SPECIAL if added[i].get("special") else ADDED) if i in added else
                        BYTE if is_byte else NORMAL))
@@ -414,7 +415,7 @@ def json_wordpiece(j, model, ids, names, added, vocab_size, where):
     fine = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
             "lowercase": False}
     if any(norm.get(k) != x for k, x in fine.items()) or norm.get("strip_accents"):
-        refuse(where, "normalizer", norm, "BertNormalizer that cleans and keeps case and accents is")
+        refuse(where, "normalizer", norm, "BertNormalizer that cleans, keeping case and accents, is")
     if pre.get("type") != "BertPreTokenizer":
         refuse(where, "pre_tokenizer", pre, "BertPreTokenizer is")
     if model.get("continuing_subword_prefix", "##") != "##":
@@ -422,8 +423,8 @@ def json_wordpiece(j, model, ids, names, added, vocab_size, where):
     if decoder.get("type") != "WordPiece" or decoder.get("prefix") != "##" or \
             not decoder.get("cleanup"):
         refuse(where, "decoder", decoder, "WordPiece with '##' and cleanup is")
-    return wordpiece(names, added, model.get("unk_token"), model.get("max_input_chars_per_word", 100),
-                     vocab_size, where)
+    word_max = model.get("max_input_chars_per_word", 100)
+    return wordpiece(names, added, model.get("unk_token"), word_max, vocab_size, where)
 
 
 # ---------------------------------------------------------------------------
@@ -451,8 +452,8 @@ def add_side_tokens(names, pieces, flags, added):
 def txt_vocab(where, config, settings, vocab_size):
     """BERT's vocab.txt: a token per line"""
     if settings.get("do_lower_case", True) or settings.get("strip_accents"):
-        raise UserError(f"{where}: tokenizer_config.json does not say \"do_lower_case\": false; only "
-                        "cased BERT vocabularies are read")
+        raise UserError(f"{where}: tokenizer_config.json does not say \"do_lower_case\": false; "
+                        "only cased BERT vocabularies are read")
     with open(where, encoding="utf-8") as f:
         names = f.read().split("\n")
     while names and not names[-1]:
@@ -503,8 +504,8 @@ def proto_fields(data, where):
             else:
                 raise IndexError
     except (IndexError, struct.error):
-        raise UserError(f"{where}: not a SentencePiece model (the protocol buffer breaks off at byte "
-                        f"{at})")
+        raise UserError(f"{where}: not a SentencePiece model (the protocol buffer breaks off at "
+                        f"byte {at})")
 
 
 class SentencePiece:
@@ -517,9 +518,10 @@ class SentencePiece:
             data = f.read()
         self.pieces, trainer, norm = [], {}, {}
         for field, value in proto_fields(data, where):
+            if field in (1, 2, 3) and not isinstance(value, bytes):
+                raise UserError(f"{where}: not a SentencePiece model (field {field} is {value!r})")
             if field == 1:
-                p = {1: b"", 2: 0.0, 3: self.NORMAL, **dict(proto_fields(value, where))}
-                self.pieces.append((p[1].decode(), p[2], p[3]))
+                self.pieces.append(self.piece(dict(proto_fields(value, where)), where))
             elif field in (2, 3):
                 (trainer if field == 2 else norm).update(proto_fields(value, where))
         if not self.pieces:
@@ -529,16 +531,30 @@ class SentencePiece:
             raise UserError(f"{where}: white space as a suffix is not supported")
         self.charsmap, self.dummy_prefix = norm.get(2, b""), bool(norm.get(3, 1))
         self.squeeze, self.escape = bool(norm.get(4, 1)), bool(norm.get(5, 1))
+        if not isinstance(self.charsmap, bytes):
+            raise UserError(f"{where}: not a SentencePiece model (its charsmap is a number)")
+
+    def piece(self, p, where):
+        """fields -> (string, score, type)"""
+        text, score, kind = p.get(1, b""), p.get(2, 0.0), p.get(3, self.NORMAL)
+        try:
+            name = text.decode()
+            if kind == self.BYTE and not BYTE_PIECE.fullmatch(name) or not isinstance(score, float):
+                raise ValueError
+        except (AttributeError, ValueError):
+            raise UserError(f"{where}: piece {len(self.pieces)} is damaged: {text!r}, score "
+                            f"{score!r}, type {kind!r}")
+        return name, score, kind
 
 
 def spm_tables(pieces, vocab_size, where):
-    """[(string, score, type)] -> (pieces [(string, tok.types)], flags {id: tok.added flags}, unk)"""
+    """[(string, score, type)] -> (pieces [(string, tok.types)], tok.added {id: flags}, unk)"""
     sp = SentencePiece
     kinds = {sp.NORMAL: NORMAL, sp.UNKNOWN: SPECIAL, sp.CONTROL: SPECIAL, sp.USER: ADDED,
              sp.BYTE: BYTE}
     out, flags, unk = [], {}, -1
     for i, (name, _, kind) in enumerate(pieces):
-        if kind not in kinds:
+        if not isinstance(kind, int) or kind not in kinds:
             raise UserError(f"{where}: piece {i} {name!r} has the type {kind}, which is not "
                             "supported (normal, unknown, control, user-defined and byte are)")
         out.append((name.replace(MARK, " ") if kind == sp.USER else name, kinds[kind]))
@@ -552,8 +568,8 @@ def spm_tables(pieces, vocab_size, where):
 def spm_vocab(where, config, settings, vocab_size):
     m = SentencePiece(where)
     if m.kind != "BPE":
-        raise UserError(f"{where}: a SentencePiece model of kind {m.kind} is not supported under this "
-                        "name (BPE is, and Unigram as XLM-R's sentencepiece.bpe.model)")
+        raise UserError(f"{where}: a SentencePiece model of kind {m.kind} is not supported under "
+                        "this name (BPE is, and Unigram as XLM-R's sentencepiece.bpe.model)")
     if m.charsmap or m.squeeze or not m.escape:
         raise UserError(f"{where}: a SentencePiece BPE model that normalises text is not supported "
                         "(normalization identity with remove_extra_whitespaces false is)")
@@ -575,8 +591,8 @@ def xlmr_vocab(where, config, settings, vocab_size):
     """XLM-R: <s>, <pad>, </s>, <unk>, the model's pieces from the fourth on, <mask>"""
     m = SentencePiece(where)
     if m.kind != "Unigram":
-        raise UserError(f"{where}: a SentencePiece model of kind {m.kind} is not supported under this "
-                        "name (Unigram is)")
+        raise UserError(f"{where}: a SentencePiece model of kind {m.kind} is not supported under "
+                        "this name (Unigram is)")
     first = ["<s>", "<pad>", "</s>", "<unk>"]
     pieces = [(s, 0.0) for s in first] + [(s, score) for s, score, _ in m.pieces[3:]]
     pieces.append(("<mask>", 0.0))
@@ -608,8 +624,8 @@ def tiktoken_vocab(where, lines, config, settings, vocab_size):
                             f"{vocab_size}")
     added = side_tokens(where, settings)
     if not added:
-        raise UserError(f"{where}: tokenizer_config.json has no added_tokens_decoder, which names the "
-                        "special tokens")
+        raise UserError(f"{where}: tokenizer_config.json has no added_tokens_decoder, which names "
+                        "the special tokens")
     names = [t.decode("latin-1") if k == NORMAL else None for t, k in zip(texts, types)]
     for i, a in added.items():
         if not 0 <= i < vocab_size:
@@ -669,6 +685,9 @@ def gguf_spm(g, names, kinds, vocab_size):
         raise UserError(f"{g.path}: tokenizer.ggml.remove_extra_whitespaces is set: not supported")
     to = {GGUF_NORMAL: NORMAL, GGUF_UNKNOWN: SPECIAL, GGUF_CONTROL: SPECIAL, GGUF_USER: ADDED,
           GGUF_UNUSED: UNUSED, GGUF_BYTE: BYTE}
+    for name, kind in zip(names, kinds):
+        if kind == GGUF_BYTE and not BYTE_PIECE.fullmatch(name):
+            raise UserError(f"{g.path}: the token {name!r} is marked as a byte, but names none")
     texts, types = marked_tables([(name.replace(MARK, " ") if kind == GGUF_USER else name,
                                    to.get(kind, UNUSED)) for name, kind in zip(names, kinds)],
                                  vocab_size, g.path)
@@ -677,8 +696,8 @@ def gguf_spm(g, names, kinds, vocab_size):
     unk = g.int("tokenizer.ggml.unknown_token_id", -1)
     added = [(i, AS_IS * (kind == GGUF_USER)) for i, kind in enumerate(kinds)
              if kind in (GGUF_UNKNOWN, GGUF_CONTROL, GGUF_USER)]
-    return Vocab(CHARS, texts, types, added, unk=unk, prefix=PREFIX_EVERY if prefix else PREFIX_NONE,
-                 strip=int(prefix), scores=scores + [0.0] * (vocab_size - len(scores)),
+    return Vocab(CHARS, texts, types, added, unk=unk, strip=int(prefix),
+                 prefix=PREFIX_EVERY if prefix else PREFIX_NONE, scores=scores + [0.0] * (vocab_size - len(scores)),
                  add_bos=int(g.get("tokenizer.ggml.add_bos_token", True)))
 
 

@@ -107,8 +107,8 @@ int  tok_vocab(const Tok *t);
 // appends the ids of n bytes of UTF-8 (invalid bytes are encoded as bytes); deterministic,
 // thread-safe on one Tok
 void tok_encode(const Tok *t, const char *s, size_t n, unsigned flags, IntVec *out);
-// the same for a Unigram or WordPiece tokenizer; spans gets two entries per id: the bytes of s where
-// its first character begins and its last one ends, 0 and 0 for BOS
+// the same for a Unigram or WordPiece tokenizer; spans gets two entries per id: the bytes of s
+// where its first character begins and its last one ends, 0 and 0 for BOS
 void tok_encode_offsets(const Tok *t, const char *s, size_t n, unsigned flags, IntVec *out,
                         IntVec *spans);
 // appends the text of one token as its vocabulary has it, SentencePiece's U+2581 included

@@ -303,7 +303,8 @@ void wordpiece_normalise(const uint8_t *s, size_t n, size_t at, Norm *out) {
         } else if (!is_control(c)) {
             bool alone = is_ideograph(c);
             if (alone) norm_add(out, " ", 1, from, to);
-            norm_add(out, is_space(c) ? (const uint8_t *)" " : s + i, is_space(c) ? 1 : len, from, to);
+            if (is_space(c)) norm_add(out, " ", 1, from, to);
+            else norm_add(out, s + i, len, from, to);
             if (alone) norm_add(out, " ", 1, from, to);
         }
     }
@@ -317,11 +318,12 @@ static void longest(Enc *e, const Norm *x, size_t a, size_t b, int chars) {
     for (size_t i = a, stop; i < b; i = stop) {
         int32_t id = -1, node = start;
         stop = i;
-        for (size_t j = i; j < b && node >= 0 && (node = child(t, node, (uint8_t)x->s.p[j])) >= 0; j++)
-            if (t->ends[node] >= 0) {
-                id = t->ends[node];
-                stop = j + 1;
-            }
+        for (size_t j = i; j < b && node >= 0; j++) {
+            node = child(t, node, (uint8_t)x->s.p[j]);
+            if (node < 0 || t->ends[node] < 0) continue;
+            id = t->ends[node];
+            stop = j + 1;
+        }
         if (id < 0 || chars > t->word_max) {
             e->out->n = n_out;
             if (e->spans) e->spans->n = n_spans;

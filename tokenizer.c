@@ -1,5 +1,5 @@
-// tokenizer.c - text and ids: the tok.* and chat.* records of a model file. BPE is here, Unigram and
-// WordPiece are in tok_words.c.
+// tokenizer.c - text and ids: the tok.* and chat.* records of a model file. BPE is here, Unigram
+// and WordPiece are in tok_words.c.
 //
 //   text -> added tokens -> normaliser -> added tokens -> pieces -> the kind's model -> ids
 //
@@ -719,7 +719,8 @@ static void read_characters(Tok *t) {
         size_t n;
         int32_t c;
         const uint8_t *p = token(t, i, &n);
-        if (t->types[i] == NORMAL && n && char_at(p, n, &c) == n && map_find(&t->map, c, -1)->id < 0)
+        bool one = t->types[i] == NORMAL && n && char_at(p, n, &c) == n;
+        if (one && map_find(&t->map, c, -1)->id < 0)
             map_put(&t->map, (Pair){ c, -1, 0, i });
     }
 }
@@ -790,7 +791,8 @@ static int32_t symbol(const Tok *t, const uint8_t *s, size_t n) {
 typedef struct { double score; int32_t id; } Ranked;
 static int by_score(const void *a, const void *b) {
     const Ranked *x = a, *y = b;
-    return x->score != y->score ? (x->score < y->score ? 1 : -1) : (x->id > y->id) - (x->id < y->id);
+    if (x->score != y->score) return x->score < y->score ? 1 : -1;
+    return (x->id > y->id) - (x->id < y->id);
 }
 
 // SentencePiece and tiktoken: any two neighbours merge that are a token together, the token of the
@@ -969,9 +971,10 @@ static int read_bos(Tok *t, ModelFile *f, Err *err) {
         return FAIL(err, "%s: tok_add_bos is 1, but bos_id is -1", f->path);
     const FileTensor *r = file_find(f, "tok.bos");
     if (r && !(r = file_want(f, "tok.bos", DT_I32, -1, 0, err))) return -1;
-    const int32_t *id = r ? file_data(f, r) : &(int32_t){ t->bos };
-    for (size_t i = 0; i < (r ? r->shape[0] : 1); i++) {
-        if (id[i] < -1 || id[i] >= t->n)
+    const int32_t *id = r ? file_data(f, r) : NULL;
+    if (!r) ints_push(&t->bos_ids, t->bos);
+    for (size_t i = 0; r && i < r->shape[0]; i++) {
+        if (id[i] < 0 || id[i] >= t->n)
             return FAIL(err, "%s: tok.bos names token %d, the vocabulary has %d", f->path, id[i],
                         t->n);
         ints_push(&t->bos_ids, id[i]);
@@ -986,9 +989,9 @@ static const char *const piece_name[N_CHAT_PIECES] = {
     [CHAT_ASSISTANT_CLOSE] = "chat.assistant_close",
 };
 
-// The ids of a piece behind a text that `before` describes in flags of tok_encode; returns the flags
-// of what stands behind it. A space at the end of an opening belongs to the text that follows, as in
-// the whole rendering: "[INST] " and "Hi" are "[INST]" and " Hi".
+// The ids of a piece behind a text that `before` describes in flags of tok_encode; returns the
+// flags of what stands behind it. A space at the end of an opening belongs to the text that
+// follows, as in the whole rendering: "[INST] " and "Hi" are "[INST]" and " Hi".
 static unsigned read_piece(Tok *t, ChatPiece piece, unsigned before) {
     const StrBuf *s = &t->chat.text[piece];
     IntVec *ids = &t->chat.ids[piece];
@@ -996,7 +999,7 @@ static unsigned read_piece(Tok *t, ChatPiece piece, unsigned before) {
     bool space = opens && s->n && s->p[s->n - 1] == ' ';
     tok_encode(t, s->p, s->n - space, TOK_SPECIAL | before, ids);
     if (ids->n) {
-        int type = t->types[ids->p[ids->n - 1]];
+        int last = ids->p[ids->n - 1], type = last == t->unk ? NORMAL : t->types[last];
         bool restart = (type == SPECIAL || type == ADDED) && t->prefix != PREFIX_FIRST;
         before = restart ? 0 : TOK_MIDDLE;
     }

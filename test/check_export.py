@@ -77,6 +77,48 @@ LLAMA31 = """{{- bos_token }}
 LLAMA2 = ("{% for m in messages %}{% if m.role == 'user' %}"
           "{{ bos_token + '[INST] ' + m.content | trim + ' [/INST]' }}{% else %}"
           "{{ ' ' + m.content | trim + ' ' + eos_token }}{% endif %}{% endfor %}")
+LLAMA2_SYSTEM = """{% for m in messages %}
+    {% set text = '<<SYS>>\nBe brief.\n<</SYS>>\n\n' + m.content if loop.first else m.content %}
+    {% if m.role == 'user' %}
+        {{- bos_token + '[INST] ' + text.strip() + ' [/INST]' -}}
+    {% else %}
+        {{- ' ' + text.strip() + ' ' + eos_token -}}
+    {% endif %}
+{% endfor %}"""
+QWEN25 = """{%- if messages[0].role == 'system' %}
+    {{- '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}
+{%- else %}
+    {{- '<|im_start|>system\nYou are a model.<|im_end|>\n' }}
+{%- endif %}
+{%- for m in messages %}
+    {%- if m.role == 'user' or (m.role == 'assistant' and not m.tool_calls) %}
+        {{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' + '\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\n' }}
+{%- endif %}
+"""
+GLM4 = ("[gMASK]<sop>{% for m in messages %}{% if m['tools'] is defined %}<|system|>tools{% endif %}"
+        "{% if m['content'] %}<|{{ m['role'] }}|>{{ m['metadata'] }}\n{{ m['content'] }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}")
+MISTRAL = """{{- bos_token }}
+{%- for m in messages %}
+    {%- if (m.role == 'user') != (loop.index0 % 2 == 0) %}
+        {{- raise_exception('roles must alternate') }}
+    {%- endif %}
+    {%- if m.role == 'user' %}
+        {{- '[INST] ' + m.content + '[/INST]' }}
+    {%- else %}
+        {{- ' ' + m.content + eos_token }}
+    {%- endif %}
+{%- endfor %}
+"""
+JAMBA = ("{{ bos_token }}{% if messages[0].role == 'system' %}{% set s = messages[0].content %}"
+         "{% else %}{% set s = '' %}{% endif %}<|bom|><|system|> {{ s }}<|eom|>"
+         "{% for m in messages %}{% if m.role != 'system' %}<|bom|><|{{ m.role }}|> "
+         "{{ m.content }}<|eom|>{% endif %}{% endfor %}"
+         "{% if add_generation_prompt %}<|bom|><|assistant|>{% endif %}")
 
 SPECIALS = ["<bos>", "<eos>", "<|im_start|>", "<|im_end|>"]      # ids 262 to 265
 WORDS = ["he", "ll", "hell", "\u0120w", "\u00e9\u00a9",
@@ -577,6 +619,32 @@ class Tokenizer(Case):
         self.assertEqual((params["bos_id"], params["tok_add_bos"]), (-1, 0))
         self.assertEqual((t["tok.merges"].tolist(), t["tok.added"].tolist(), t["tok.eos"].tolist()),
                          ([[-1, -1, -1]], [[-1, -1]], [-1]))
+
+    def test_chat_families(self):
+        """the pieces of every family's kind of template: first_open where the first turn differs,
+        answer_open where the model itself begins its answer with something"""
+        inst = {"user_open": "<bos>[INST] ", "user_close": " [/INST]", "assistant_open": "",
+                "answer_open": " ", "assistant_close": " <eos>"}
+        chatml = {"prefix": "<|im_start|>system\nYou are a model.<|im_end|>\n",
+                  "user_open": "<|im_start|>user\n", "user_close": "<|im_end|>\n",
+                  "assistant_open": "<|im_start|>assistant\n", "assistant_close": "<|im_end|>\n"}
+        system = "<bos>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n"
+        for template, trim, pieces in (
+                (LLAMA2, 1, inst), (LLAMA2_SYSTEM, 1, {**inst, "first_open": system}),
+                (QWEN25, 0, chatml),
+                (GLM4, 0, {"prefix": "[gMASK]<sop>", "user_open": "<|user|>\n",
+                           "assistant_open": "<|assistant|>", "answer_open": "\n"}),
+                (MISTRAL, 0, {"prefix": "<bos>", "user_open": "[INST] ", "user_close": "[/INST]",
+                              "answer_open": " ", "assistant_close": "<eos>"}),
+                (JAMBA, 0, {"prefix": "<bos><|bom|><|system|> <|eom|>", "user_open": "<|bom|><|user|> ",
+                            "user_close": "<|eom|>", "assistant_open": "<|bom|><|assistant|>",
+                            "answer_open": " ", "assistant_close": "<|eom|>"})):
+            self.settings["chat_template"] = template
+            params, t, _ = self.vocab()
+            got = {k[5:]: v.tobytes().decode().rstrip("\0") for k, v in t.items()
+                   if k.startswith("chat.")}
+            self.assertEqual({k: v for k, v in got.items() if v}, {k: v for k, v in pieces.items() if v})
+            self.assertEqual((params["chat_present"], params["chat_trim"]), (1, trim))
 
     def chat(self, template, warns=None):
         self.settings["chat_template"] = template

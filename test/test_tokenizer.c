@@ -9,8 +9,9 @@
 #define LLAMA3 WORDS("\\p{N}{1,3}")
 #define QWEN2 WORDS("\\p{N}")
 
-enum { NORMAL, SPECIAL, ADDED, UNUSED };
-enum { LSTRIP = 1, RSTRIP = 2, SINGLE_WORD = 4, NORMALIZED = 8 };
+enum { NORMAL, SPECIAL, ADDED, UNUSED, BYTE };
+enum { LSTRIP = 1, RSTRIP = 2, SINGLE_WORD = 4, NORMALIZED = 8, AS_IS = 16 };
+enum { BYTES = 1, CHARS, UNIGRAM, WORDPIECE };
 
 static char path[] = "/tmp/scb_tokenizer.XXXXXX";
 static int failures;
@@ -30,8 +31,12 @@ typedef struct {
     StrBuf bytes, types;
     IntVec offsets, merges, added, eos;
     const char *regex;
-    const char *chat[5];
+    const char *chat[7];        // prefix, user open and close, assistant open and close, the others
     int kind, nfc, digits, ignore_merges, add_bos, bos, present;
+    int prefix, strip, unk, words, word_max;
+    double *scores;             // by token, or NULL
+    const char *charsmap;
+    size_t charsmap_bytes;
 } Vocab;
 
 static int add_token(Vocab *v, const char *s, size_t n, char type) {
@@ -79,7 +84,7 @@ static int add_merge(Vocab *v, int left, int right) {
 
 // tokens 0 to 255 are the bytes
 static Vocab new_vocab(const char *regex) {
-    Vocab v = { .kind = 1, .bos = -1, .regex = regex };
+    Vocab v = { .kind = BYTES, .bos = -1, .regex = regex };
     for (int b = 0; b < 256; b++) {
         char c = (char)b;
         add_token(&v, &c, 1, NORMAL);
@@ -90,11 +95,20 @@ static Vocab new_vocab(const char *regex) {
 static void write_vocab(const Vocab *v, BinWriter *w) {
     static const int32_t none[3] = { -1, -1, -1 };
     static const char *const pieces[] = { "chat.prefix", "chat.user_open", "chat.user_close",
-                                          "chat.assistant_open", "chat.assistant_close" };
+        "chat.assistant_open", "chat.assistant_close", "chat.first_open", "chat.answer_open" };
     bin_int(w, "tok_kind", v->kind);
-    bin_int(w, "tok_nfc", v->nfc);
-    bin_int(w, "tok_digits", v->digits);
-    bin_int(w, "tok_ignore_merges", v->ignore_merges);
+    if (v->kind == BYTES) {
+        bin_int(w, "tok_nfc", v->nfc);
+        bin_int(w, "tok_digits", v->digits);
+    }
+    if (v->kind == CHARS) {
+        bin_int(w, "tok_prefix", v->prefix);
+        bin_int(w, "tok_strip", v->strip);
+    }
+    if (v->kind <= CHARS) bin_int(w, "tok_ignore_merges", v->ignore_merges);
+    if (v->kind >= CHARS) bin_int(w, "unk_id", v->unk);
+    if (v->kind == UNIGRAM) bin_int(w, "tok_words", v->words);
+    if (v->kind == WORDPIECE) bin_int(w, "tok_word_max", v->word_max);
     bin_int(w, "tok_add_bos", v->add_bos);
     bin_int(w, "bos_id", v->bos);
     bin_int(w, "chat_present", v->present);
@@ -102,15 +116,19 @@ static void write_vocab(const Vocab *v, BinWriter *w) {
     bin_vector(w, "tok.bytes", DT_U8, v->bytes.p, v->bytes.n);
     bin_vector(w, "tok.offsets", DT_I32, v->offsets.p, v->offsets.n);
     bin_vector(w, "tok.types", DT_U8, v->types.p, v->types.n);
-    bin_matrix(w, "tok.merges", DT_I32, v->merges.n ? v->merges.p : none,
-               v->merges.n ? v->merges.n / 3 : 1, 3);
+    if (v->scores) bin_matrix(w, "tok.scores", DT_I32, v->scores, v->types.n, 2);
+    else if (v->kind <= CHARS)
+        bin_matrix(w, "tok.merges", DT_I32, v->merges.n ? v->merges.p : none,
+                   v->merges.n ? v->merges.n / 3 : 1, 3);
+    if (v->charsmap) bin_vector(w, "tok.charsmap", DT_U8, v->charsmap, v->charsmap_bytes);
     bin_matrix(w, "tok.added", DT_I32, v->added.n ? v->added.p : none,
                v->added.n ? v->added.n / 2 : 1, 2);
     bin_vector(w, "tok.eos", DT_I32, v->eos.n ? v->eos.p : none, v->eos.n ? v->eos.n : 1);
     const char *regex = v->regex ? v->regex : "";
-    bin_vector(w, "tok.regex", DT_U8, regex, *regex ? strlen(regex) : 1);
-    for (int i = 0; i < 5; i++) {
+    if (v->kind == BYTES) bin_vector(w, "tok.regex", DT_U8, regex, *regex ? strlen(regex) : 1);
+    for (int i = 0; i < 7; i++) {
         const char *s = v->chat[i] ? v->chat[i] : "";
+        if (i >= 5 && !*s) continue;
         bin_vector(w, pieces[i], DT_U8, s, *s ? strlen(s) : 1);
     }
 }
@@ -223,7 +241,7 @@ static void test_merges(void) {
     tok_close(t);
     free_vocab(&v);
 
-    v = (Vocab){ .kind = 1, .bos = -1 };        // no token for x: its neighbours can merge
+    v = (Vocab){ .kind = BYTES, .bos = -1 };        // no token for x: its neighbours can merge
     add_token(&v, "a", 1, NORMAL);
     add_token(&v, "b", 1, NORMAL);
     add_merge(&v, 0, 1);
@@ -336,7 +354,7 @@ static void test_white_space(void) {
 
 // several tokens of one string: single bytes are the normal token, merges say themselves which
 static void test_twins(void) {
-    Vocab v = { .kind = 1, .bos = -1 };
+    Vocab v = { .kind = BYTES, .bos = -1 };
     add_special(&v, "a", SPECIAL, 0);
     add_token(&v, "a", 1, NORMAL);
     add_token(&v, "b", 1, NORMAL);
@@ -362,11 +380,13 @@ static void test_chat(void) {
     add_special(&v, "<end>", SPECIAL, 0);
     v.present = v.add_bos = 1;
     v.bos = 256;
-    memcpy(v.chat, (const char *[]){ "<s>", "<user>\n", "<end>", "", "<end>" }, sizeof v.chat);
+    static const char *const chat[7] = { "<s>", "<user>\n", "<end>", "", "<end>", "", "" };
+    memcpy(v.chat, chat, sizeof v.chat);
     Tok *t = open_vocab(&v);
     const ChatPieces *c = tok_chat(t);
     const IntVec *ids = c->ids;
-    EXPECT(c->present && c->trim && ids[CHAT_PREFIX].n == 1 && ids[CHAT_PREFIX].p[0] == 256, "prefix");
+    EXPECT(c->present && c->trim, "there");
+    EXPECT(ids[CHAT_PREFIX].n == 1 && ids[CHAT_PREFIX].p[0] == 256, "prefix");
     EXPECT(ids[CHAT_USER_OPEN].n == 2 && ids[CHAT_USER_OPEN].p[0] == 257
            && ids[CHAT_USER_OPEN].p[1] == '\n', "user");
     EXPECT(ids[CHAT_FIRST_OPEN].n == 2 && !memcmp(ids[CHAT_FIRST_OPEN].p, ids[CHAT_USER_OPEN].p, 8),
@@ -519,7 +539,7 @@ static void test_random(void) {
     Rng r = { 1 };
     for (int table = 0; table < 120; table++) {
         int letters = 1 + (int)rng_below(&r, 4);
-        Vocab v = { .kind = 1, .bos = -1 };
+        Vocab v = { .kind = BYTES, .bos = -1 };
         for (int i = 0; i < letters; i++) add_token(&v, (char[]){ (char)('a' + i) }, 1, NORMAL);
         for (int m = (int)rng_below(&r, 40); m > 0; m--) {
             int left = (int)rng_below(&r, v.types.n), right = (int)rng_below(&r, v.types.n);
@@ -540,6 +560,278 @@ static void test_random(void) {
         free_vocab(&v);
         if (failures > 10) return;
     }
+}
+
+// ---------------------------------------------------------------------------
+// BPE over characters
+
+static Vocab new_kind(int kind) {
+    return (Vocab){ .kind = kind, .bos = -1, .unk = -1, .strip = 1, .words = 1, .word_max = 5 };
+}
+
+// words, separated by blanks; _ is a space inside one, a type may follow: <s>:1
+static void add_words(Vocab *v, const char *words) {
+    for (const char *s = words; *s;) {
+        char text[40];
+        size_t n = strcspn(s, " "), k = n;
+        int type = n > 2 && s[n - 2] == ':' ? s[n - 1] - '0' : NORMAL;
+        if (type != NORMAL) k -= 2;
+        for (size_t i = 0; i < k; i++) text[i] = s[i] == '_' ? ' ' : s[i];
+        text[k] = 0;
+        if (type == SPECIAL || type == ADDED) add_special(v, text, (char)type, 0);
+        else add_token(v, text, k, (char)type);
+        s += n + (s[n] == ' ');
+    }
+}
+
+static void test_prefix(void) {
+    Vocab v = new_kind(CHARS);
+    add_words(&v, "<u>:1 <s>:1 _ a b _a ab _ab");          // 0 to 7
+    ints_add(&v.merges, (int32_t[]){ 2, 3, 5, 5, 4, 7, 3, 4, 6 }, 9);
+    v.unk = 0;
+    Tok *t;
+    for (v.prefix = 0; v.prefix < 4; v.prefix++) {
+        t = open_vocab(&v);
+        int p = v.prefix;
+        if (p == 0) IDS(t, "ab", 0, 6);
+        if (p > 0) IDS(t, "ab", 0, 7);
+        if (p == 1) IDS(t, " ab", 0, 2, 7);                 // one more
+        if (p != 1) IDS(t, " ab", 0, 7);                    // it has one
+        if (p == 1 || p == 2) IDS(t, "a<s>b", TOK_SPECIAL, 5, 1, 2, 4);
+        if (p == 3) IDS(t, "a<s>b", TOK_SPECIAL, 5, 1, 4);
+        if (p == 3) IDS(t, "<s>ab", TOK_SPECIAL, 1, 6);     // not the start of the text
+        if (p == 1) IDS(t, "<s>ab", TOK_SPECIAL, 1, 7);
+        IDS(t, "ab", TOK_MIDDLE, 6);
+        IDS(t, "ab", TOK_MIDDLE | TOK_SPACE, 7);
+        IDS(t, "\xe2\x96\x81" "ab", TOK_MIDDLE, 7);         // the mark is a space
+        IDS(t, "", 0, );
+        IDS(t, "axyb", TOK_MIDDLE, 3, 0, 4);                // unknown neighbours are one
+        tok_close(t);
+    }
+    v.prefix = 1;
+    t = open_vocab(&v);
+    StrBuf text = { 0 };
+    tok_decode(t, (int32_t[]){ 7, 7 }, 2, 0, &text);        // one space in front goes
+    tok_decode(t, (int32_t[]){ 7 }, 1, TOK_MIDDLE, &text);
+    EXPECT(!strcmp(text.p, "ab ab ab"), "%s", text.p);
+    free(text.p);
+    tok_close(t);
+    free_vocab(&v);
+}
+
+static void test_byte_fallback(void) {
+    Vocab v = new_kind(CHARS);
+    for (int b = 0; b < 256; b++) add_token(&v, (char[]){ (char)b }, 1, BYTE);
+    add_words(&v, "a b ab");                                // 256 to 258
+    add_token(&v, "\xc3\xa9", 2, NORMAL);
+    ints_add(&v.merges, (int32_t[]){ 256, 257, 258 }, 3);
+    Tok *t = open_vocab(&v);
+    IDS(t, "ab\xc3\xa9", 0, 258, 259);
+    IDS(t, "a\xc3\xa8" "b", 0, 256, 0xc3, 0xa8, 257);
+    IDS(t, "a\0b\n", 0, 256, 0, 257, 10);
+    IDS(t, "\xff" "a\xc3", 0, 0xff, 256, 0xc3);             // invalid bytes are bytes
+    BECOMES(t, "\xf0\x9f\x98\x80 \xff\xc3", "\xf0\x9f\x98\x80 \xff\xc3");
+    tok_close(t);
+    free_vocab(&v);
+}
+
+// SentencePiece's rule, naively: of all neighbours that are a token together the one of the highest
+// score, leftmost; what has no token then is unknown
+static void naive_scores(const Vocab *v, const char *s, size_t n, IntVec *out) {
+    size_t from[500], k = 0;
+    for (size_t i = 0; i < n; i++) from[k++] = i;
+    from[k] = n;
+    for (;;) {
+        int best = -1;
+        size_t at = 0;
+        for (size_t i = 0; i + 1 < k; i++) {
+            int id = find_token(v, s + from[i], from[i + 2] - from[i]);
+            if (id >= 0 && (best < 0 || v->scores[id] > v->scores[best])) best = id, at = i;
+        }
+        if (best < 0) break;
+        memmove(from + at + 1, from + at + 2, (k - at - 1) * sizeof *from);
+        k--;
+    }
+    for (size_t i = 0; i < k; i++) {
+        int id = find_token(v, s + from[i], from[i + 1] - from[i]);
+        if (id >= 0 || !out->n || out->p[out->n - 1] != 0) ints_push(out, id < 0 ? 0 : id);
+    }
+}
+
+// few letters, tokens of random strings over them and one letter more, scores that tie
+static void test_scores(void) {
+    Rng r = { 6 };
+    for (int table = 0; table < 150 && failures < 10; table++) {
+        Vocab v = new_kind(CHARS);
+        int letters = 1 + (int)rng_below(&r, 3), n_tokens = (int)rng_below(&r, 30);
+        add_words(&v, "<u>:1");
+        v.unk = 0;
+        for (int i = 0; i < letters; i++) add_token(&v, (char[]){ (char)('a' + i) }, 1, NORMAL);
+        for (int i = 0; i < n_tokens; i++) {
+            char s[6];
+            size_t n = 2 + rng_below(&r, 4);
+            for (size_t j = 0; j < n; j++)
+                s[j] = table % 3 && j ? (char)('a' + rng_below(&r, (uint64_t)letters + 1)) : ' ';
+            if (find_token(&v, s, n) < 0) add_token(&v, s, n, NORMAL);
+        }
+        if (table % 2) add_words(&v, "_");
+        double scores[64];
+        for (size_t i = 0; i < v.types.n; i++) scores[i] = -(double)rng_below(&r, 20);
+        v.scores = scores;
+        Tok *t = open_vocab(&v);
+        for (int k = 0; k < 60; k++) {
+            char s[300];
+            IntVec want = { 0 };
+            size_t n = rng_below(&r, k % 10 ? 50 : sizeof s);
+            for (size_t i = 0; i < n; i++) {
+                uint64_t c = rng_below(&r, (uint64_t)letters + 2);
+                s[i] = c ? (char)('a' + c - 1) : ' ';
+            }
+            naive_scores(&v, s, n, &want);
+            expect_ids(__LINE__, t, s, n, 0, want.p, want.n);
+            free(want.p);
+        }
+        tok_close(t);
+        free_vocab(&v);
+    }
+}
+
+// ---------------------------------------------------------------------------
+// Unigram and WordPiece
+
+static void spans_are(int line, const Tok *t, const char *s, const int32_t *want, size_t n) {
+    IntVec ids = { 0 }, spans = { 0 };
+    tok_encode_offsets(t, s, strlen(s), TOK_SPECIAL, &ids, &spans);
+    EXPECT(spans.n == n && ids.n * 2 == n && !memcmp(spans.p, want, n * sizeof *want),
+           "line %d: spans of \"%s\"", line, s);
+    free(ids.p);
+    free(spans.p);
+}
+#define SPANS(t, text, ...) do { \
+    static const int32_t want_[] = { __VA_ARGS__ }; \
+    spans_are(__LINE__, t, text, want_, COUNTOF(want_)); } while (0)
+
+static void test_unigram(void) {
+    Vocab v = new_kind(UNIGRAM);
+    add_words(&v, "<u>:1 <m>:1 _ a b _a ab _ab aba");       // 0 to 8
+    double scores[] = { 0, 0, -3, -2, -2, -3, -3, -9, -4 };
+    uint32_t map[52] = { 50 * 4, [1 + '1'] = '1' | 1u << 8 | 1u << 10 };
+    memcpy(&map[51], "b\xc2\xa0", 4);
+    v.scores = scores;
+    v.unk = 0;
+    Tok *t = open_vocab(&v);
+    IDS(t, "ab", 0, 5, 4);              // -3 -2, against -3 -3 and -9
+    IDS(t, "aba", 0, 2, 8);             // -7 either way: the one found first stays
+    IDS(t, "  ab\t a\n", 0, 5, 4, 5);
+    IDS(t, "xyb", 0, 2, 0, 4);
+    IDS(t, "x", TOK_SPECIAL, 2, 0);
+    IDS(t, "a<m>b", TOK_SPECIAL, 5, 1, 2, 4);
+    IDS(t, "", 0, );
+    SPANS(t, " ab  xyb", 1, 2, 2, 3, 5, 6, 5, 7, 7, 8);
+    SPANS(t, "b<m>", 0, 1, 0, 1, 1, 4);
+    tok_close(t);
+    v.charsmap = (const char *)map;     // 1 becomes b and a no-break space
+    v.charsmap_bytes = sizeof map;
+    t = open_vocab(&v);
+    IDS(t, "a1a", 0, 5, 4, 5);
+    SPANS(t, "a1a", 0, 1, 1, 2, 2, 3);
+    IDS(t, "1\xcc\x81" "a", 0, 2, 4, 5);        // a short cluster goes with its first character
+    IDS(t, "1\xcc\x81\xcc\x81\xcc\x81" "b", 0, 2, 4, 2, 0, 4);
+    IDS(t, "\xff" "b", 0, 2, 0, 4);
+    tok_close(t);
+    v.words = 0;                        // white space but at the end stays, runs are one
+    v.charsmap = NULL;
+    t = open_vocab(&v);
+    IDS(t, "a   b  ", 0, 5, 2, 4);
+    IDS(t, " \ta", 0, 2, 0, 3);
+    StrBuf text = { 0 };
+    tok_decode(t, (int32_t[]){ 2, 5, 4, 2, 4 }, 5, 0, &text);
+    EXPECT(!strcmp(text.p, " ab b"), "\"%s\"", text.p);
+    free(text.p);
+    tok_close(t);
+    free_vocab(&v);
+}
+
+static void test_wordpiece(void) {
+    Vocab v = new_kind(WORDPIECE);
+    add_words(&v, "[U]:1 [C]:1 a ab b ##b ##bc ##c . # \xe4\xb8\x96");      // 0 to 10
+    v.unk = 0;
+    v.bos = 1;
+    v.add_bos = 1;
+    Tok *t = open_vocab(&v);
+    IDS(t, "abbc ab", TOK_BOS, 1, 3, 6, 3);
+    IDS(t, "abc", 0, 3, 7);
+    IDS(t, "abd b", 0, 0, 4);           // one unknown token
+    IDS(t, "abbbb", 0, 3, 5, 5, 5);
+    IDS(t, "abbbbb", 0, 0);             // longer than word_max
+    IDS(t, "a.b", 0, 2, 8, 4);
+    IDS(t, "##b", 0, 9, 9, 4);
+    IDS(t, "a\xe4\xb8\x96" "b", 0, 2, 10, 4);
+    IDS(t, "a\0\xef\xbf\xbd\xff" "b\xc2\xad" "b", 0, 3, 5);    // dropped inside a word
+    IDS(t, "a[C]b", TOK_SPECIAL, 2, 1, 4);
+    SPANS(t, " abbc.\xe4\xb8\x96[U]abd", 1, 3, 3, 5, 5, 6, 6, 9, 9, 12, 12, 15);
+    StrBuf text = { 0 };
+    tok_decode(t, (int32_t[]){ 1, 3, 6, 8, 2, 7, 10 }, 7, 0, &text);
+    tok_decode(t, (int32_t[]){ 1, 2, 8 }, 3, TOK_SKIP_SPECIAL | TOK_MIDDLE, &text);
+    EXPECT(!strcmp(text.p, "[C] abbc. ac \xe4\xb8\x96 a."), "\"%s\"", text.p);
+    free(text.p);
+    tok_close(t);
+    free_vocab(&v);
+}
+
+// ---------------------------------------------------------------------------
+// Templates: pieces and messages encoded on their own are the ids of the whole rendering
+
+static void add_piece(const Tok *t, ChatPiece piece, IntVec *out, StrBuf *whole) {
+    const ChatPieces *c = tok_chat(t);
+    ints_add(out, c->ids[piece].p, c->ids[piece].n);
+    str_add(whole, c->text[piece].p, c->text[piece].n);
+}
+
+static void expect_joins(int line, const Tok *t) {
+    static const char *const says[] = { "ab a", "b", "a" };
+    const ChatPieces *c = tok_chat(t);
+    IntVec ids = { 0 };
+    StrBuf whole = { 0 };
+    add_piece(t, CHAT_PREFIX, &ids, &whole);
+    for (int i = 0; i < 3; i++) {
+        add_piece(t, i == 0 ? CHAT_FIRST_OPEN : i == 1 ? CHAT_ANSWER_OPEN : CHAT_USER_OPEN, &ids,
+                  &whole);
+        unsigned flags = i == 0 ? c->first_text : i == 1 ? c->answer_text : c->user_text;
+        tok_encode(t, says[i], strlen(says[i]), flags, &ids);
+        str_puts(&whole, says[i]);
+        add_piece(t, i == 1 ? CHAT_ASSISTANT_CLOSE : CHAT_USER_CLOSE, &ids, &whole);
+        if (i != 1) add_piece(t, CHAT_ASSISTANT_OPEN, &ids, &whole);
+    }
+    expect_ids(line, t, whole.p, whole.n, TOK_SPECIAL, ids.p, ids.n);
+    free(ids.p);
+    free(whole.p);
+}
+
+static void test_joins(void) {
+    static const char *const chats[][7] = {
+        { "", "<s>[I] ", " [/I]", "", " </s>", "", " " },           // Llama-2
+        { "", "<s>[I] ", " [/I]", "", " </s>", "<s>[I] ba\n\n", " " },
+        { "<s>", "[I] ", "[/I]", "", "</s>", "", " " },             // Mistral
+        { "<s>", "<b> ", "</s>", "<b>", "</s>", "", " " },          // Jamba
+        { "<s>", "<b>\n", "", "<b>", "", "", "\n" },                // GLM-4
+        { "", "ab: ", "\n", "ba:", "\n", "", " " },                 // no special tokens
+    };
+    for (int prefix = 0; prefix < 4; prefix++)
+        for (size_t k = 0; k < COUNTOF(chats); k++) {
+            Vocab v = new_kind(CHARS);
+            add_words(&v, "<u>:1 <s>:1 </s>:1 <b>:1 _ a b _a ab _ab [ ] I / _[ [I [/ _[I _[/");
+            ints_add(&v.merges, (int32_t[]){ 4, 5, 7, 7, 6, 9, 5, 6, 8, 4, 10, 14, 14, 12, 17, 14,
+                                             13, 18, 10, 12, 15, 10, 13, 16 }, 24);
+            v.prefix = prefix;
+            v.unk = 0;
+            v.present = 1;
+            memcpy(v.chat, chats[k], sizeof v.chat);
+            Tok *t = open_vocab(&v);
+            expect_joins(1000 * prefix + (int)k, t);
+            tok_close(t);
+            free_vocab(&v);
+        }
 }
 
 // ---------------------------------------------------------------------------
@@ -688,6 +980,27 @@ static void test_refusals(void) {
     REFUSE("tok.regex", v.regex = "(a");
     REFUSE("tok.regex", v.regex = "\\C");
 
+    static double nan_scores[3] = { 0, NAN, 0 }, scores[3];
+    static const char map[16] = { 13 };
+    for (int i = 0; i < 8; i++) {       // the other kinds' own tables
+        Vocab v = new_kind(i < 2 ? CHARS : i < 6 ? UNIGRAM : WORDPIECE);
+        add_words(&v, "<u>:1 a b");
+        v.unk = 0;
+        v.scores = v.kind == UNIGRAM ? scores : NULL;
+        if (i == 0) v.prefix = 4;
+        if (i == 1) v.types.p[0] = BYTE;
+        if (i == 2) v.unk = 3;
+        if (i == 3) v.scores = nan_scores;
+        if (i == 4) v.types.p[1] = BYTE;
+        if (i == 5) v.charsmap = map, v.charsmap_bytes = sizeof map;
+        if (i == 6) v.unk = -1;
+        if (i == 7) v.word_max = 0;
+        refuse(__LINE__, &v, (const char *[]){ "tok_prefix", "tok.types", "unk_id", "tok.scores",
+                                               "tok.types", "tok.charsmap", "unk_id",
+                                               "tok_word_max" }[i]);
+        free_vocab(&v);
+    }
+
     // a record that is missing, or has another type
     Vocab v = new_vocab(LLAMA3);
     BinWriter w = { 0 };
@@ -709,9 +1022,9 @@ static void test_refusals(void) {
 }
 
 // ---------------------------------------------------------------------------
-// The references: one JSON object per line, {"text", "ids"} and, where they say so, "special": false
-// (special strings are plain text), "bos": true, "back": what the ids are decoded to where that is
-// not the text, "spans": two byte positions per id
+// The references: one JSON object per line, {"text", "ids"} and, where they say so, "special":
+// false (special strings are plain text), "bos": true, "back": what the ids are decoded to where
+// that is not the text, "spans": two byte positions per id
 
 static void read_ints(const json_t *j, IntVec *out) {
     out->n = 0;
@@ -746,7 +1059,9 @@ static bool check_vector(const Tok *t, const char *file, int line, const json_t 
     }
     if (!back) back = text;
     tok_decode(t, want.p, want.n, 0, &s);
-    EXPECT(json_is_null(back) || (s.n == json_string_length(back) && (!s.n || !memcmp(s.p, json_string_value(back), s.n))),
+    const char *p = json_string_value(back);
+    EXPECT(json_is_null(back)
+           || (s.n == json_string_length(back) && (!s.n || !memcmp(s.p, p, s.n))),
            "line %d: decoded as \"%s\", wanted \"%s\"", line, s.p, json_string_value(back));
     free(want.p);
     free(spans.p);
@@ -793,6 +1108,12 @@ int main(void) {
     test_nfc();
     test_splits();
     test_random();
+    test_prefix();
+    test_byte_fallback();
+    test_scores();
+    test_unigram();
+    test_wordpiece();
+    test_joins();
     test_round_trips();
     test_long();
     test_threads();
