@@ -143,6 +143,17 @@ HD static inline float flog2(float x) {
     return fmaf(p, t, (float)e);
 }
 
+// silu(x) = x / (1 + e^-x)
+HD static inline float fsilu(float x) { return x / (1.0f + fexp2(x * -1.44269504f)); }
+
+// log(1 + e^x) = max(x, 0) + log(1 + u), u = e^-|x|; log(1 + u) = log(w) u / (w - 1) with w = 1 + u
+// as rounded (Kahan), which keeps small u's digits
+HD static inline float fsoftplus(float x) {
+    float u = fexp2(fabsf(x) * -1.44269504f), w = 1.0f + u, d = w - 1.0f;
+    float l = flog2(w) * 0.693147181f * (u / (d > 0.0f ? d : 1.0f));
+    return (x > 0.0f ? x : 0.0f) + (d > 0.0f ? l : u);
+}
+
 // double 2^x and log2(x), about 1e-15: for tables made once (RoPE frequencies)
 static inline double dexp2(double x) {
     double n = rint(x), z = (x - n) * 0.69314718055994530942, p = 1.0;

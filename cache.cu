@@ -496,7 +496,7 @@ void kv_work_close(KVWork *w) {
 void kv_first_begin(KVCache *c) {
     CHECK(!c->base, "the first feed of a cache that has rows");
     c->base = base_new(c->mem, c->s, c->n_heads);
-    c->building = true;
+    c->building = c->n_heads > 0;
 }
 
 void kv_feed_begin(KVCache *c, KVWork *w, int layer, int n) {
@@ -806,6 +806,7 @@ KVStats kv_stats(const KVCache *c) {
     for (int i = 0; c->base && i < c->base->n_heads; i++)
         st.alloc_bytes += (size_t)c->base->head[i].cap * row;
     st.mean = c->n_heads ? (double)rows / c->n_heads : 0;
+    if (!c->n_heads) st.min = 0;
     st.live_bytes = rows * row;
     st.named = (size_t)c->named;
     return st;

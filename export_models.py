@@ -394,7 +394,7 @@ def mamba2_config(j, where):
             "norm_eps": float(fetch(j, "layer_norm_epsilon", where, NUMBER)),
             "ssm_inner": heads * width, "ssm_state": fetch(j, "state_size", where),
             "ssm_conv": fetch(j, "conv_kernel", where), "ssm_heads": heads, "ssm_head_dim": width,
-            "ssm_groups": groups, "norm_groups": groups,
+            "ssm_groups": groups, "norm_groups": fetch(j, "norm_groups", where, default=groups),
             "tied": int(bool(j.get("tie_word_embeddings", False)))}
 
 

@@ -101,3 +101,293 @@ int jamba_bind(Weights *w, const Config *c, Loader *from, Err *err) {
 #undef MATRIX
 #undef VECTOR
 #undef NAME
+
+// ---------------------------------------------------------------------------
+// Selective scan (Mamba-1). Per channel c, a (N) < 0, all in fp32:
+//   h_n <- e^(dt a_n) h_n + dt B_n u,   y = sum_n C_n h_n + d u,   then y silu(gate)
+// B and C are the token's, dt = softplus of the channel's. 16 channels at a time: their states lie
+// side by side, and sums over n go to 16 lanes and down the tree of base.h.
+
+typedef struct {
+    const SsmLayer *w;
+    int D, N, R;
+    const float *p;                     // (n, R + 2N): B at R, C at R + N, normalised
+    const float *u, *gate;              // (n, D)
+    float *y;                           // (n, D) in: dt before softplus; out: y
+    float *h;                           // (N, D)
+} Scan;
+
+enum { MAX_STATE = 256 };               // config_check
+
+__attribute__((always_inline))
+static inline void scan_block(const Scan *q, int N, int first, int count, int n) {
+    float h[MAX_STATE][LANES], a[MAX_STATE][LANES], d[LANES] = { 0 };
+    for (int j = 0; j < N; j++)
+        for (int c = 0; c < LANES; c++) {
+            size_t at = (size_t)j * q->D + (size_t)first + (size_t)c;
+            h[j][c] = c < count ? q->h[at] : 0.0f;
+            a[j][c] = c < count ? q->w->a[at] * 1.44269504f : 0.0f;
+        }
+    memcpy(d, q->w->d + first, (size_t)count * sizeof *d);
+    for (int t = 0; t < n; t++) {
+        size_t at = (size_t)t * q->D + (size_t)first;
+        const float *B = q->p + (size_t)t * (q->R + 2 * q->N) + q->R, *C = B + q->N;
+        float u[LANES] = { 0 }, g[LANES] = { 0 }, dt[LANES] = { 0 }, du[LANES], lane[LANES][LANES];
+        memcpy(u, q->u + at, (size_t)count * sizeof *u);
+        memcpy(g, q->gate + at, (size_t)count * sizeof *g);
+        memcpy(dt, q->y + at, (size_t)count * sizeof *dt);
+        for (int c = 0; c < LANES; c++) dt[c] = fsoftplus(dt[c]);
+        for (int c = 0; c < LANES; c++) du[c] = dt[c] * u[c];
+        for (int j = 0; j < LANES; j++) for (int c = 0; c < LANES; c++) lane[j][c] = 0.0f;
+        for (int j = 0; j < N; j++)
+            for (int c = 0; c < LANES; c++) {
+                h[j][c] = fmaf(fexp2(dt[c] * a[j][c]), h[j][c], du[c] * B[j]);
+                lane[j % LANES][c] = fmaf(h[j][c], C[j], lane[j % LANES][c]);
+            }
+        for (int s = LANES / 2; s; s >>= 1)
+            for (int j = 0; j < s; j++)
+                for (int c = 0; c < LANES; c++) lane[j][c] += lane[j + s][c];
+        for (int c = 0; c < LANES; c++) u[c] = fmaf(d[c], u[c], lane[0][c]) * fsilu(g[c]);
+        memcpy(q->y + at, u, (size_t)count * sizeof *u);
+    }
+    for (int j = 0; j < N; j++)
+        memcpy(q->h + (size_t)j * q->D + first, h[j], (size_t)count * sizeof *h[j]);
+}
+
+static void scan(const Scan *q, int n) {
+    int blocks = CEIL_DIV(q->D, LANES);
+#pragma omp parallel for schedule(static)
+    for (int i = 0; i < blocks; i++) {
+        int first = i * LANES, count = q->D - first < LANES ? q->D - first : LANES;
+        if (q->N == 16) scan_block(q, 16, first, count, n);
+        else scan_block(q, q->N, first, count, n);
+    }
+}
+
+// ---------------------------------------------------------------------------
+// Forward. Per layer: x += mixer(norm(x)), x += net(norm(x)); the mixer attends or scans, the net is
+// dense or routes every token to n_experts_used of n_experts.
+
+typedef struct {
+    FeedBuffers t;
+    float *in, *gate, *u, *y;           // (C, D)
+    float *p;                           // (C, R + 2N) dt | B | C
+    float *hidden, *out;                // (C, E) normalised input of the experts; one expert's result
+    float *route;                       // (C, n_experts) logits, then shares
+    int *slot;                          // (C, n_experts) rows of each expert, expert after expert
+    int *count;                         // (n_experts)
+} Work;
+
+static size_t work_carve(const Config *c, int n, int chunk, char *base, Work *b) {
+    size_t at = buffers_carve(c, n, chunk, base, &b->t), C = (size_t)(n < chunk ? n : chunk);
+    size_t D = (size_t)c->ssm_inner, X = (size_t)c->n_experts;
+#define CARVE(field, type, count)                                                                  \
+    (field = (type *)(base + at), at += ((size_t)(count) * sizeof(type) + 63) & ~(size_t)63)
+    CARVE(b->in, float, C * D);
+    CARVE(b->gate, float, C * D);
+    CARVE(b->u, float, C * D);
+    CARVE(b->y, float, C * D);
+    CARVE(b->p, float, C * (size_t)(c->ssm_dt_rank + 2 * c->ssm_state));
+    CARVE(b->hidden, float, C * (size_t)c->dim);
+    CARVE(b->out, float, C * (size_t)c->dim);
+    CARVE(b->route, float, C * X);
+    CARVE(b->slot, int, C * X);
+    CARVE(b->count, int, X);
+#undef CARVE
+    return at;
+}
+
+size_t jamba_scratch(const Config *c, int n, int chunk) {
+    static char base[1];                // only offsets are wanted
+    Work b;
+    return work_carve(c, n < 1 ? 1 : n, chunk, base, &b);
+}
+
+// u <- conv of n tokens of one text, rows first .. of the products; the state's tail moves on
+static void convolve(Forward *f, const Work *b, int layer, char *state, int first, int n) {
+    const SsmLayer *w = &f->w->ssm[layer];
+    int D = f->c->ssm_inner;
+    Conv conv = { w->conv, w->conv_bias, b->in + (size_t)first * D, (float *)(void *)state,
+                  f->c->ssm_conv, D };
+#pragma omp parallel for if (n > 4)
+    for (int i = 0; i < n; i++) conv_row(&conv, i, b->u + (size_t)(first + i) * D);
+    conv_keep(&conv, n);
+}
+
+// act <- dt part of p; B and C parts in place: each has its own norm
+static void inner_norms(Forward *f, const Work *b, const SsmLayer *w, int n) {
+    const Config *c = f->c;
+    int R = c->ssm_dt_rank, N = c->ssm_state;
+#pragma omp parallel for if (n > 16)
+    for (int i = 0; i < n; i++) {
+        float *p = b->p + (size_t)i * (R + 2 * N), *row = thread_row(f, &b->t);
+        rmsnorm(row, p, w->dt_norm, R, c->norm_eps);
+        act_row(f->shape->kind, b->t.act, i, row, R);
+        rmsnorm(p + R, p + R, w->b_norm, N, c->norm_eps);
+        rmsnorm(p + R + N, p + R + N, w->c_norm, N, c->norm_eps);
+    }
+}
+
+static void scan_tokens(Forward *f, const Work *b, int layer, char *state, int first, int n) {
+    const Config *c = f->c;
+    int D = c->ssm_inner, N = c->ssm_state, R = c->ssm_dt_rank;
+    size_t at = (size_t)first * D;
+    Scan q = { &f->w->ssm[layer], D, N, R, b->p + (size_t)first * (R + 2 * N), b->u + at,
+               b->gate + at, b->y + at, (float *)(void *)state + (size_t)(c->ssm_conv - 1) * D };
+    scan(&q, n);
+}
+
+// ssm: which of the layers that scan this is
+static void mix(Forward *f, const Work *b, int layer, int ssm, int first, int n) {
+    const Config *c = f->c;
+    const SsmLayer *w = &f->w->ssm[layer];
+    size_t D = (size_t)c->ssm_inner, at = (size_t)ssm * jamba_state_bytes(c);
+    LinearJob in[2] = { { &w->wx, NULL, b->in, D, false, NULL },
+                        { &w->wz, NULL, b->gate, D, false, NULL } };
+    LinearJob p = { &w->wp, NULL, b->p, (size_t)(c->ssm_dt_rank + 2 * c->ssm_state), false, NULL };
+    LinearJob dt = { &w->wdt, w->dt_bias, b->y, D, false, NULL };
+    LinearJob out = { &w->wout, NULL, b->t.x + (size_t)first * c->dim, (size_t)c->dim, true, NULL };
+    double t0 = now_s(), seq = 0, t;
+    norm_act(f, &b->t, b->t.x + (size_t)first * c->dim, f->w->layer[layer].attn_norm, n);
+    products(f, &b->t, in, 2, n);
+    t = now_s();
+    for (int i = 0; f->of && i < n; i++) convolve(f, b, layer, f->of[i].state + at, i, 1);
+    if (!f->of) convolve(f, b, layer, f->state + at, 0, n);
+    seq += now_s() - t;
+    act_pack(f->shape->kind, b->t.act, b->u, D, n, (int)D);
+    products(f, &b->t, &p, 1, n);
+    inner_norms(f, b, w, n);
+    products(f, &b->t, &dt, 1, n);
+    t = now_s();
+    for (int i = 0; f->of && i < n; i++) scan_tokens(f, b, layer, f->of[i].state + at, i, 1);
+    if (!f->of) scan_tokens(f, b, layer, f->state + at, 0, n);
+    seq += now_s() - t;
+    act_pack(f->shape->kind, b->t.act, b->y, D, n, (int)D);
+    products(f, &b->t, &out, 1, n);
+    f->phases->attn_s += seq;
+    f->phases->linear_s += now_s() - t0 - seq;
+}
+
+// ---------------------------------------------------------------------------
+// Mixture of experts: shares = softmax of the router over all experts; a token goes to the
+// n_experts_used largest (the lower id where equal), whose shares are used as they are.
+//   x += sum over its experts, ascending, of share * expert(norm(x))
+// The rows of one expert are gathered, so every expert is read at most once per chunk and computes
+// only the rows routed to it.
+
+// logits (n) -> shares of the chosen, 0 elsewhere
+static void route_row(float *p, int n, int used) {
+    float top = p[0], lane[LANES] = { 0 };
+    bool chosen[256] = { false };
+    for (int x = 1; x < n; x++) top = p[x] > top ? p[x] : top;
+    for (int x = 0; x < n; x++) {
+        p[x] = fexp2((p[x] - top) * 1.44269504f);
+        lane[x % LANES] += p[x];
+    }
+    float sum = lanes_sum(lane);
+    for (int x = 0; x < n; x++) p[x] /= sum;
+    for (int k = 0; k < used; k++) {
+        int best = -1;
+        for (int x = 0; x < n; x++)
+            if (!chosen[x] && (best < 0 || p[x] > p[best])) best = x;
+        chosen[best] = true;
+    }
+    for (int x = 0; x < n; x++) if (!chosen[x]) p[x] = 0.0f;
+}
+
+// hidden <- norm(x), route, slot and count of n rows
+static void route(Forward *f, const Work *b, int layer, const float *x, int n) {
+    const Config *c = f->c;
+    int E = c->dim, X = c->n_experts;
+    LinearJob job = { &f->w->moe[layer].router, NULL, b->route, (size_t)X, false, NULL };
+#pragma omp parallel for if (n > 16)
+    for (int i = 0; i < n; i++) {
+        float *y = b->hidden + (size_t)i * E;
+        rmsnorm(y, x + (size_t)i * E, f->w->layer[layer].ffn_norm, E, c->norm_eps);
+        act_row(f->shape->kind, b->t.act, i, y, E);
+    }
+    products(f, &b->t, &job, 1, n);
+    memset(b->count, 0, (size_t)X * sizeof *b->count);
+    for (int i = 0; i < n; i++) {
+        float *p = b->route + (size_t)i * X;
+        route_row(p, X, c->n_experts_used);
+        for (int e = 0; e < X; e++) if (p[e] > 0) b->slot[(size_t)e * n + b->count[e]++] = i;
+    }
+}
+
+static void experts(Forward *f, const Work *b, int layer, int first, int n) {
+    const Config *c = f->c;
+    int E = c->dim, X = c->n_experts;
+    float *x = b->t.x + (size_t)first * E;
+    double t0 = now_s();
+    route(f, b, layer, x, n);
+    for (int e = 0; e < X; e++) {
+        const Expert *w = &f->w->moe[layer].expert[e];
+        const int *rows = b->slot + (size_t)e * n, m = b->count[e];
+        LinearJob up[2] = { { &w->w1, NULL, b->t.gate, (size_t)c->hidden_dim, false, NULL },
+                            { &w->w3, NULL, b->t.up, (size_t)c->hidden_dim, false, NULL } };
+        LinearJob down = { &w->w2, NULL, b->out, (size_t)E, false, NULL };
+        if (!m) continue;
+        for (int i = 0; i < m; i++)
+            act_row(f->shape->kind, b->t.act, i, b->hidden + (size_t)rows[i] * E, E);
+        products(f, &b->t, up, 2, m);
+        swiglu_act(f, &b->t, m);
+        products(f, &b->t, &down, 1, m);
+#pragma omp parallel for if (m > 16)
+        for (int i = 0; i < m; i++) {
+            float share = b->route[(size_t)rows[i] * X + e], *to = x + (size_t)rows[i] * E;
+            const float *from = b->out + (size_t)i * E;
+            for (int j = 0; j < E; j++) to[j] = fmaf(share, from[j], to[j]);
+        }
+    }
+    f->phases->linear_s += now_s() - t0;
+}
+
+static void net(Forward *f, const Work *b, int layer, int first, int n) {
+    if (config_routes(f->c, layer)) experts(f, b, layer, first, n);
+    else ffn(f, &b->t, layer, first, n);
+}
+
+int jamba_feed(Forward *f, Err *err) {
+    Work b;
+    double t0 = now_s();
+    size_t bytes = jamba_state_bytes(f->c), at;
+    work_carve(f->c, f->n < 1 ? 1 : f->n, f->chunk, (char *)f->scratch, &b);
+    embed_rows(f, &b.t);
+    for (int l = 0, kv = 0; l < f->c->n_layers; l++) {
+        bool attends = config_attends(f->c, l);
+        if (f->load) f->load(f->load_user, l);
+        at = (size_t)(l - kv) * bytes;
+        if (attends) kv_feed_begin(f->kv, f->work, kv, f->n);
+        for (int i = 0, n; i < f->n; i += n) {
+            n = feed_piece(f, i);
+            if (!attends) feed_keep(f, i, at, bytes);
+            if (attends) feed_attend(f, &b.t, l, kv, i, n);
+            else mix(f, &b, l, l - kv, i, n);
+            net(f, &b, l, i, n);
+            if (feed_report(f, l, i + n)) return FAIL_CODE(err, EXIT_INTERRUPTED, "interrupted");
+        }
+        if (attends) feed_attend_end(f, kv++);
+        else feed_keep(f, f->n, at, bytes);
+        if (f->tap.fn && f->n) f->tap.fn(f->tap.user, l, 0, f->n, b.t.x);
+    }
+    feed_logits(f, &b.t);
+    f->phases->total_s += now_s() - t0;
+    return 0;
+}
+
+void jamba_step(Forward *f) {
+    Work b;
+    double t0 = now_s();
+    work_carve(f->c, f->n, f->n, (char *)f->scratch, &b);
+    embed_rows(f, &b.t);
+    for (int l = 0, kv = 0; l < f->c->n_layers; l++) {
+        if (f->load) f->load(f->load_user, l);
+        if (config_attends(f->c, l)) feed_attend(f, &b.t, l, kv++, 0, f->n);
+        else mix(f, &b, l, l - kv, 0, f->n);
+        net(f, &b, l, 0, f->n);
+        if (f->tap.fn) f->tap.fn(f->tap.user, l, 0, f->n, b.t.x);
+    }
+    feed_logits(f, &b.t);
+    f->phases->total_s += now_s() - t0;
+}

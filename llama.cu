@@ -12,7 +12,7 @@
 // ---------------------------------------------------------------------------
 // RMSNorm (arXiv 1910.07467): y_i = x_i / sqrt(mean(x^2) + eps) * w_i
 
-static void rmsnorm(float *y, const float *x, const float *w, int dim, float eps) {
+void rmsnorm(float *y, const float *x, const float *w, int dim, float eps) {
     float lane[LANES] = { 0 };
     int i = 0;
     for (; i + LANES <= dim; i += LANES)
@@ -94,10 +94,10 @@ static void rope_head(float *x, const float *cs, const float *sn, int half) {
 }
 
 // ---------------------------------------------------------------------------
-// SwiGLU (arXiv 2002.05202): silu(g) u = g / (1 + e^-g) u
+// SwiGLU (arXiv 2002.05202): silu(g) u
 
 static void swiglu(float *y, const float *g, const float *u, int n) {
-    for (int i = 0; i < n; i++) y[i] = g[i] / (1.0f + fexp2(g[i] * -1.44269504f)) * u[i];
+    for (int i = 0; i < n; i++) y[i] = fsilu(g[i]) * u[i];
 }
 
 // ---------------------------------------------------------------------------
@@ -142,20 +142,21 @@ int llama_bind(Weights *w, const Config *c, Loader *from, Err *err) {
 // ---------------------------------------------------------------------------
 // Scratch of one feed of n tokens in chunks of C
 
-typedef struct {
-    float *x;               // (n, E) residual stream
-    float *q, *k, *v, *att; // (C, H hd) (C, G hd) (C, G hd) (C, H hd)
-    float *gate, *up;       // (C, F)
-    char *act;              // packed input of a product, the widest of E, H hd, F
-    float *cos, *sin;       // (n, R/2) of the feed's positions
-    float *row;             // (threads, widest) one normalised or gated row
-} Buffers;
-
-static size_t carve(const Config *c, int n, int chunk, char *base, Buffers *b) {
-    size_t C = (size_t)(n < chunk ? n : chunk), at = 0, half = (size_t)c->rope_dim / 2;
-    size_t q = (size_t)c->n_heads * c->head_dim, kv = (size_t)c->n_kv_heads * c->head_dim, wide = q;
+// widest input of a product
+static size_t widest(const Config *c) {
+    size_t wide = (size_t)c->n_heads * c->head_dim;
     if ((size_t)c->dim > wide) wide = (size_t)c->dim;
     if ((size_t)c->hidden_dim > wide) wide = (size_t)c->hidden_dim;
+    size_t mixed = (size_t)c->ssm_inner + 2 * (size_t)c->ssm_groups * c->ssm_state;
+    if (mixed > wide) wide = mixed;
+    if ((size_t)c->ssm_dt_rank > wide) wide = (size_t)c->ssm_dt_rank;
+    return wide;
+}
+
+size_t buffers_carve(const Config *c, int n, int chunk, char *base, FeedBuffers *b) {
+    size_t C = (size_t)(n < chunk ? n : chunk), at = 0, half = (size_t)c->rope_dim / 2;
+    size_t q = (size_t)c->n_heads * c->head_dim, kv = (size_t)c->n_kv_heads * c->head_dim;
+    size_t wide = widest(c);
 #define CARVE(field, type, count)                                                                  \
     (b->field = (type *)(base + at), at += ((size_t)(count) * sizeof(type) + 63) & ~(size_t)63)
     CARVE(x, float, (size_t)n * c->dim);
@@ -175,22 +176,18 @@ static size_t carve(const Config *c, int n, int chunk, char *base, Buffers *b) {
 
 size_t llama_scratch(const Config *c, int n, int chunk) {
     static char base[1];                // only offsets are wanted
-    Buffers b;
-    return carve(c, n < 1 ? 1 : n, chunk, base, &b);
+    FeedBuffers b;
+    return buffers_carve(c, n < 1 ? 1 : n, chunk, base, &b);
 }
 
 // ---------------------------------------------------------------------------
 // Forward
 
-static float *thread_row(const Forward *f, const Buffers *b) {
-    size_t wide = (size_t)(f->c->n_heads * f->c->head_dim);
-    if ((size_t)f->c->dim > wide) wide = (size_t)f->c->dim;
-    if ((size_t)f->c->hidden_dim > wide) wide = (size_t)f->c->hidden_dim;
-    return b->row + (size_t)omp_get_thread_num() * ((wide + 31) & ~(size_t)31);
+float *thread_row(const Forward *f, const FeedBuffers *b) {
+    return b->row + (size_t)omp_get_thread_num() * ((widest(f->c) + 31) & ~(size_t)31);
 }
 
-// act <- norm(x), n rows
-static void norm_act(const Forward *f, const Buffers *b, const float *x, const float *w, int n) {
+void norm_act(const Forward *f, const FeedBuffers *b, const float *x, const float *w, int n) {
     const Config *c = f->c;
 #pragma omp parallel for if (n > 16)
     for (int i = 0; i < n; i++) {
@@ -200,7 +197,7 @@ static void norm_act(const Forward *f, const Buffers *b, const float *x, const f
     }
 }
 
-static void swiglu_act(const Forward *f, const Buffers *b, int n) {
+void swiglu_act(const Forward *f, const FeedBuffers *b, int n) {
     const Config *c = f->c;
 #pragma omp parallel for if (n > 16)
     for (int i = 0; i < n; i++) {
@@ -214,9 +211,10 @@ static void swiglu_act(const Forward *f, const Buffers *b, int n) {
 // rotates n rows of q and k; first: index of the rows in the feed. Queries of a cache that reads
 // keys by list index turn by their own index in each KV head's list. In a step every row is another
 // cache's.
-static void rope_rows(const Forward *f, const Buffers *b, int layer, int first, int n) {
+static void rope_rows(const Forward *f, const FeedBuffers *b, int layer, int first, int n) {
     const Config *c = f->c;
     int half = c->rope_dim / 2, group = c->n_heads / c->n_kv_heads;
+    if (!half) return;
 #pragma omp parallel for if (n > 16)
     for (int i = 0; i < n; i++) {
         const KVCache *kv = f->of ? f->of[i].kv : f->kv;
@@ -239,7 +237,7 @@ static void rope_rows(const Forward *f, const Buffers *b, int layer, int first, 
     }
 }
 
-static void embed_rows(const Forward *f, const Buffers *b) {
+void embed_rows(const Forward *f, const FeedBuffers *b) {
 #pragma omp parallel for if (f->n > 16)
     for (int i = 0; i < f->n; i++) {
         weight_row(&f->w->embed, f->ids[i], b->x + (size_t)i * f->c->dim);
@@ -248,15 +246,16 @@ static void embed_rows(const Forward *f, const Buffers *b) {
     }
 }
 
-// the products of one input, and what they read
-static void products(Forward *f, const Buffers *b, const LinearJob *jobs, int n_jobs, int n) {
+void products(Forward *f, const FeedBuffers *b, const LinearJob *jobs, int n_jobs, int n) {
     linear(f->shape->kind, jobs, n_jobs, b->act, n);
-    for (int j = 0; j < n_jobs; j++)
-        f->phases->weight_bytes +=
-            (double)weight_bytes(jobs[j].w->dtype, jobs[j].w->n, jobs[j].w->k);
+    for (int j = 0; j < n_jobs; j++) {
+        const Weight *w = jobs[j].w;
+        f->phases->weight_bytes += (double)weight_bytes(w->dtype, w->n, w->k);
+        f->phases->linear_flops += 2.0 * n * w->n * w->k;
+    }
 }
 
-static void qkv(Forward *f, const Buffers *b, int layer, int first, int n) {
+static void qkv(Forward *f, const FeedBuffers *b, int layer, int first, int n) {
     const Config *c = f->c;
     const LlamaLayer *w = &f->w->layer[layer];
     size_t q = (size_t)c->n_heads * c->head_dim, kv = (size_t)c->n_kv_heads * c->head_dim;
@@ -270,18 +269,25 @@ static void qkv(Forward *f, const Buffers *b, int layer, int first, int n) {
     rope_rows(f, b, layer, first, n);
 }
 
-static void out_and_ffn(Forward *f, const Buffers *b, int layer, int first, int n) {
+static void attn_out(Forward *f, const FeedBuffers *b, int layer, int first, int n) {
     const Config *c = f->c;
-    const LlamaLayer *w = &f->w->layer[layer];
-    float *x = b->x + (size_t)first * c->dim;
-    LinearJob wo = { &w->wo, NULL, x, (size_t)c->dim, true, NULL },
-              w2 = { &w->w2, NULL, x, (size_t)c->dim, true, NULL };
-    LinearJob up[2] = { { &w->w1, NULL, b->gate, (size_t)c->hidden_dim, false, NULL },
-                        { &w->w3, NULL, b->up, (size_t)c->hidden_dim, false, NULL } };
+    LinearJob wo = { &f->w->layer[layer].wo, NULL, b->x + (size_t)first * c->dim, (size_t)c->dim,
+                     true, NULL };
     double t = now_s();
     act_pack(f->shape->kind, b->act, b->att, (size_t)c->n_heads * c->head_dim, n,
              c->n_heads * c->head_dim);
     products(f, b, &wo, 1, n);
+    f->phases->linear_s += now_s() - t;
+}
+
+void ffn(Forward *f, const FeedBuffers *b, int layer, int first, int n) {
+    const Config *c = f->c;
+    const LlamaLayer *w = &f->w->layer[layer];
+    float *x = b->x + (size_t)first * c->dim;
+    LinearJob w2 = { &w->w2, NULL, x, (size_t)c->dim, true, NULL };
+    LinearJob up[2] = { { &w->w1, NULL, b->gate, (size_t)c->hidden_dim, false, NULL },
+                        { &w->w3, NULL, b->up, (size_t)c->hidden_dim, false, NULL } };
+    double t = now_s();
     norm_act(f, b, x, w->ffn_norm, n);
     products(f, b, up, 2, n);
     swiglu_act(f, b, n);
@@ -290,7 +296,7 @@ static void out_and_ffn(Forward *f, const Buffers *b, int layer, int first, int 
 }
 
 // logits of n rows of x, each to its own place
-static void logits_of(Forward *f, const Buffers *b, const float *x, float *const *to, int n) {
+static void logits_of(Forward *f, const FeedBuffers *b, const float *x, float *const *to, int n) {
     LinearJob head = { &f->w->head, NULL, to[0], (size_t)f->c->vocab_size, false,
                        n > 1 ? to : NULL };
     double t = now_s();
@@ -299,65 +305,83 @@ static void logits_of(Forward *f, const Buffers *b, const float *x, float *const
     f->phases->linear_s += now_s() - t;
 }
 
+// window rows of one layer of all that attend
 static const void *layer_rows(const Forward *f, const char *all, int rows, int layer) {
     size_t row = (size_t)f->c->n_heads * f->c->head_dim * f->shape->elem;
     return all ? all + (size_t)layer * rows * row : NULL;
 }
 
-static bool report(Forward *f, int layer, int done) {
+void feed_attend_end(Forward *f, int kv_layer) {
+    double t = now_s();
+    if (f->window_out)
+        kv_window_copy(f->work, f->window_out_rows,
+                       (void *)layer_rows(f, f->window_out, f->window_out_rows, kv_layer));
+    kv_feed_end(f->kv, f->work, kv_layer, f->pos + f->n,
+                layer_rows(f, f->window, f->window_rows, kv_layer), f->window_rows, f->first);
+    f->phases->evict_s += now_s() - t;
+}
+
+void feed_attend(Forward *f, const FeedBuffers *b, int layer, int kv_layer, int first, int n) {
+    qkv(f, b, layer, first, n);
+    double t = now_s();
+    if (f->of)
+        f->phases->kv_bytes +=
+            (double)kv_step(f->of, n, f->work, kv_layer, b->q, b->k, b->v, b->att);
+    else
+        kv_feed_chunk(f->kv, f->work, kv_layer, first, n, f->pos + first, b->q, b->k, b->v, b->att);
+    f->phases->attn_s += now_s() - t;
+    attn_out(f, b, layer, first, n);
+}
+
+bool feed_report(Forward *f, int layer, int done) {
     double share =
         f->n ? (layer + (double)done / f->n) / f->c->n_layers : (layer + 1.0) / f->c->n_layers;
     return f->progress && f->progress(f->progress_user, share);
 }
 
+void feed_logits(Forward *f, const FeedBuffers *b) {
+    float *to[STEP_BATCH];
+    if (f->of) {
+        for (int i = 0; i < f->n; i++) to[i] = f->of[i].logits;
+        logits_of(f, b, b->x, to, f->n);
+    } else if (f->logits && f->n) {
+        logits_of(f, b, b->x + (size_t)(f->n - 1) * f->c->dim, &f->logits, 1);
+    }
+}
+
 int llama_feed(Forward *f, Err *err) {
-    Buffers b;
-    double t0 = now_s(), t;
-    carve(f->c, f->n < 1 ? 1 : f->n, f->chunk, (char *)f->scratch, &b);
+    FeedBuffers b;
+    double t0 = now_s();
+    buffers_carve(f->c, f->n < 1 ? 1 : f->n, f->chunk, (char *)f->scratch, &b);
     embed_rows(f, &b);
     for (int l = 0; l < f->c->n_layers; l++) {
         if (f->load) f->load(f->load_user, l);
         kv_feed_begin(f->kv, f->work, l, f->n);
         for (int i = 0; i < f->n; i += f->chunk) {
             int n = f->n - i < f->chunk ? f->n - i : f->chunk;
-            qkv(f, &b, l, i, n);
-            t = now_s();
-            kv_feed_chunk(f->kv, f->work, l, i, n, f->pos + i, b.q, b.k, b.v, b.att);
-            f->phases->attn_s += now_s() - t;
-            out_and_ffn(f, &b, l, i, n);
-            if (report(f, l, i + n)) return FAIL_CODE(err, EXIT_INTERRUPTED, "interrupted");
+            feed_attend(f, &b, l, l, i, n);
+            ffn(f, &b, l, i, n);
+            if (feed_report(f, l, i + n)) return FAIL_CODE(err, EXIT_INTERRUPTED, "interrupted");
         }
-        t = now_s();
-        if (f->window_out)
-            kv_window_copy(f->work, f->window_out_rows,
-                           (void *)layer_rows(f, f->window_out, f->window_out_rows, l));
-        kv_feed_end(f->kv, f->work, l, f->pos + f->n, layer_rows(f, f->window, f->window_rows, l),
-                    f->window_rows, f->first);
-        f->phases->evict_s += now_s() - t;
+        feed_attend_end(f, l);
         if (f->tap.fn && f->n) f->tap.fn(f->tap.user, l, 0, f->n, b.x);
     }
-    if (f->logits && f->n) logits_of(f, &b, b.x + (size_t)(f->n - 1) * f->c->dim, &f->logits, 1);
+    feed_logits(f, &b);
     f->phases->total_s += now_s() - t0;
     return 0;
 }
 
 void llama_step(Forward *f) {
-    Buffers b;
-    float *logits[STEP_BATCH];
-    int n = f->n;
-    double t0 = now_s(), t;
-    carve(f->c, n, n, (char *)f->scratch, &b);
+    FeedBuffers b;
+    double t0 = now_s();
+    buffers_carve(f->c, f->n, f->n, (char *)f->scratch, &b);
     embed_rows(f, &b);
     for (int l = 0; l < f->c->n_layers; l++) {
         if (f->load) f->load(f->load_user, l);
-        qkv(f, &b, l, 0, n);
-        t = now_s();
-        f->phases->kv_bytes += (double)kv_step(f->of, n, f->work, l, b.q, b.k, b.v, b.att);
-        f->phases->attn_s += now_s() - t;
-        out_and_ffn(f, &b, l, 0, n);
-        if (f->tap.fn) f->tap.fn(f->tap.user, l, 0, n, b.x);
+        feed_attend(f, &b, l, l, 0, f->n);
+        ffn(f, &b, l, 0, f->n);
+        if (f->tap.fn) f->tap.fn(f->tap.user, l, 0, f->n, b.x);
     }
-    for (int i = 0; i < n; i++) logits[i] = f->of[i].logits;
-    logits_of(f, &b, b.x, logits, n);
+    feed_logits(f, &b);
     f->phases->total_s += now_s() - t0;
 }

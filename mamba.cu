@@ -1,6 +1,7 @@
 // mamba.cu - Mamba-2, the state space duality of Dao and Gu (arXiv 2405.21060), and
 // Mamba-Codestral.
 #include "scb.h"
+#include <omp.h>
 
 enum { CHUNK = 64 };                    // tokens between two states S, absolute positions
 
@@ -69,4 +70,508 @@ int mamba_bind(Weights *w, const Config *c, Loader *from, Err *err) {
 #undef VECTOR
 #undef NAME
     return 0;
+}
+
+// ---------------------------------------------------------------------------
+// Causal convolution
+
+static const float *conv_input(const Conv *v, int t) {
+    return t >= 0 ? v->x + (size_t)t * v->width : v->tail + (size_t)(v->taps - 1 + t) * v->width;
+}
+
+void conv_row(const Conv *v, int t, float *y) {
+    memcpy(y, v->bias, (size_t)v->width * sizeof *y);
+    for (int k = 0; k < v->taps; k++) {
+        const float *w = v->w + (size_t)k * v->width, *x = conv_input(v, t - v->taps + 1 + k);
+        for (int i = 0; i < v->width; i++) y[i] = fmaf(w[i], x[i], y[i]);
+    }
+    for (int i = 0; i < v->width; i++) y[i] = fsilu(y[i]);
+}
+
+void conv_keep(const Conv *v, int n) {
+    for (int j = 0; j < v->taps - 1; j++)
+        memmove(v->tail + (size_t)j * v->width, conv_input(v, n - v->taps + 1 + j),
+                (size_t)v->width * sizeof *v->tail);
+}
+
+// ---------------------------------------------------------------------------
+// SSD. Per head, with a < 0, step dt_l, input x_l (P), and B_l, C_l (N) of the head's group:
+//   S_l = e^(a dt_l) S_{l-1} + dt_l x_l B_l^T,   y_l = S_l C_l + D x_l          (the recurrence)
+// In a chunk of 64 tokens that begins at state S, with c_l = a (dt_0 + ... + dt_l):
+//   y_l = sum_{s <= l} (C_l . B_s) e^(c_l - c_s) dt_s x_s + e^(c_l) S C_l + D x_l
+//   S'  = e^(c_63) S + sum_s e^(c_63 - c_s) dt_s x_s B_s^T
+// All four sums are products by the rule of matmul.cu, with operands rounded to bf16 (S too, when
+// it is read; S itself never is). Chunks begin at absolute multiples of 64, so a token's result does
+// not depend on how it was fed. S is kept transposed, (N, P), as the products want it.
+
+#define EXP(x) fexp2((x) * 1.44269504f)
+enum { FEW = 4 };                       // tokens of a chunk up to which plain loops are faster
+
+typedef struct {                        // tokens of one text in one layer
+    const Config *c;
+    const SsmLayer *w;
+    MulKind kind;
+    size_t elem;                        // bytes of a stored row element and of a tile element
+    int J, P, N, G, X, D;
+    const char *rows;                   // (at + n, X) x|B|C
+    const float *dt;                    // (at + n, J)
+    float *s;                           // (J, N, P)
+    float *y;                           // (n, D)
+    int at, n;                          // tokens of the first chunk fed before, tokens now
+    char *group;                        // (chunks, G) GroupPart
+    char *desks;                        // (threads) Desk
+} Ssd;
+
+static inline void load_row(const Ssd *q, int token, int column, int count, float *out) {
+    size_t i = (size_t)token * q->X + (size_t)column;
+    const uint16_t *h = (const uint16_t *)(const void *)q->rows + i;
+    if (q->elem == 4) memcpy(out, (const float *)(const void *)q->rows + i, (size_t)count * 4);
+    else for (int j = 0; j < count; j++) out[j] = bf16_f32(h[j]);
+}
+
+static inline void store_row(char *rows, size_t elem, size_t at, const float *x, int count) {
+    uint16_t *h = (uint16_t *)(void *)rows + at;
+    if (elem == 4) memcpy((float *)(void *)rows + at, x, (size_t)count * 4);
+    else for (int j = 0; j < count; j++) h[j] = f32_bf16(x[j]);
+}
+
+static inline float rounded(MulKind kind, float x) { return kind == MUL_F32 ? x : round_bf16(x); }
+
+typedef struct { float dt[CHUNK], c[CHUNK]; } Decay;   // of one head in one chunk
+
+static void decay(const Ssd *q, int head, int first, int count, Decay *to) {
+    float a = q->w->a[head], sum = 0;
+    for (int s = 0; s < count; s++) {
+        to->dt[s] = q->dt[(size_t)(first + s) * q->J + head];
+        sum += a * to->dt[s];
+        to->c[s] = sum;
+    }
+}
+
+// (C_l . B_s) e^(c_l - c_s) dt_s of s = 0 .. l
+static void mix_weights(const Decay *z, int l, const float *gram, float *m) {
+    for (int s = 0; s <= l; s++) m[s] = gram[s] * EXP(z->c[l] - z->c[s]) * z->dt[s];
+}
+
+// y += sum over rows s of m[s] x_s by the product rule: blocks of 32 rows, even and odd chains.
+// x (count, width) is rounded when read
+static void sum_rows(MulKind kind, float *y, const float *m, const float *x, int count, int width) {
+    enum { W = 64 };
+    for (int p = 0; p < width; p += W) {
+        int n = width - p < W ? width - p : W;
+        for (int b = 0; b < count; b += BLK) {
+            float chain[2][W] = { { 0 } };
+            for (int s = b; s < count && s < b + BLK; s++) {
+                const float *row = x + (size_t)s * width + p;
+                float *to = chain[(s - b) & 1];
+                for (int i = 0; i < n; i++) to[i] = fmaf(m[s], rounded(kind, row[i]), to[i]);
+            }
+            for (int i = 0; i < n; i++) y[p + i] += chain[0][i] + chain[1][i];
+        }
+    }
+}
+
+static float dot_rule(const float *a, const float *b, int n) {
+    float sum = 0;
+    for (int i = 0; i < n; i += BLK) {
+        float even = 0, odd = 0;
+        for (int j = i; j < n && j < i + BLK; j += 2) {
+            even = fmaf(a[j], b[j], even);
+            if (j + 1 < n) odd = fmaf(a[j + 1], b[j + 1], odd);
+        }
+        sum += even + odd;
+    }
+    return sum;
+}
+
+// ---------------------------------------------------------------------------
+// Scratch: what the heads of a group share in one chunk, and one thread's operands
+
+typedef struct {
+    char *c_act;                        // (64, N) C of the chunk's new tokens
+    char *bt_act;                       // (N, 64) B transposed
+    float *gram;                        // (64, 64) C_l . B_s, rows are new tokens
+} GroupPart;
+
+typedef struct {
+    float *x, *b;                       // (64, P) x of the chunk; (N, 64) B transposed
+    float *row, *m;                     // (max(N, P)); (64)
+    float *diag, *off, *add;            // (64, P) (64, P) (N, P) products
+    char *tiles, *s_tiles, *act;        // x or B (64 tokens), S, one operand (64, 64)
+} Desk;
+
+static size_t tile_bytes(size_t elem, int columns, int k) {
+    return (size_t)CEIL_DIV(columns, 32) * (size_t)CEIL_DIV(k, BLK) * 1024 * elem;
+}
+
+#define CARVE(field, type, count)                                                                  \
+    (field = (type *)(base + at), at += ((size_t)(count) * sizeof(type) + 63) & ~(size_t)63)
+static size_t group_carve(const Config *c, char *base, GroupPart *g) {
+    MulKind kind = mul_kind(c->dtype);
+    size_t at = 0;
+    CARVE(g->c_act, char, act_bytes(kind, CHUNK, c->ssm_state));
+    CARVE(g->bt_act, char, act_bytes(kind, c->ssm_state, CHUNK));
+    CARVE(g->gram, float, CHUNK * CHUNK);
+    return at;
+}
+
+static size_t desk_carve(const Config *c, char *base, Desk *d) {
+    MulKind kind = mul_kind(c->dtype);
+    size_t N = (size_t)c->ssm_state, P = (size_t)c->ssm_head_dim, wide = N > P ? N : P, at = 0;
+    size_t elem = c->dtype == DT_F32 ? 4 : 2;
+    CARVE(d->x, float, CHUNK * P);
+    CARVE(d->b, float, N * CHUNK);
+    CARVE(d->row, float, wide);
+    CARVE(d->m, float, CHUNK);
+    CARVE(d->diag, float, CHUNK * P);
+    CARVE(d->off, float, CHUNK * P);
+    CARVE(d->add, float, N * P);
+    size_t x = tile_bytes(elem, (int)P, CHUNK), b = tile_bytes(elem, CHUNK, (int)N);
+    CARVE(d->tiles, char, x > b ? x : b);
+    CARVE(d->s_tiles, char, tile_bytes(elem, (int)P, (int)N));
+    CARVE(d->act, char, act_bytes(kind, CHUNK, CHUNK));
+    return (at + 4095) & ~(size_t)4095;
+}
+
+static GroupPart group_part(const Ssd *q, int chunk, int g) {
+    GroupPart p;
+    size_t bytes = group_carve(q->c, q->group, &p);
+    group_carve(q->c, q->group + bytes * ((size_t)chunk * q->G + (size_t)g), &p);
+    return p;
+}
+
+static Desk my_desk(const Ssd *q) {
+    Desk d;
+    size_t bytes = desk_carve(q->c, q->desks, &d);
+    desk_carve(q->c, q->desks + bytes * (size_t)omp_get_thread_num(), &d);
+    return d;
+}
+
+// rows (R, W) fp32 -> tiles [W/32][R/32]: columns are W, pairs run over rows, zero padded
+static void pack_pairs(size_t elem, char *tiles, const float *x, int R, int W) {
+    static const float zero[16] = { 0 };
+    int rb = CEIL_DIV(R, BLK);
+    for (int c = 0; c < CEIL_DIV(W, 32) * 32; c += 16)
+        for (int r = 0; r < rb * BLK; r += 2) {
+            float part[2][16] = { { 0 } };
+            const float *a = r < R ? x + (size_t)r * W + c : zero;
+            const float *b = r + 1 < R ? x + (size_t)(r + 1) * W + c : zero;
+            size_t at = ((size_t)(c / 32) * rb + (size_t)(r / BLK)) * 1024 +
+                        (size_t)(c / 16 % 2) * 512 + (size_t)(r % BLK) * 16;
+            if (W - c < 16) {
+                size_t bytes = W > c ? (size_t)(W - c) * sizeof *a : 0;
+                if (bytes && r < R) memcpy(part[0], a, bytes);
+                if (bytes && r + 1 < R) memcpy(part[1], b, bytes);
+                a = part[0];
+                b = part[1];
+            }
+            if (elem == 4) {
+                float *to = (float *)(void *)tiles + at;
+                for (int i = 0; i < 16; i++) { to[2 * i] = a[i]; to[2 * i + 1] = b[i]; }
+                continue;
+            }
+            uint32_t word[16];
+            for (int i = 0; i < 16; i++)
+                word[i] = (uint32_t)f32_bf16(a[i]) | (uint32_t)f32_bf16(b[i]) << 16;
+            memcpy((uint16_t *)(void *)tiles + at, word, sizeof word);
+        }
+}
+
+// ---------------------------------------------------------------------------
+// One chunk as products. l0 .. l1: its tokens fed now; l1 = 64 completes it.
+
+static void group_products(const Ssd *q, int chunk, int g, int l0, int l1) {
+    GroupPart p = group_part(q, chunk, g);
+    Desk d = my_desk(q);
+    int N = q->N, first = chunk * CHUNK, nb = CEIL_DIV(N, BLK);
+    int b_at = q->D + g * N, c_at = b_at + q->G * N;
+    memset(d.b, 0, (size_t)N * CHUNK * sizeof *d.b);
+    for (int s = 0; s < l1; s++) {
+        load_row(q, first + s, b_at, N, d.row);
+        for (int i = 0; i < N; i++) d.b[(size_t)i * CHUNK + s] = d.row[i];
+    }
+    for (int l = l0; l < l1; l++) {
+        load_row(q, first + l, c_at, N, d.row);
+        act_row(q->kind, p.c_act, l - l0, d.row, N);
+    }
+    pack_pairs(q->elem, d.tiles, d.b, N, CHUNK);
+    mul_block(q->kind, p.gram, CHUNK, p.c_act, nb, l1 - l0, d.tiles, (size_t)nb * 1024 * q->elem,
+              CHUNK, nb, false);
+    if (l1 == CHUNK)
+        for (int i = 0; i < N; i++)
+            act_row(q->kind, p.bt_act, i, d.b + (size_t)i * CHUNK, CHUNK);
+}
+
+// S <- e^(c_63) S + B^T (64, N)^T by (e^(c_63 - c_s) dt_s x_s) (64, P)
+static void state_advance(const Ssd *q, Desk *d, const GroupPart *p, int head, const Decay *z) {
+    float last = EXP(z->c[CHUNK - 1]), *s = q->s + (size_t)head * q->N * q->P;
+    for (int t = 0; t < CHUNK; t++) {
+        float w = EXP(z->c[CHUNK - 1] - z->c[t]) * z->dt[t];
+        for (int i = 0; i < q->P; i++) d->x[(size_t)t * q->P + i] *= w;
+    }
+    pack_pairs(q->elem, d->tiles, d->x, CHUNK, q->P);
+    mul_block(q->kind, d->add, (size_t)q->P, p->bt_act, 2, q->N, d->tiles, 2048 * q->elem, q->P, 2,
+              false);
+    for (int i = 0; i < q->N * q->P; i++) s[i] = fmaf(last, s[i], d->add[i]);
+}
+
+static void load_x(const Ssd *q, Desk *d, int head, int first, int count) {
+    for (int s = 0; s < count; s++)
+        load_row(q, first + s, head * q->P, q->P, d->x + (size_t)s * q->P);
+}
+
+// y_l = (diag + e^(c_l) off) + D x_l
+static void head_out(const Ssd *q, const Desk *d, int head, int token, int l, float c_l,
+                     const float *diag, const float *off) {
+    float *y = q->y + (size_t)(token - q->at) * q->D + (size_t)head * q->P;
+    const float *x = d->x + (size_t)l * q->P;
+    float e = EXP(c_l), D = q->w->d[head];
+    for (int i = 0; i < q->P; i++) y[i] = fmaf(D, x[i], fmaf(e, off[i], diag[i]));
+}
+
+static void head_products(const Ssd *q, int chunk, int head, int l0, int l1) {
+    GroupPart p = group_part(q, chunk, head / (q->J / q->G));
+    Desk d = my_desk(q);
+    int P = q->P, N = q->N, first = chunk * CHUNK, kb = CEIL_DIV(l1, BLK), nb = CEIL_DIV(N, BLK);
+    float *s = q->s + (size_t)head * N * P;
+    Decay z;
+    decay(q, head, first, l1, &z);
+    load_x(q, &d, head, first, l1);
+    memset(d.m, 0, CHUNK * sizeof *d.m);
+    for (int l = l0; l < l1; l++) {
+        mix_weights(&z, l, p.gram + (size_t)(l - l0) * CHUNK, d.m);
+        act_row(q->kind, d.act, l - l0, d.m, kb * BLK);
+    }
+    pack_pairs(q->elem, d.tiles, d.x, l1, P);
+    pack_pairs(q->elem, d.s_tiles, s, N, P);
+    mul_block(q->kind, d.diag, (size_t)P, d.act, kb, l1 - l0, d.tiles,
+              (size_t)kb * 1024 * q->elem, P, kb, false);
+    mul_block(q->kind, d.off, (size_t)P, p.c_act, nb, l1 - l0, d.s_tiles,
+              (size_t)nb * 1024 * q->elem, P, nb, false);
+    for (int l = l0; l < l1; l++)
+        head_out(q, &d, head, first + l, l, z.c[l], d.diag + (size_t)(l - l0) * P,
+                 d.off + (size_t)(l - l0) * P);
+    if (l1 == CHUNK) state_advance(q, &d, &p, head, &z);
+}
+
+// ---------------------------------------------------------------------------
+// A few tokens of one chunk by plain loops: the same sums without packing S
+
+static void group_plain(const Ssd *q, int chunk, int g, int l0, int l1) {
+    GroupPart p = group_part(q, chunk, g);
+    Desk d = my_desk(q);
+    int N = q->N, first = chunk * CHUNK, b_at = q->D + g * N, c_at = b_at + q->G * N;
+    for (int l = l0; l < l1; l++) {
+        load_row(q, first + l, c_at, N, d.row);
+        for (int s = 0; s <= l; s++) {
+            load_row(q, first + s, b_at, N, d.b);
+            p.gram[(l - l0) * CHUNK + s] = dot_rule(d.row, d.b, N);
+        }
+    }
+}
+
+static void head_plain(const Ssd *q, int chunk, int head, int l0, int l1) {
+    int g = head / (q->J / q->G), P = q->P, N = q->N, first = chunk * CHUNK;
+    GroupPart p = group_part(q, chunk, g);
+    Desk d = my_desk(q);
+    const float *s = q->s + (size_t)head * N * P;
+    Decay z;
+    decay(q, head, first, l1, &z);
+    load_x(q, &d, head, first, l1);
+    for (int l = l0; l < l1; l++) {
+        mix_weights(&z, l, p.gram + (size_t)(l - l0) * CHUNK, d.m);
+        for (int t = 0; t <= l; t++) d.m[t] = rounded(q->kind, d.m[t]);
+        memset(d.diag, 0, (size_t)P * sizeof *d.diag);
+        memset(d.off, 0, (size_t)P * sizeof *d.off);
+        sum_rows(q->kind, d.diag, d.m, d.x, l + 1, P);
+        load_row(q, first + l, q->D + q->G * N + g * N, N, d.row);
+        sum_rows(q->kind, d.off, d.row, s, N, P);
+        head_out(q, &d, head, first + l, l, z.c[l], d.diag, d.off);
+    }
+}
+
+static bool is_few(int l0, int l1) { return l1 - l0 <= FEW && l1 < CHUNK; }
+
+// y of tokens at .. at + n; S advances by every chunk that completes
+static void ssd(const Ssd *q) {
+    int chunks = CEIL_DIV(q->at + q->n, CHUNK);
+#pragma omp parallel
+    {
+#pragma omp for schedule(dynamic, 1)
+        for (int i = 0; i < chunks * q->G; i++) {
+            int k = i / q->G, l0 = k ? 0 : q->at, l1 = q->at + q->n - k * CHUNK;
+            if (l1 > CHUNK) l1 = CHUNK;
+            (is_few(l0, l1) ? group_plain : group_products)(q, k, i % q->G, l0, l1);
+        }
+#pragma omp for schedule(dynamic, 1)
+        for (int head = 0; head < q->J; head++)
+            for (int k = 0; k < chunks; k++) {
+                int l0 = k ? 0 : q->at, l1 = q->at + q->n - k * CHUNK;
+                if (l1 > CHUNK) l1 = CHUNK;
+                (is_few(l0, l1) ? head_plain : head_products)(q, k, head, l0, l1);
+            }
+    }
+}
+
+// ---------------------------------------------------------------------------
+// Forward of Mamba-Codestral. Per layer: x += W_out norm_g(y * silu(z)), norm_g an RMSNorm over
+// each of norm_groups parts; y from (x|B|C) = conv(W_x norm(x)), dt = softplus(W_dt norm(x) + b).
+
+typedef struct {
+    FeedBuffers t;
+    float *z, *y;                       // (C, D)
+    float *in;                          // (C, X) inputs of the convolution
+    float *dt;                          // (64 + C, J): tokens of the chunk begun, then the new ones
+    char *rows;                         // (64 + C, X)
+    char *group, *desks;
+} Work;
+
+static int conv_width(const Config *c) { return c->ssm_inner + 2 * c->ssm_groups * c->ssm_state; }
+
+static size_t work_carve(const Config *c, int n, int chunk, char *base, Work *b) {
+    size_t at = buffers_carve(c, n, chunk, base, &b->t), C = (size_t)(n < chunk ? n : chunk);
+    size_t X = (size_t)conv_width(c), D = (size_t)c->ssm_inner, parts = CEIL_DIV(C, CHUNK) + 1;
+    GroupPart g;
+    Desk d;
+    CARVE(b->z, float, C * D);
+    CARVE(b->y, float, C * D);
+    CARVE(b->in, float, C * X);
+    CARVE(b->dt, float, (CHUNK + C) * (size_t)c->ssm_heads);
+    CARVE(b->rows, char, (CHUNK + C) * X * (c->dtype == DT_F32 ? 4 : 2));
+    CARVE(b->group, char, parts * (size_t)c->ssm_groups * group_carve(c, base, &g));
+    CARVE(b->desks, char, (size_t)cpu_threads() * desk_carve(c, base, &d));
+    return at;
+}
+#undef CARVE
+
+size_t mamba_scratch(const Config *c, int n, int chunk) {
+    static char base[1];                // only offsets are wanted
+    Work b;
+    return work_carve(c, n < 1 ? 1 : n, chunk, base, &b);
+}
+
+// n tokens of one text from row first of the products on; the text is at pos and has this state
+static void mix_tokens(Forward *f, const Work *b, int layer, char *state, int64_t pos, int first,
+                       int n) {
+    const Config *c = f->c;
+    const SsmLayer *w = &f->w->ssm[layer];
+    int X = conv_width(c), J = c->ssm_heads, D = c->ssm_inner, at = (int)(pos % CHUNK);
+    size_t elem = c->dtype == DT_F32 ? 4 : 2;
+    State st;
+    state_carve(c, state, &st);
+    Conv conv = { w->conv, w->conv_bias, b->in + (size_t)first * X, st.tail, c->ssm_conv, X };
+    Ssd q = { c, w, f->shape->kind, elem, J, c->ssm_head_dim, c->ssm_state, c->ssm_groups, X, D,
+              st.rows, st.dt, st.s, b->y + (size_t)first * D, at, n, b->group, b->desks };
+    bool inside = at + n <= CHUNK;      // nothing goes beyond the chunk begun: work in place
+    char *rows = inside ? st.rows : b->rows;
+    float *dt = inside ? st.dt : b->dt;
+    if (!inside) {
+        memcpy(rows, st.rows, (size_t)at * X * elem);
+        memcpy(dt, st.dt, (size_t)at * J * sizeof *dt);
+    }
+    // the new dt stand behind those of the chunk begun already when this is a feed
+    for (int i = 0; i < n; i++) {
+        float *to = dt + (size_t)(at + i) * J;
+        const float *from = b->dt + (size_t)(CHUNK + first + i) * J;
+        for (int j = 0; j < J; j++) to[j] = fsoftplus(from[j] + w->dt_bias[j]);
+    }
+#pragma omp parallel for if (n > 4)
+    for (int i = 0; i < n; i++) {
+        float *y = thread_row(f, &b->t);
+        conv_row(&conv, i, y);
+        store_row(rows, elem, (size_t)(at + i) * X, y, X);
+    }
+    conv_keep(&conv, n);
+    q.rows = rows;
+    q.dt = dt;
+    ssd(&q);
+    int left = (at + n) % CHUNK, from = at + n - left;
+    if (inside) return;
+    memcpy(st.rows, rows + (size_t)from * X * elem, (size_t)left * X * elem);
+    memcpy(st.dt, dt + (size_t)from * J, (size_t)left * J * sizeof *dt);
+}
+
+static void gated_out(Forward *f, const Work *b, int layer, int first, int n) {
+    const Config *c = f->c;
+    const SsmLayer *w = &f->w->ssm[layer];
+    int D = c->ssm_inner, part = D / c->norm_groups;
+    LinearJob out = { &w->wout, NULL, b->t.x + (size_t)first * c->dim, (size_t)c->dim, true, NULL };
+#pragma omp parallel for if (n > 4)
+    for (int i = 0; i < n; i++) {
+        float *y = b->y + (size_t)i * D, *t = thread_row(f, &b->t);
+        const float *z = b->z + (size_t)i * D;
+        for (int j = 0; j < D; j++) y[j] *= fsilu(z[j]);
+        for (int j = 0; j < D; j += part)
+            rmsnorm(t + j, y + j, w->gate_norm + j, part, c->norm_eps);
+        act_row(f->shape->kind, b->t.act, i, t, D);
+    }
+    products(f, &b->t, &out, 1, n);
+}
+
+static void mix(Forward *f, const Work *b, int layer, int first, int n) {
+    const Config *c = f->c;
+    const SsmLayer *w = &f->w->ssm[layer];
+    size_t bytes = mamba_state_bytes(c), J = (size_t)c->ssm_heads;
+    LinearJob jobs[3] = {
+        { &w->wz, NULL, b->z, (size_t)c->ssm_inner, false, NULL },
+        { &w->wx, NULL, b->in, (size_t)conv_width(c), false, NULL },
+        { &w->wdt, NULL, b->dt + CHUNK * J, J, false, NULL },
+    };
+    double t0 = now_s();
+    norm_act(f, &b->t, b->t.x + (size_t)first * c->dim, f->w->layer[layer].attn_norm, n);
+    products(f, &b->t, jobs, 3, n);
+    double t1 = now_s();
+    if (f->of)
+        for (int i = 0; i < n; i++)
+            mix_tokens(f, b, layer, f->of[i].state + layer * bytes, f->of[i].pos, i, 1);
+    else mix_tokens(f, b, layer, f->state + layer * bytes, f->pos + first, 0, n);
+    double t2 = now_s();
+    gated_out(f, b, layer, first, n);
+    f->phases->attn_s += t2 - t1;
+    f->phases->linear_s += now_s() - t2 + t1 - t0;
+}
+
+int feed_piece(const Forward *f, int first) {
+    int n = f->n - first < f->chunk ? f->n - first : f->chunk;
+    return first < f->keep_at && f->keep_at < first + n ? f->keep_at - first : n;
+}
+
+void feed_keep(const Forward *f, int first, size_t at, size_t bytes) {
+    if (f->kept && first == f->keep_at) memcpy(f->kept + at, f->state + at, bytes);
+}
+
+int mamba_feed(Forward *f, Err *err) {
+    Work b;
+    double t0 = now_s();
+    size_t bytes = mamba_state_bytes(f->c);
+    work_carve(f->c, f->n < 1 ? 1 : f->n, f->chunk, (char *)f->scratch, &b);
+    embed_rows(f, &b.t);
+    for (int l = 0; l < f->c->n_layers; l++) {
+        if (f->load) f->load(f->load_user, l);
+        for (int i = 0, n; i < f->n; i += n) {
+            n = feed_piece(f, i);
+            feed_keep(f, i, (size_t)l * bytes, bytes);
+            mix(f, &b, l, i, n);
+            if (feed_report(f, l, i + n)) return FAIL_CODE(err, EXIT_INTERRUPTED, "interrupted");
+        }
+        feed_keep(f, f->n, (size_t)l * bytes, bytes);
+        if (f->tap.fn && f->n) f->tap.fn(f->tap.user, l, 0, f->n, b.t.x);
+    }
+    feed_logits(f, &b.t);
+    f->phases->total_s += now_s() - t0;
+    return 0;
+}
+
+void mamba_step(Forward *f) {
+    Work b;
+    double t0 = now_s();
+    work_carve(f->c, f->n, f->n, (char *)f->scratch, &b);
+    embed_rows(f, &b.t);
+    for (int l = 0; l < f->c->n_layers; l++) {
+        if (f->load) f->load(f->load_user, l);
+        mix(f, &b, l, 0, f->n);
+        if (f->tap.fn) f->tap.fn(f->tap.user, l, 0, f->n, b.t.x);
+    }
+    feed_logits(f, &b.t);
+    f->phases->total_s += now_s() - t0;
 }

@@ -30,13 +30,31 @@ struct Model {
 };
 
 // ---------------------------------------------------------------------------
+// Architectures
+
+typedef struct {
+    const char *name;           // as in the file
+    int (*bind)(Weights *w, const Config *c, Loader *from, Err *err);
+    size_t (*scratch)(const Config *c, int n, int chunk);
+    int (*feed)(Forward *f, Err *err);  // n >= 0 tokens at once
+    void (*step)(Forward *f);           // one token each of n branches
+    size_t (*state)(const Config *c);   // bytes of a layer that does not attend
+} Arch;
+static const Arch archs[N_ARCHS] = {
+    { NULL, NULL, NULL, NULL, NULL, NULL },
+    { "llama", llama_bind, llama_scratch, llama_feed, llama_step, NULL },
+    { "mamba2", mamba_bind, mamba_scratch, mamba_feed, mamba_step, mamba_state_bytes },
+    { "jamba", jamba_bind, jamba_scratch, jamba_feed, jamba_step, jamba_state_bytes },
+};
+static const Arch *arch_of(const Config *c) { return &archs[c->arch]; }
+
+// ---------------------------------------------------------------------------
 // Hyperparameters
 
 enum { MAX_ROPE = 1024, MAX_EXPERTS = 256 };
 
 enum { LLAMAS = 1 << ARCH_LLAMA, MAMBAS = 1 << ARCH_MAMBA2, JAMBAS = 1 << ARCH_JAMBA,
        ATTENDS = LLAMAS | JAMBAS, MIXES = MAMBAS | JAMBAS, ALL_ARCHS = ATTENDS | MIXES };
-static const char *const arch_name[N_ARCHS] = { NULL, "llama", "mamba2", "jamba" };
 
 typedef struct { const char *key; size_t at; int archs; int64_t lo, hi; } IntKey;
 #define INT_KEY(field, archs, lo, hi) { #field, offsetof(Config, field), archs, lo, hi }
@@ -49,7 +67,7 @@ static const IntKey int_keys[] = {
     INT_KEY(attn_period, JAMBAS, 1, 1 << 12), INT_KEY(attn_offset, JAMBAS, 0, 1 << 12),
     INT_KEY(n_experts, JAMBAS, 1, MAX_EXPERTS), INT_KEY(n_experts_used, JAMBAS, 1, MAX_EXPERTS),
     INT_KEY(expert_period, JAMBAS, 1, 1 << 12), INT_KEY(expert_offset, JAMBAS, 0, 1 << 12),
-    INT_KEY(ssm_inner, MIXES, 1, 1 << 20), INT_KEY(ssm_state, MIXES, 1, 1 << 12),
+    INT_KEY(ssm_inner, MIXES, 1, 1 << 20), INT_KEY(ssm_state, MIXES, 1, 256),
     INT_KEY(ssm_conv, MIXES, 1, 64), INT_KEY(ssm_dt_rank, JAMBAS, 1, 1 << 16),
     INT_KEY(ssm_heads, MAMBAS, 1, 1 << 16), INT_KEY(ssm_head_dim, MAMBAS, 1, 1 << 12),
     INT_KEY(ssm_groups, MAMBAS, 1, 1 << 12), INT_KEY(norm_groups, MAMBAS, 1, 1 << 12),
@@ -66,12 +84,6 @@ int config_attn_layers(const Config *c) {
     int n = 0;
     for (int l = 0; l < c->n_layers; l++) n += config_attends(c, l);
     return n;
-}
-
-size_t config_state_bytes(const Config *c) {
-    size_t mixers = (size_t)(c->n_layers - config_attn_layers(c));
-    if (!mixers) return 0;
-    return mixers * (c->arch == ARCH_MAMBA2 ? mamba_state_bytes(c) : jamba_state_bytes(c));
 }
 
 static int ssm_check(const Config *c, const char *path, Err *err) {
@@ -145,7 +157,7 @@ int config_read(ModelFile *f, Config *c, Err *err) {
     int a = 1;
     memset(c, 0, sizeof *c);
     if (file_str(f, "arch", arch, err)) return -1;
-    while (a < N_ARCHS && strcmp(arch, arch_name[a])) a++;
+    while (a < N_ARCHS && strcmp(arch, archs[a].name)) a++;
     if (a == N_ARCHS)
         return FAIL(err,
                     "%s: architecture '%s' is not built into this program (it runs llama, mamba2 "
@@ -237,14 +249,17 @@ void config_shapes(FILE *out) {
     }
 }
 
+size_t config_state_bytes(const Config *c) {
+    int mixers = c->n_layers - config_attn_layers(c);
+    return mixers ? (size_t)mixers * arch_of(c)->state(c) : 0;
+}
+
 // ---------------------------------------------------------------------------
 // Weights: the list of an architecture's bind walked by three loaders
 
 static int weights_bind(Weights *w, const Config *c, Loader *from, Err *err) {
     memset(w, 0, sizeof *w);
-    if (c->arch == ARCH_MAMBA2) return mamba_bind(w, c, from, err);
-    if (c->arch == ARCH_JAMBA) return jamba_bind(w, c, from, err);
-    return llama_bind(w, c, from, err);
+    return arch_of(c)->bind(w, c, from, err);
 }
 
 static void weights_free(Weights *w) {  // the tables, not the weights' memory
@@ -482,12 +497,6 @@ size_t memory_available(void) {
     return have == SIZE_MAX ? 0 : have;
 }
 
-static int runs_arch(const Config *c, const char *path, Err *err) {
-    if (c->arch == ARCH_LLAMA) return 0;
-    return FAIL(err, "%s: this program plans %s models but does not run them yet", path,
-                arch_name[c->arch]);
-}
-
 static Model *model_new(const Config *c, const ModelOpts *opts) {
     Model *m = (Model *)xrealloc(NULL, sizeof *m);
     memset(m, 0, sizeof *m);
@@ -517,13 +526,13 @@ static int model_bind(Model *m, Source *s, Err *err) {
     s->arena = m->arena;
     s->slot = m->arena + m->arena_bytes - slot;
     if (weights_bind(&m->w, &m->c, &s->l, err)) return -1;
-    m->work = kv_work_open(&m->mem, &m->shape);
+    if (config_attn_layers(&m->c)) m->work = kv_work_open(&m->mem, &m->shape);
     return 0;
 }
 
 Model *model_open(ModelFile *f, const ModelOpts *opts, Err *err) {
     Config c;
-    if (config_read(f, &c, err) || runs_arch(&c, f->path, err)) return NULL;
+    if (config_read(f, &c, err)) return NULL;
     c.stream = opts && opts->stream;
     Model *m = model_new(&c, opts);
     Source s = { .l = { file_matrix, file_vector }, .dtype = c.dtype, .file = f,
@@ -546,7 +555,7 @@ Model *model_random(const Config *c, const ModelOpts *opts, uint64_t seed, Err *
     Config bf16 = *c;
     bf16.dtype = DT_BF16;
     bf16.stream = false;
-    if (config_check(&bf16, "shape", err) || runs_arch(&bf16, "shape", err)) return NULL;
+    if (config_check(&bf16, "shape", err)) return NULL;
     Model *m = model_new(&bf16, opts);
     Source s = { .l = { random_matrix, random_vector }, .dtype = DT_BF16,
                  .seed = seed ? seed : 1 };
@@ -591,6 +600,7 @@ struct Context {
     char *window;               // (L, window_rows, H, hd) K/V elements: the last query rows
     int window_rows;
     size_t window_bytes;
+    char *state;                // recurrent state at the end, NULL: none
 };
 
 struct Branch {
@@ -599,11 +609,27 @@ struct Branch {
     Method method;
     KVCache *kv;
     int64_t pos;                // logical tokens so far
+    char *state;                // recurrent state at pos, NULL: none
+    char *kept;                 // and at kept_pos, for branch_cut
+    int64_t kept_pos;
     float *logits;              // (V)
     bool fed, stopped;          // stopped: a feed was interrupted, the branch can only be dropped
 };
 
-struct Mark { KVMark *kv; int64_t pos; };
+struct Mark { KVMark *kv; int64_t pos; char *state; };
+
+// a block of recurrent state: a copy of from, or zeros, the start of a text; NULL without any
+static char *state_take(Model *m, const char *from) {
+    size_t bytes = config_state_bytes(&m->c);
+    char *s = TAKE(&m->mem, char, bytes, "recurrent state");
+    if (s && from) memcpy(s, from, bytes);
+    return s;
+}
+static void state_give(Model *m, char *s) { mem_give(&m->mem, s, config_state_bytes(&m->c)); }
+
+static void work_reserve(Model *m, const Method *of, int len, int n, int window, int batch) {
+    if (m->work) kv_work_reserve(m->work, of, len, n, window, batch);
+}
 
 static size_t window_row_bytes(const Model *m) {
     return (size_t)m->c.n_heads * m->c.head_dim * m->shape.elem;
@@ -628,7 +654,7 @@ static Forward forward_of(Model *m, KVCache *kv, const int32_t *ids, int n, int6
     f.load = m->file ? stream_layer : NULL;
     f.load_user = m;
     f.phases = &m->phases;
-    size_t want = llama_scratch(&m->c, n, chunk);
+    size_t want = arch_of(&m->c)->scratch(&m->c, n, chunk);
     if (want > m->scratch_bytes) {
         mem_give(&m->mem, m->scratch, m->scratch_bytes);
         m->scratch = TAKE(&m->mem, char, want, "activations of a feed");
@@ -666,15 +692,17 @@ Context *context_open(Model *m, const int32_t *ids, int n, const Needs *needs, E
     c->window_rows = needs->window < n ? needs->window : n;
     c->window_bytes = (size_t)layers * c->window_rows * window_row_bytes(m);
     c->window = TAKE(&m->mem, char, c->window_bytes, "window rows of the context");
+    c->state = state_take(m, NULL);
     KVCache *kv = needs->sums ? kv_open_sums(&m->mem, &m->shape, layers, needs)
                               : kv_open(&m->mem, &m->shape, layers, NULL, &full, 0);
     if (!needs->sums) kv_first_begin(kv);
-    kv_work_reserve(m->work, kv_method(kv), n, n, needs->window, 1);
+    work_reserve(m, kv_method(kv), n, n, needs->window, 1);
     Forward f = forward_of(m, kv, ids, n, 0, m->chunk);
     f.first = true;
     f.window_out = c->window;
     f.window_out_rows = c->window_rows;
-    int bad = llama_feed(&f, err);
+    f.state = c->state;
+    int bad = arch_of(&m->c)->feed(&f, err);
     if (!bad) c->base = kv_base_ref(kv_base(kv));
     kv_close(kv);
     if (!bad) return c;
@@ -688,6 +716,7 @@ void context_drop(Context *c) {
     if (!c || --c->refs) return;
     kv_base_drop(c->base);
     mem_give(&c->m->mem, c->window, c->window_bytes);
+    state_give(c->m, c->state);
     free(c);
 }
 
@@ -719,6 +748,7 @@ Branch *branch_open(Model *m, Context *ctx, const Method *method, int reserve, E
     b->kv = kv_open(&m->mem, &m->shape, config_attn_layers(&m->c), ctx ? ctx->base : NULL,
                     &b->method, reserve);
     b->pos = ctx ? ctx->n : 0;
+    b->state = state_take(m, ctx ? ctx->state : NULL);
     return b;
 }
 
@@ -729,8 +759,7 @@ int branch_feed(Branch *b, const int32_t *ids, int n, unsigned flags, Err *err) 
     if (n < 1 && !(first && b->ctx && n == 0))
         return FAIL(err, "internal error: a feed of %d tokens", n);
     if (check_ids(m, ids, n, b->pos, err)) return -1;
-    kv_work_reserve(m->work, &b->method, kv_max_len(b->kv) + n, n ? n : 1,
-                    method_window(&b->method), 1);
+    work_reserve(m, &b->method, kv_max_len(b->kv) + n, n ? n : 1, method_window(&b->method), 1);
     if (!b->ctx && !b->fed) kv_first_begin(b->kv);
     Forward f = forward_of(m, b->kv, ids, n, b->pos, m->chunk);
     f.first = first;
@@ -739,8 +768,13 @@ int branch_feed(Branch *b, const int32_t *ids, int n, unsigned flags, Err *err) 
         f.window = b->ctx->window;
         f.window_rows = b->ctx->window_rows;
     }
+    f.state = b->state;
+    if (b->kept && b->kept_pos >= b->pos && b->kept_pos <= b->pos + n) {
+        f.kept = b->kept;
+        f.keep_at = (int)(b->kept_pos - b->pos);
+    }
     b->fed = true;
-    if (llama_feed(&f, err)) { b->stopped = true; return -1; }
+    if (arch_of(&m->c)->feed(&f, err)) { b->stopped = true; return -1; }
     b->pos += n;
     kv_release(b->kv);
     return kv_check(b->kv, err) ? 0 : -1;
@@ -751,14 +785,14 @@ static int step_batch(Branch *const *b, const int32_t *ids, int n, Err *err) {
     StepOf of[STEP_BATCH];
     int len = 0;
     for (int i = 0; i < n; i++) {
-        StepOf row = { b[i]->kv, b[i]->pos, b[i]->logits };
+        StepOf row = { b[i]->kv, b[i]->state, b[i]->pos, b[i]->logits };
         of[i] = row;
         if (kv_max_len(b[i]->kv) > len) len = kv_max_len(b[i]->kv);
     }
-    for (int i = 0; i < n; i++) kv_work_reserve(m->work, &b[i]->method, len + 1, 0, 0, n);
+    for (int i = 0; i < n; i++) work_reserve(m, &b[i]->method, len + 1, 0, 0, n);
     Forward f = forward_of(m, NULL, ids, n, 0, n);
     f.of = of;
-    llama_step(&f);
+    arch_of(&m->c)->step(&f);
     for (int i = 0; i < n; i++) b[i]->pos++;
     for (int i = 0; i < n; i++) if (!kv_check(b[i]->kv, err)) return -1;
     return 0;
@@ -802,6 +836,7 @@ Branch *branch_fork(Branch *b, int reserve, Err *err) {
     f->kv = kv_fork(b->kv, reserve);
     f->pos = b->pos;
     f->fed = true;
+    f->state = state_take(b->m, b->state);
     memcpy(f->logits, b->logits, (size_t)b->m->c.vocab_size * sizeof(float));
     return f;
 }
@@ -810,7 +845,20 @@ void branch_cut(Branch *b, int64_t pos) {
     CHECK(pos >= 0 && pos <= b->pos, "a cut at %lld of %lld tokens", (long long)pos,
           (long long)b->pos);
     kv_cut(b->kv, pos);
+    if (b->state && pos < b->pos) {
+        CHECK(b->kept && b->kept_pos == pos, "no recurrent state is kept at %lld", (long long)pos);
+        state_give(b->m, b->state);
+        b->state = b->kept;
+        b->kept = NULL;
+    }
     b->pos = pos;
+}
+
+void branch_keep(Branch *b, int64_t pos) {
+    CHECK(pos >= b->pos && !b->kept, "recurrent state is kept once, ahead of its position");
+    if (!b->state) return;
+    b->kept = state_take(b->m, NULL);
+    b->kept_pos = pos;
 }
 
 void branch_drop(Branch *b) {
@@ -819,6 +867,8 @@ void branch_drop(Branch *b) {
     kv_close(b->kv);
     context_drop(b->ctx);
     mem_give(&m->mem, b->logits, (size_t)m->c.vocab_size * sizeof(float));
+    state_give(m, b->state);
+    state_give(m, b->kept);
     free(b);
 }
 
@@ -827,24 +877,29 @@ Mark *branch_mark(Branch *b) {
     Mark *k = (Mark *)xrealloc(NULL, sizeof *k);
     k->kv = kv_mark(b->kv);
     k->pos = b->pos;
+    k->state = state_take(b->m, b->state);
     return k;
 }
 
 void branch_rewind(Branch *b, Mark *k) {
     kv_rewind(b->kv, k->kv);
     b->pos = k->pos;
+    state_give(b->m, b->state);
+    b->state = k->state;
     free(k);
 }
 
 void mark_drop(Branch *b, Mark *k) {
     kv_mark_drop(b->kv, k->kv);
+    state_give(b->m, k->state);
     free(k);
 }
 
 BranchStats branch_stats(const Branch *b) {
     KVStats k = kv_stats(b->kv);
     BranchStats s = { b->pos,        k.min,          k.max,   k.mean,  k.live_bytes,
-                      k.alloc_bytes, k.policy_bytes, k.named, k.shared };
+                      k.alloc_bytes, k.policy_bytes, k.named, k.shared,
+                      config_state_bytes(&b->m->c) };
     return s;
 }
 
@@ -881,8 +936,8 @@ static AttnShape shape_of(const Config *c) {
 // activations of a feed of n tokens, scratch for lists of up to rows entries, logits
 static size_t scratch_bytes(const Config *c, const Method *m, int n, int rows, int chunk) {
     AttnShape s = shape_of(c);
-    return llama_scratch(c, n, chunk ? chunk : 512) +
-           kv_work_bytes(&s, m, rows, n, method_window(m), 1) +
+    return arch_of(c)->scratch(c, n, chunk ? chunk : 512) +
+           (config_attn_layers(c) ? kv_work_bytes(&s, m, rows, n, method_window(m), 1) : 0) +
            (size_t)c->vocab_size * sizeof(float);
 }
 

@@ -200,6 +200,7 @@ void model_set_tap(Model *m, Tap tap);
 void model_set_progress(Model *m, bool (*fn)(void *user, double share), void *user);
 typedef struct {                // of feeds and steps so far, reset by reading
     double linear_s, attn_s, evict_s, total_s;  // products, attention, policy; all with the rest
+    double linear_flops;        // two per weight and row that met
     double weight_bytes;        // of the matrices that products read: once for all rows of a call
     double kv_bytes;            // of the rows that steps read: once for branches that share a panel
 } Phases;
@@ -302,6 +303,9 @@ Branch *branch_fork(Branch *b, int reserve, Err *err);  // shares rows, copies t
 // policy has decided since. No mark may be open; logits are gone. A root aware of a question it no
 // longer holds.
 void branch_cut(Branch *b, int64_t pos);
+// The feed to come goes past pos, and branch_cut will return there: recurrent state is kept at pos.
+// Nothing happens where a model has none.
+void branch_keep(Branch *b, int64_t pos);
 void branch_drop(Branch *b);
 Mark *
 branch_mark(Branch *b); // consumed by rewind or mark_drop; open marks are rewound newest first
@@ -317,6 +321,7 @@ typedef struct {
     size_t policy_bytes;                // live lists and policy state
     size_t evictable; // rows the policy's rule named in the last feed or step, all heads
     bool shared;                        // rows it evicted are still held for others
+    size_t ssm_bytes;                   // recurrent state, whatever the length
 } BranchStats;
 BranchStats branch_stats(const Branch *b);
 int branch_rows(const Branch *b, int layer, int kv_head,
@@ -523,7 +528,12 @@ void kv_window_copy(const KVWork *w, int rows, void *dst);
 // (n, H, hd), k and v (n, G, hd). Returns the bytes of the rows read: a panel that several caches
 // share is read and packed once.
 enum { STEP_BATCH = 64 };                       // n at most
-typedef struct { KVCache *kv; int64_t pos; float *logits; } StepOf;     // pos: of the token
+typedef struct {
+    KVCache *kv;
+    char *state;                                // recurrent state or NULL
+    int64_t pos;                                // of the token
+    float *logits;
+} StepOf;
 size_t kv_step(const StepOf *of, int n, KVWork *w, int layer, const float *q, const float *k,
                const float *v, float *out);
 // gathers what is live into right-sized blocks where nobody else holds the rows (SEMANTICS 3)
@@ -583,7 +593,10 @@ typedef struct {                        // one feed or step
     const AttnShape *shape;
     KVCache *kv;
     KVWork *work;
-    const StepOf *of;                   // (n) a step: one id each; kv, pos and logits are theirs
+    char *state;                        // recurrent state at pos, config_state_bytes, or NULL
+    char *kept;                         // the state in front of token keep_at of the feed, or NULL
+    int keep_at;
+    const StepOf *of;                   // (n) a step: one id each; kv, state, pos, logits are theirs
     const int32_t *ids;                 // (n)
     int n, chunk;
     int64_t pos;                        // logical position of ids[0]
@@ -611,6 +624,31 @@ char *weights_open(ModelFile *f, DType dtype, WeightList bind, void *user, Mem *
 char *weights_random(uint64_t seed, WeightList bind, void *user, Mem *mem, size_t *bytes,
                      Err *err);
 
+typedef struct {                // activations of a feed of n tokens in chunks of C
+    float *x;                   // (n, E) residual stream
+    float *q, *k, *v, *att;     // (C, H hd) (C, G hd) (C, G hd) (C, H hd)
+    float *gate, *up;           // (C, F)
+    char *act;                  // packed input of a product, the widest of E, H hd, F, D, R
+    float *cos, *sin;           // (n, R/2) of the feed's positions
+    float *row;                 // (threads, widest) one normalised or gated row
+} FeedBuffers;
+
+// The pieces of a forward pass. first, n: a chunk's rows of the feed; all rows of a step.
+size_t buffers_carve(const Config *c, int n, int chunk, char *base, FeedBuffers *b);    // bytes
+float *thread_row(const Forward *f, const FeedBuffers *b);                  // this thread's b->row
+void rmsnorm(float *y, const float *x, const float *w, int dim, float eps);
+void embed_rows(const Forward *f, const FeedBuffers *b);                    // x <- rows of the ids
+void norm_act(const Forward *f, const FeedBuffers *b, const float *x, const float *w,
+              int n);                                                   // act <- norm(x), n rows
+void swiglu_act(const Forward *f, const FeedBuffers *b, int n);             // act <- silu(gate) * up
+void products(Forward *f, const FeedBuffers *b, const LinearJob *jobs, int n_jobs, int n);  // of act
+// x += W_o attention(norm(x)); kv_layer: which of the layers that attend this is
+void feed_attend(Forward *f, const FeedBuffers *b, int layer, int kv_layer, int first, int n);
+void feed_attend_end(Forward *f, int kv_layer);                              // its policy acts
+void ffn(Forward *f, const FeedBuffers *b, int layer, int first, int n);    // x += W_2 swiglu(norm(x))
+void feed_logits(Forward *f, const FeedBuffers *b);         // of the last row, of every row of a step
+bool feed_report(Forward *f, int layer, int done);      // true: stop
+
 int llama_bind(Weights *w, const Config *c, Loader *from, Err *err);
 size_t llama_scratch(const Config *c, int n, int chunk);
 int llama_feed(Forward *f, Err *err);   // n >= 0 tokens at once
@@ -626,6 +664,26 @@ int jamba_bind(Weights *w, const Config *c, Loader *from, Err *err);
 // a mark, a rewind, a save. It holds no pointers; all zeros is the start of a text.
 size_t mamba_state_bytes(const Config *c);              // of one layer
 size_t jamba_state_bytes(const Config *c);
+size_t mamba_scratch(const Config *c, int n, int chunk);
+size_t jamba_scratch(const Config *c, int n, int chunk);
+int  mamba_feed(Forward *f, Err *err);
+int  jamba_feed(Forward *f, Err *err);
+void mamba_step(Forward *f);
+void jamba_step(Forward *f);
+
+// Causal convolution per channel, then silu: y_ch = silu(b_ch + sum_k w[k][ch] x[t - K + 1 + k][ch]).
+// w (K, width); row t of x (n, width), rows before the first come from tail (K - 1, width)
+typedef struct {
+    const float *w, *bias, *x;
+    float *tail;
+    int taps, width;
+} Conv;
+void conv_row(const Conv *v, int t, float *y);
+void conv_keep(const Conv *v, int n);                   // tail <- the newest inputs after n rows
+// the rows of a feed's next piece: at most a chunk, and not past keep_at
+int  feed_piece(const Forward *f, int first);
+// copies a layer's state to f->kept where first is keep_at
+void feed_keep(const Forward *f, int first, size_t at, size_t bytes);
 
 // ===========================================================================
 // Command line (cli.c): one table parses, checks and prints --help.

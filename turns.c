@@ -675,6 +675,7 @@ static int request_row(const Play *p, Request *r, Err *err) {
         row->end = rows_at(&st);
         row->shared = st.shared;
         row->policy_bytes = (int64_t)st.policy_bytes;
+        if (st.ssm_bytes) row->ssm_bytes = (int64_t)st.ssm_bytes;
         row->peak_bytes = (int64_t)model_mem(p->b->model)->high;
         if (r->steps) row->decode_tok_s = r->steps / r->steps_s;
         row->n_new = (int)r->out.n;
@@ -783,6 +784,7 @@ static Branch *request_root(Play *p, double *seconds, XXH64_state_t *ids_so_far,
     if (!root) return NULL;
     if (!p->shared) add_ids(&ids, &s->context);
     if (aware) {
+        branch_keep(root, (int64_t)s->context.n);
         XXH64_update(&p->ids, ids.p, ids.n * sizeof *ids.p);
         *ids_so_far = p->ids;
         add_ids(&ids, &s->turn[0].first);
