@@ -441,17 +441,18 @@ static inline void naive_gather(NaiveHead *a, const uint8_t *keep, int hd) {
 static inline NaiveHead naive_selected(const NaiveModel *m, const NaiveMethod *p,
                                        const NaiveHead *a, const float *q, int heads) {
     NaiveHead few = { 0 };
-    float c = (float)(1.4426950408889634 / sqrt((double)m->hd));
-    float *s = naive_floats((size_t)heads * (size_t)a->n);
+    float *prob = naive_floats((size_t)heads * (size_t)a->n), *out = naive_floats((size_t)m->hd);
     uint8_t *keep = (uint8_t *)xrealloc(NULL, (size_t)a->n);
-    for (int h = 0; h < heads; h++)
-        for (int j = 0; j < a->n; j++)
-            s[h * a->n + j] = naive_dot(q + h * m->hd, a->k + (size_t)j * (size_t)m->hd, m->hd) * c;
+    for (int h = 0; h < heads; h++) {
+        float *of = prob + h * a->n, lse2 = naive_attend(m, a, q + h * m->hd, false, out, of);
+        for (int j = 0; j < a->n; j++) of[j] = fexp2(of[j] - lse2);
+    }
     if (p->kind == NAIVE_QUEST) naive_quest(p, a->k, a->n, q, heads, m->hd, keep);
-    else naive_topk(p, s, a->n, heads, keep);
+    else naive_topk(p, prob, a->n, heads, keep);
     naive_copy_head(&few, a, m->hd);
     naive_gather(&few, keep, m->hd);
-    free(s);
+    free(prob);
+    free(out);
     free(keep);
     return few;
 }

@@ -10,8 +10,7 @@
 #include "base.h"
 #include <xxhash.h>
 
-enum { NAIVE_HISTORY = 64,      // longest history and window of a test
-       NAIVE_ROCO_SAFE = 10 };  // newest rows whose deviation counts as endless
+enum { NAIVE_HISTORY = 64 };    // longest history and window of a test
 
 typedef enum {
     NAIVE_FULL, NAIVE_KEEP_LAST, NAIVE_STREAM, NAIVE_CORM, NAIVE_SNAPKV, NAIVE_PYRAMIDKV, NAIVE_H2O,
@@ -27,9 +26,9 @@ static const char *const naive_groups[] = { "mean", "max", "sum", "query-head" }
 typedef struct {
     NaiveKind kind;
     int budget;                 // rows per head; streamingllm: sinks + recent
-    int sinks, recent;          // streamingllm; recent: h2o, scissorhands
+    int sinks, recent;          // streamingllm; recent: h2o, scissorhands; roco: never feasible
     int window;                 // corm, snapkv, pyramidkv; scissorhands: its history
-    int protect;                // corm
+    int protect;                // corm: newest rows; roco: of endless deviation
     int kernel, beta;           // snapkv, pyramidkv: odd width of the pool, steepness
     bool pool_max;              // max in place of the mean
     int page;                   // quest
@@ -69,7 +68,7 @@ static inline float naive_reduce(NaiveGroup rule, const float *x, size_t stride,
         float z = x[(size_t)h * stride];
         y = rule != NAIVE_MAX ? y + z : z > y ? z : y;
     }
-    return rule == NAIVE_MEAN ? y / (float)heads : y;
+    return rule == NAIVE_MEAN ? y * (1.0f / (float)heads) : y;
 }
 
 // the query of step t of one KV head: s (heads, n), lse2 (heads)
@@ -88,10 +87,6 @@ static inline void naive_observe(const NaiveMethod *p, NaiveRow *row, int n, con
         if (p->kind == NAIVE_SCISSORHANDS) row[j].hit[t % p->window] = important;
         if (!computed) continue;
         row[j].seen++;
-        if (p->kind == NAIVE_H2O && p->group != NAIVE_MAX) {    // sum and mean rank alike
-            for (int h = 0; h < heads; h++) row[j].sum = row[j].sum + prob[h];
-            continue;
-        }
         float a = naive_reduce(p->group, prob, 1, heads);
         row[j].sum = row[j].sum + a;
         row[j].squares = row[j].squares + a * a;
@@ -162,16 +157,16 @@ static inline bool naive_corm_keeps(const NaiveMethod *p, int j, int n, int last
     return t < p->window || last > t - p->window || j >= n - p->protect;
 }
 
-// RoCo drops one row: of the B - int(0.3 B) rows of least deviation, where the newest 10 have an
-// endless one, that of least mean. alive (n) marks the rows still there.
+// RoCo drops one row: of the B - R rows of least deviation, where the newest r have an endless one,
+// that of least mean (the paper's R = 0.3 B, r = 10). alive (n) marks the rows still there.
 static inline void naive_roco_drop(const NaiveMethod *p, const NaiveRow *row, int n,
                                    uint8_t *alive) {
-    int feasible = p->budget - (int)(0.3 * p->budget), left = 0, out = -1;
+    int feasible = p->budget - p->recent, left = 0, out = -1;
     NaiveRank *rank = (NaiveRank *)xrealloc(NULL, (size_t)n * sizeof *rank);
     for (int j = n - 1; j >= 0; j--) {
         if (!alive[j]) continue;
         float c = (float)row[j].seen, mean = row[j].sum / c, var = row[j].squares / c - mean * mean;
-        float std = left < NAIVE_ROCO_SAFE ? 1e9f : sqrtf(var > 0 ? var : 0);
+        float std = left < p->protect ? 1e9f : sqrtf(var > 0 ? var : 0);
         rank[left++] = (NaiveRank){ -std, j, j };
     }
     qsort(rank, (size_t)left, sizeof *rank, naive_rank);
@@ -255,8 +250,9 @@ static inline void naive_keep(const NaiveMethod *p, const NaiveMoment *at, const
 // Selection at read time: which of n rows one token of one KV head looks at
 
 // k (n, hd) keys, q (heads, hd) rotated and rounded. A page is `page` consecutive rows; its score
-// is the bound sum_i max(q_i max_i, q_i min_i) over the keys it holds now. The best
-// max(3, B / page) pages are read whole.
+// is the bound sum_i max(q_i max_i, q_i min_i) over the keys it holds now. max(3, B / page) pages
+// are read whole: the one the token itself is in, and the best others. Lists of up to B rows are
+// read to the end.
 static inline void naive_quest(const NaiveMethod *p, const float *k, int n, const float *q,
                                int heads, int hd, uint8_t *keep) {
     int pages = CEIL_DIV(n, p->page), count = p->budget / p->page > 3 ? p->budget / p->page : 3;
@@ -279,17 +275,18 @@ static inline void naive_quest(const NaiveMethod *p, const float *k, int n, cons
         }
         score[g] = naive_reduce(p->group, of_head, 1, heads);
     }
-    naive_top(score, pages, count, false, read);
+    score[pages - 1] = INFINITY;
+    naive_top(score, pages, n <= p->budget ? pages : count, false, read);
     for (int j = 0; j < n; j++) keep[j] = read[j / p->page];
     free(score);
     free(read);
 }
 
-// s (heads, n): the B rows of highest score
-static inline void naive_topk(const NaiveMethod *p, const float *s, int n, int heads,
+// prob (heads, n): the B rows of most attention
+static inline void naive_topk(const NaiveMethod *p, const float *prob, int n, int heads,
                               uint8_t *keep) {
     float *score = (float *)xrealloc(NULL, (size_t)n * sizeof *score);
-    for (int j = 0; j < n; j++) score[j] = naive_reduce(p->group, s + j, (size_t)n, heads);
+    for (int j = 0; j < n; j++) score[j] = naive_reduce(p->group, prob + j, (size_t)n, heads);
     naive_top(score, n, p->budget, false, keep);
     free(score);
 }

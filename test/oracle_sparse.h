@@ -182,6 +182,7 @@ static inline void naive_list(const NaivePattern *p, const NaiveIndex *x, int r,
         naive_slash_intervals(x, r, N, NULL, listed, &to);
         for (int i = 0; i < x->n_vertical; i++)
             if (x->vertical[i] < to) listed[x->vertical[i]] = 1;
+        for (int j = end; j < N; j++) listed[j] = 0;        // what no row of the block sees
     }
     if (p->shape == NAIVE_BLOCKS)
         for (int j = 0; j < end; j++) listed[j] = x->block[r * n + j / NAIVE_TILE];

@@ -5,7 +5,7 @@
 //   test_random_ops [OPERATIONS [SEED]]     SOAK=1 in the environment: 10 times as many
 #include "pair.h"
 
-enum { KINDS = NAIVE_CORM + 1, SLOTS = 6, MARKS = 3, CONTEXTS = 3, LONGEST = 900, WINDOW = 24 };
+enum { SLOTS = 6, MARKS = 3, CONTEXTS = 3, LONGEST = 900 };
 
 typedef struct {
     bool used;
@@ -18,6 +18,7 @@ typedef struct {
 typedef struct {
     Context *fast;              // NULL: free
     NaiveBranch *slow;
+    NaiveGroup group;           // of its column sums
     int32_t ids[LONGEST];
 } Shared;
 
@@ -80,7 +81,8 @@ static void open_shared(World *w, Shared *c) {
     NaiveMethod full = { .kind = NAIVE_FULL };
     int n = 1 + below(w, 8) * below(w, 70);
     random_ids(w, c->ids, n);
-    Needs needs = { .window = WINDOW };
+    c->group = (NaiveGroup)below(w, NAIVE_GROUPS);
+    Needs needs = { NAIVE_HISTORY, 2, pair_groups[c->group] };
     c->fast = context_open(w->m.fast, c->ids, n, &needs, &err);
     pair_must(!c->fast, &err, "context_open");
     c->slow = naive_branch(w->m.slow, full);
@@ -95,7 +97,11 @@ static void open_root(World *w, Slot *s) {
     if (!c->fast) open_shared(w, c);
     bool on = below(w, 2);
     NaiveBranch *base = on ? naive_copy(c->slow) : naive_branch(w->m.slow, full);
-    method = pair_random_method(&w->rng, (NaiveKind)below(w, KINDS), 32 + below(w, 80));
+    NaiveKind kind = (NaiveKind)below(w, NAIVE_KINDS);
+    if (!pair_has(kind)) kind = NAIVE_FULL;
+    method = pair_random_method(&w->rng, kind, 32 + below(w, 80));
+    if (on && (method.kind == NAIVE_H2O || method.kind == NAIVE_ROCO))
+        method.group = c->group;
     pair_describe(&method, s->method, sizeof s->method);
     int shared = base->pos, n = on && below(w, 3) == 0 ? 0 : random_length(w);
     memcpy(ids, c->ids, (size_t)shared * sizeof *ids);
