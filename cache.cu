@@ -161,7 +161,7 @@ static KVCache *kv_new(Mem *mem, const AttnShape *s, int n_layers, KVBase *base,
     c->base = kv_base_ref(base);
     c->n_layers = n_layers;
     c->n_heads = n_layers * c->s->n_kv_heads;
-    if (base) c->spread = c->n_heads / base->n_heads;
+    if (base && base->n_heads) c->spread = c->n_heads / base->n_heads;
     c->words = method_words(m);
     c->reserve = reserve;
     c->head = (Head *)xrealloc(NULL, sizeof *c->head * (size_t)c->n_heads);

@@ -426,7 +426,7 @@ static int random_vector(Loader *l, float **v, const char *name, int n, int k, E
     for (size_t i = 0; i < vector_len(n, k); i++) {
         float u = (float)(mix64(s->seed + i) >> 40) * 5.9604645e-8f;
         (*v)[i] = !part                                              ? 1.0f
-                  : !strcmp(part, ".a") && k                         ? -1.0f - (float)(i / (size_t)k)
+                  : !strcmp(part, ".a") && k                   ? -1.0f - (float)(i / (size_t)k)
                   : !strcmp(part, ".a")                              ? -1.0f - 15.0f * u
                   : !strcmp(part, ".dt_bias")                        ? -6.9f + 4.6f * u
                   : !strcmp(part, ".conv")                           ? u - 0.5f
@@ -508,8 +508,9 @@ static Model *model_new(const Config *c, const ModelOpts *opts) {
     rope_frequencies(c, m->inv_freq);
     m->shape.kind = mul_kind(c->dtype);
     m->shape.head_dim = c->head_dim;
-    m->shape.n_heads = c->n_heads;
-    m->shape.n_kv_heads = c->n_kv_heads;
+    // one head of nothing where no layer attends: the cache has no layers then
+    m->shape.n_heads = c->n_heads ? c->n_heads : 1;
+    m->shape.n_kv_heads = c->n_kv_heads ? c->n_kv_heads : 1;
     m->shape.elem = c->dtype == DT_F32 ? 4 : 2;
     m->shape.scale = (float)(1.4426950408889634 / sqrt((double)c->head_dim));
     m->shape.rope_dim = c->rope_dim;
@@ -926,8 +927,8 @@ static AttnShape shape_of(const Config *c) {
     memset(&s, 0, sizeof s);
     s.kind = mul_kind(c->dtype);
     s.head_dim = c->head_dim;
-    s.n_heads = c->n_heads;
-    s.n_kv_heads = c->n_kv_heads;
+    s.n_heads = c->n_heads ? c->n_heads : 1;
+    s.n_kv_heads = c->n_kv_heads ? c->n_kv_heads : 1;
     s.elem = c->dtype == DT_F32 ? 4 : 2;
     s.rope_dim = c->rope_dim;
     return s;
