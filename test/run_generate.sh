@@ -77,6 +77,24 @@ same 'two answers' 2 "$(grep -c 'new [0-5] tokens' "$tmp/err")"
 answer=$(printf 'one\n' | go "$m" --chat -n 5 | od -An -tx1)
 same 'the template' "$answer" "$(go "$m" -p '<|user|>one<|end|><|assistant|>' -n 5 | od -An -tx1)"
 
+# the history stays in the branch: a second turn is fed alone; /reset begins a new conversation
+printf 'one\ntwo\n/reset\none\n' | go "$m" --chat -n 5 >"$tmp/said"
+mapfile -t fed < <(sed -n 's/^prompt \([0-9]*\) tokens.*/\1/p' "$tmp/err")
+same 'three answers' 3 ${#fed[@]}
+same 'fed at the start and after /reset' '7 7' "${fed[0]} ${fed[2]}"
+[ "${fed[1]}" -le 8 ] || fail "the second turn feeds ${fed[1]} tokens: the history again?"
+printf 'one\n' | go "$m" --chat -n 5 >"$tmp/one"
+n=$(stat -c %s "$tmp/one")
+cmp <(head -c "$n" "$tmp/said") "$tmp/one" && cmp <(tail -c "$n" "$tmp/said") "$tmp/one" ||
+    fail "the answer after /reset is not that of a new conversation"
+
+# on a terminal there is something to type behind, and ctrl-D ends
+if command -v script >/dev/null; then
+    printf 'one\n\004' | timeout 60 script -qec "./run $m --chat -n 5" /dev/null >"$tmp/tty" 2>&1 ||
+        fail "a chat on a terminal: exit $?"
+    grep -q 'ctrl-D ends' "$tmp/tty" && grep -aq '^> ' "$tmp/tty" || fail "a terminal shows no mark"
+fi
+
 # the model's longest context
 head -c 250 /dev/zero | tr '\0' x >"$tmp/long"
 go "$m" -f "$tmp/long" -n 50 >/dev/null
