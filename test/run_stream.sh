@@ -26,11 +26,23 @@ shape tied llama true 96 5
 shape bias qwen2 false 80 3
 shape one llama false 64 1
 shape large llama true 1024 10
+cat >"$tmp/mamba.json" <<'JSON'
+{ "model_type": "mamba2", "vocab_size": 270, "hidden_size": 64, "num_hidden_layers": 3, "num_heads": 8,
+  "head_dim": 16, "expand": 2, "state_size": 16, "n_groups": 2, "conv_kernel": 4,
+  "layer_norm_epsilon": 1e-05 }
+JSON
+cat >"$tmp/jamba.json" <<'JSON'
+{ "model_type": "jamba", "vocab_size": 270, "hidden_size": 64, "intermediate_size": 72,
+  "num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 2,
+  "max_position_embeddings": 2048, "rms_norm_eps": 1e-06, "attn_layer_period": 3,
+  "attn_layer_offset": 1, "num_experts": 4, "num_experts_per_tok": 2, "expert_layer_period": 2,
+  "expert_layer_offset": 1, "mamba_expand": 2, "mamba_d_state": 16, "mamba_d_conv": 4 }
+JSON
 export_bin() { .venv/bin/python export.py --random 7 --shape "$tmp/$1.json" --dtype "$2" "$tmp/$1-$2.bin"; }
 
 # ---- the same logits after a prompt and every new token, and the same rows of a benchmark
 seq -s ' ' 0 199 >"$tmp/ids"
-for what in 'tied bf16' 'tied q8' 'bias f32' 'bias bf16' 'one bf16'; do
+for what in 'tied bf16' 'tied q8' 'bias f32' 'bias bf16' 'one bf16' 'mamba bf16' 'jamba bf16' 'jamba f32'; do
     set -- $what
     export_bin "$1" "$2" >"$tmp/err" 2>&1 || fail "export.py $what"
     model=$tmp/$1-$2.bin
