@@ -596,8 +596,24 @@ static void layer_settle(KVCache *c, int layer) {
     }
 }
 
+void kv_work_look(KVWork *w, LayerLook fn, void *user) {
+    w->look = fn;
+    w->look_user = user;
+}
+
+static void layer_look(KVCache *c, KVWork *w, int layer) {
+    int G = c->s->n_kv_heads;
+    const void **k = (const void **)xrealloc(NULL, (size_t)G * sizeof *k);
+    LayerSeen l = { c->s, layer, w->feed_n, w->window, k };
+    CHECK(w->window_rows == w->feed_n, "%d queries kept of %d", w->window_rows, w->feed_n);
+    for (int g = 0; g < G; g++) k[g] = rows_k(&head_of(c, layer, g)->own);
+    w->look(w->look_user, &l);
+    free((void *)k);
+}
+
 void kv_feed_end(KVCache *c, KVWork *w, int layer, int64_t t, const void *window, int rows,
                  bool first) {
+    if (w->look && c->building) layer_look(c, w, layer);
     policy_feed_end(c, w, layer, t, window, rows, first);
     if (c->building) layer_settle(c, layer);
     if (layer < c->n_layers - 1) return;

@@ -140,6 +140,8 @@ struct KVWork {
     int keep_ld;
     float *window;              // (W, H, hd) last query rows of the feed
     int window_cap, window_rows;
+    LayerLook look;             // NULL: nobody looks on
+    void *look_user;
 };
 
 static inline char *thread_scratch(const KVWork *w) {

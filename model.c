@@ -27,6 +27,7 @@ struct Model {
     bool (*progress)(void *user, double share);
     void *progress_user;
     Phases phases;
+    bool look;                  // every query of a first feed is kept for whoever looks on
 };
 
 // ---------------------------------------------------------------------------
@@ -585,6 +586,10 @@ void model_set_progress(Model *m, bool (*fn)(void *user, double share), void *us
     m->progress = fn;
     m->progress_user = user;
 }
+void model_set_layer_look(Model *m, LayerLook fn, void *user) {
+    m->look = fn != NULL;
+    kv_work_look(m->work, fn, user);
+}
 Phases model_phases(Model *m) {
     Phases p = m->phases;
     memset(&m->phases, 0, sizeof m->phases);
@@ -760,7 +765,9 @@ int branch_feed(Branch *b, const int32_t *ids, int n, unsigned flags, Err *err) 
     if (n < 1 && !(first && b->ctx && n == 0))
         return FAIL(err, "internal error: a feed of %d tokens", n);
     if (check_ids(m, ids, n, b->pos, err)) return -1;
-    work_reserve(m, &b->method, kv_max_len(b->kv) + n, n ? n : 1, method_window(&b->method), 1);
+    int window = method_window(&b->method);
+    work_reserve(m, &b->method, kv_max_len(b->kv) + n, n ? n : 1,
+                 m->look && n > window ? n : window, 1);
     if (!b->ctx && !b->fed) kv_first_begin(b->kv);
     Forward f = forward_of(m, b->kv, ids, n, b->pos, m->chunk);
     f.first = first;

@@ -6,6 +6,7 @@
     ./plot.py abilities a.csv abilities.svg     methods by categories; --radar for a radar chart
     ./plot.py budget a.csv budget.pdf           score by rows kept
     ./plot.py depth a.csv depth.png             score by depth of the answer in the context
+    ./plot.py probe p.csv probe.png             what scbench probe measured
 
 The ending of the output chooses the format: png, svg or pdf. Bands and whiskers are the report's
 95 % intervals over sessions. --task, --mode and --method choose rows; what is left over after that
@@ -264,10 +265,116 @@ def plot_radar(plt, rows, opts):
     return fig
 
 
+# ---------------------------------------------------------------------------
+# scbench probe: the head of the file says what was measured
+
+def probe_table(path):
+    try:
+        with open(path, newline="", encoding="utf-8") as f:
+            rows = list(csv.DictReader(f))
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
+        fail(f"{path} cannot be read: {getattr(e, 'strerror', None) or e}")
+    if not rows or None in rows[0]:
+        fail(f"{path} holds no rows; make it with scbench probe --out")
+    draw = {"minor": probe_sparsity, "cosine": probe_similarity, "window": probe_compression,
+            "share": probe_attention}
+    for column, fn in draw.items():
+        if column in rows[0]:
+            return fn, rows
+    fail(f"{path} is no output of scbench probe")
+
+
+def mean(values):
+    values = [v for v in values if v is not None and v == v]
+    return sum(values) / len(values) if values else float("nan")
+
+
+def probe_grid(rows, key):
+    """(layers, heads) of one column"""
+    layers = 1 + max(int(r["layer"]) for r in rows)
+    heads = 1 + max(int(r["head"]) for r in rows)
+    grid = [[float("nan")] * heads for _ in range(layers)]
+    for r in rows:
+        grid[int(r["layer"])][int(r["head"])] = 100 * float(r[key])
+    return grid
+
+
+def probe_sparsity(plt, rows):
+    grid = probe_grid(rows, "minor")
+    fig, (a, b) = plt.subplots(1, 2, figsize=(9.0, 3.6), layout="constrained")
+    a.plot(range(len(grid)), [mean(g) for g in grid], color="black", marker="o", markersize=3)
+    a.fill_between(range(len(grid)), [min(g) for g in grid], [max(g) for g in grid], alpha=0.15,
+                   color="black", linewidth=0)
+    a.set(xlabel="layer", ylabel="minor keys, %", ylim=(0, 100),
+          title="mean of the heads, and range")
+    shown = b.imshow([list(x) for x in zip(*grid)], aspect="auto", origin="lower", vmin=0, vmax=100)
+    b.set(xlabel="layer", ylabel="head", title="minor keys, %")
+    b.grid(False)
+    fig.colorbar(shown, ax=b)
+    return fig
+
+
+def probe_similarity(plt, rows):
+    far = [r for r in rows if r["kind"] == "distance"]
+    near = [r for r in rows if r["kind"] == "nearest"]
+    layers = sorted({int(r["layer"]) for r in far})
+    steps = sorted({int(r["distance"]) for r in far})
+    fig, (a, b) = plt.subplots(1, 2, figsize=(9.0, 3.6), layout="constrained")
+    colors = plt.get_cmap("viridis")
+    for layer in layers:
+        ys = [mean(float(r["cosine"]) for r in far
+                   if int(r["layer"]) == layer and int(r["distance"]) == d) for d in steps]
+        a.plot(steps, ys, color=colors(layer / max(1, layers[-1])), linewidth=1.2)
+    a.set_xscale("log", base=2)
+    a.set(xlabel="tokens between two queries", ylabel="cosine, mean of the heads",
+          title="a line per layer, dark: first")
+    for key, label in (("shared", "most similar earlier query"), ("blind", "any earlier query")):
+        b.plot(layers, [100 * mean(number(r, key) for r in near if int(r["layer"]) == n)
+                        for n in layers], label=label, marker="o", markersize=3)
+    b.set(xlabel="layer", ylabel="important keys in common, %", ylim=(0, 100))
+    b.legend(frameon=False)
+    return fig
+
+
+def probe_compression(plt, rows):
+    fig, ax = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
+    for i, w in enumerate(sorted({int(r["window"]) for r in rows})):
+        here = sorted((int(r["tokens"]), 100 * float(r["compression"])) for r in rows
+                      if int(r["window"]) == w)
+        ax.plot(*zip(*here), label=f"w = r = {w}", color=COLORS[i % len(COLORS)],
+                marker=MARKERS[i % len(MARKERS)])
+    ax.set_xscale("log", base=2)
+    ax.set(xlabel="tokens", ylabel="rows dropped by corm, %", ylim=(0, 100))
+    ax.legend(frameon=False)
+    return fig
+
+
+def probe_attention(plt, rows):
+    turns = sorted({int(r["turn"]) for r in rows})
+    bins = 1 + max(int(r["bin"]) for r in rows if r["kind"] == "bin")
+    grid = [[mean(100 * float(r["share"]) for r in rows if r["kind"] == "bin"
+                  and int(r["turn"]) == t and int(r["bin"]) == b) for b in range(bins)]
+            for t in turns]
+    fig, (a, b) = plt.subplots(1, 2, figsize=(9.0, 3.6), layout="constrained")
+    shown = a.imshow(grid, aspect="auto", extent=(0, 100, turns[-1] + 0.5, turns[0] - 0.5))
+    a.set(xlabel="place in the context, %", ylabel="turn", yticks=turns,
+          title="attention of the answer's first token, %")
+    a.grid(False)
+    fig.colorbar(shown, ax=a)
+    layers = sorted({int(r["layer"]) for r in rows})
+    for t in turns:
+        ys = [100 * max(float(r["share"]) for r in rows if r["kind"] == "needle"
+                        and int(r["turn"]) == t and int(r["layer"]) == n) for n in layers]
+        b.plot(layers, ys, label=f"turn {t}", marker="o", markersize=3)
+    b.set(xlabel="layer", ylabel="on the value asked for, %, best head", ylim=(0, 100))
+    b.legend(frameon=False)
+    return fig
+
+
 def main():
     p = argparse.ArgumentParser(description="figures of scbench report's CSV", epilog=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("figure", choices=sorted(KINDS), help="what to draw")
+    p.add_argument("figure", choices=sorted([*KINDS, "probe"]), help="what to draw")
     p.add_argument("csv", help="output of scbench report --format csv")
     p.add_argument("out", help="FILE.png, FILE.svg or FILE.pdf")
     for name in ("task", "mode", "method"):
@@ -281,7 +388,10 @@ def main():
         fail(f"{opts.out} does not end in .png, .svg or .pdf")
     if opts.radar and opts.figure != "abilities":
         fail("--radar belongs to abilities")
-    rows = read(opts.csv, opts)
+    if opts.figure == "probe":
+        probe, rows = probe_table(opts.csv)
+    else:
+        rows = read(opts.csv, opts)
     try:
         import matplotlib
         matplotlib.use("Agg")
@@ -295,7 +405,7 @@ def main():
         "axes.edgecolor": "#888888", "axes.titlesize": 11, "savefig.dpi": 200,
         "svg.fonttype": "none", "svg.hashsalt": "scbench", "pdf.fonttype": 42,
     })
-    draw = {"turns": plot_turns, "depth": plot_depth, "budget": plot_budget,
+    draw = {"probe": lambda plt, rows, _: probe(plt, rows), "turns": plot_turns, "depth": plot_depth, "budget": plot_budget,
             "abilities": plot_radar if opts.radar else plot_bars}[opts.figure]
     fig = draw(plt, rows, opts)
     if opts.title:

@@ -488,6 +488,17 @@ void kv_work_close(KVWork *w);
 // and what the method looks at, and steps of batch branches at once
 void kv_work_reserve(KVWork *w, const Method *m, int len, int n, int window, int batch);
 // what that allocates
+typedef struct {                // one layer of the first feed of a branch without a context
+    const AttnShape *shape;
+    int layer, n;
+    const float *q;             // (n, H, hd), rotated
+    const void *const *k;       // (G): (n, hd) each, rotated, in the cache's elements
+} LayerSeen;
+typedef void (*LayerLook)(void *user, const LayerSeen *l);
+// called at the end of every layer of such feeds, whose queries are all kept until then (window at
+// least n); fn NULL: no more
+void kv_work_look(KVWork *w, LayerLook fn, void *user);
+void model_set_layer_look(Model *m, LayerLook fn, void *user);
 size_t kv_work_bytes(const AttnShape *s, const Method *m, int len, int n, int window, int batch);
 
 // An empty cache on base (a reference is taken; NULL: none). reserve: own rows allocated at once.

@@ -3,6 +3,7 @@
 // Prompts and turn loops are in turns.c, tasks in tasks/, rows and tables in report.c.
 #include "tasks/longbench.h"
 #include "lingua.h"
+#include "probe.h"
 #include <jansson.h>
 #include <sys/stat.h>
 #include <xxhash.h>
@@ -1349,6 +1350,14 @@ static const struct Command {
     { "report", "DIR... [options]", report_opts, COUNTOF(report_opts), 1, INT_MAX },
 };
 
+static const struct {           // commands with a table of options of their own
+    const char *name, *usage;
+    int (*run)(int argc, char **argv, Err *err);
+} programs[] = {
+    { "compress", "ENCODER.bin --text FILE [options]", lingua_command },
+    { "probe", "MODEL.bin --what W --out FILE.csv [options]", probe_command },
+};
+
 static void print_help(const struct Command *c) {
     if (c->name) printf("usage: scbench %s %s\n\n", c->name, c->usage);
     else {
@@ -1357,6 +1366,8 @@ static void print_help(const struct Command *c) {
             printf("%s scbench %s%s%s\n",
                    i ? "      " : "usage:", commands[i].name ? commands[i].name : "",
                    commands[i].name ? " " : "", commands[i].usage);
+        for (size_t i = 0; i < COUNTOF(programs); i++)
+            printf("       scbench %s %s\n", programs[i].name, programs[i].usage);
         puts("");
     }
     opts_help(stdout, c->opts, c->n_opts);
@@ -1383,8 +1394,9 @@ int main(int argc, char **argv) {
     memset(&run, 0, sizeof run);
     for (size_t i = 1; argc > 1 && i < COUNTOF(commands); i++)
         if (!strcmp(argv[1], commands[i].name)) c = &commands[i];
-    if (argc > 1 && !strcmp(argv[1], "compress")) {
-        int rc = lingua_command(argc - 1, argv + 1, &err);
+    for (size_t i = 0; argc > 1 && i < COUNTOF(programs); i++) {
+        if (strcmp(argv[1], programs[i].name)) continue;
+        int rc = programs[i].run(argc - 1, argv + 1, &err);
         if (rc) fprintf(stderr, "scbench: %s\n", err.msg);
         return rc ? err.code ? err.code : EXIT_USER : 0;
     }

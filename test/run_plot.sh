@@ -81,4 +81,28 @@ refused "--radar belongs to abilities" turns "$dir/all.csv" "$dir/x.png" --radar
 refused "has no depth rows" depth "$dir/turns.csv" "$dir/x.png"
 head -n 3 "$dir/all.csv" >"$dir/cut.csv" && echo "turn,half" >>"$dir/cut.csv"
 refused "another number of fields" turns "$dir/cut.csv" "$dir/x.png"
+
+# scbench probe on a small random model: each measurement has its figure
+cat >"$dir/shape.json" <<EOS
+{"model_type": "llama", "vocab_size": 261, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+ "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
+ "rms_norm_eps": 1e-5, "rope_theta": 10000.0}
+EOS
+$python export.py --random 3 --shape "$dir/shape.json" "$dir/model.bin" || fail "export.py --random"
+for i in $(seq 200); do echo "line $i says $((i * i)) and no more"; done >"$dir/text"
+for what in sparsity similarity compression attention; do
+    more="--text $dir/text --ctx 600 --lengths 300,600 --windows 16,32"
+    [ $what = attention ] && more="--ctx 800 --turns 2"
+    ./scbench probe "$dir/model.bin" --what $what --out "$dir/$what.csv" $more 2>"$dir/said" ||
+        fail "probe $what: $(cat "$dir/said")"
+    [ "$(wc -l <"$dir/$what.csv")" -gt 4 ] || fail "probe $what wrote $(wc -l <"$dir/$what.csv") lines"
+    plot probe "$dir/$what.csv" "$dir/$what.svg" || fail "probe $what: no figure"
+    drawn "$dir/$what.svg"
+done
+refused "no output of scbench probe" probe "$dir/all.csv" "$dir/x.png"
+for bad in "--what nothing --text $dir/text" "--what sparsity" "--what attention --text $dir/text" \
+           "--what sparsity --text $dir/none" "--what sparsity --text $dir/text --ctx 100000"; do
+    ./scbench probe "$dir/model.bin" --out "$dir/x.csv" $bad 2>"$dir/said" && fail "probe took $bad"
+    [ "$(wc -l <"$dir/said")" = 1 ] || fail "probe $bad says $(cat "$dir/said")"
+done
 echo "all figures drawn"

@@ -1,0 +1,409 @@
+// probe.c - what attention does in a model (probe.h). A text is fed once; after each layer the
+// queries and keys of that layer are looked at, head by head, and forgotten: memory is that of the
+// feed and O(n) per head.
+//
+//   sparsity      share of minor keys per layer and head: a_tj < 1/t      CORM figure 1
+//   similarity    cosine of a query and the one d tokens before; keys that are important to a query
+//                 and to the earlier query most like it                   CORM figures 2 and 3
+//   compression   rows corm keeps, by length and window                   CORM figure 4
+//   attention     where the answers' first tokens look, by turn           SharedContextBench figure 5
+#include "probe.h"
+#include "tasks/tasks.h"
+#include <omp.h>
+
+typedef struct {
+    const char *text, *out, *what, *windows, *lengths;
+    int ctx, turns, threads, chunk;
+    int64_t seed;
+    bool verify, quiet, help;
+} ProbeOpts;
+
+#define AT(field) offsetof(ProbeOpts, field)
+static const OptSpec probe_opts[] = {
+    { "--what", NULL, OPT_STR, AT(what), NULL, "sparsity|similarity|compression|attention",
+      "what to look at" },
+    { "--text", NULL, OPT_STR, AT(text), NULL, "FILE",
+      "prose to read; attention makes sessions of retr_kv instead" },
+    { "--out", NULL, OPT_STR, AT(out), NULL, "FILE.csv", "one line per measured value" },
+    { "--ctx", NULL, OPT_INT, AT(ctx), "0", "TOKENS",
+      "how much of the text; 0: all of it, at most what the model takes" },
+    { "--windows", NULL, OPT_STR, AT(windows), "64,128,256", "LIST",
+      "compression: corm's window and protected rows" },
+    { "--lengths", NULL, OPT_STR, AT(lengths), NULL, "LIST",
+      "compression: tokens fed; default: doubling from 1024 to --ctx" },
+    { "--turns", NULL, OPT_INT, AT(turns), "5", "N", "attention: questions" },
+    { "--seed", NULL, OPT_INT64, AT(seed), "1", "S", "attention: of the session" },
+    { "--chunk", NULL, OPT_INT, AT(chunk), "0", "N", "tokens per prefill chunk; 0: 512" },
+    { "--threads", NULL, OPT_INT, AT(threads), "0", "N", "0: all cores; changes no bit" },
+    { "--verify", NULL, OPT_FLAG, AT(verify), NULL, NULL,
+      "check the model file's checksums (always below 1 GB)" },
+    { "--quiet", NULL, OPT_FLAG, AT(quiet), NULL, NULL, "no progress" },
+    { "--help", "-h", OPT_FLAG, AT(help), NULL, NULL, "this text" },
+};
+
+// ---------------------------------------------------------------------------
+// One head
+
+static float key_dot(const AttnShape *s, const float *q, const void *k, int j) {
+    float lane[LANES] = { 0 };
+    const size_t at = (size_t)j * s->head_dim;
+    for (int i = 0; i < s->head_dim; i++) {
+        float x = s->elem == 4 ? ((const float *)k)[at + i]
+                               : bf16_f32(((const uint16_t *)k)[at + i]);
+        lane[i % LANES] = fmaf(q[i], x, lane[i % LANES]);
+    }
+    return lanes_sum(lane);
+}
+
+void probe_row(const ProbeHead *h, int t, float *a) {
+    const float *q = h->q + (size_t)t * h->ldq;
+    float top = -INFINITY;
+    double sum = 0;
+    for (int j = 0; j <= t; j++) {
+        a[j] = key_dot(h->shape, q, h->k, j) * h->shape->scale;
+        if (a[j] > top) top = a[j];
+    }
+    for (int j = 0; j <= t; j++) sum += (double)(a[j] = fexp2(a[j] - top));
+    for (int j = 0; j <= t; j++) a[j] = (float)((double)a[j] / sum);
+}
+
+double probe_minor(const ProbeHead *h, int from, float *row) {
+    double share = 0;
+    for (int t = from; t < h->n; t++) {
+        int minor = 0;
+        probe_row(h, t, row);
+        for (int j = 0; j <= t; j++) minor += row[j] * (float)(t + 1) < 1.0f;
+        share += (double)minor / (t + 1);
+    }
+    return h->n > from ? share / (h->n - from) : 0;
+}
+
+double probe_cosine(const ProbeHead *h, int a, int b) {
+    const float *x = h->q + (size_t)a * h->ldq, *y = h->q + (size_t)b * h->ldq;
+    double xy = 0, xx = 0, yy = 0;
+    for (int i = 0; i < h->shape->head_dim; i++) {
+        xy += (double)x[i] * y[i];
+        xx += (double)x[i] * x[i];
+        yy += (double)y[i] * y[i];
+    }
+    return xx > 0 && yy > 0 ? xy / sqrt(xx * yy) : 0;
+}
+
+// ---------------------------------------------------------------------------
+// What is looked at in every layer. Lines of the table are kept per head and written in order.
+
+typedef struct Probe Probe;
+struct Probe {
+    void (*head)(const Probe *p, const ProbeHead *h, int layer, int head, float *row, StrBuf *out);
+    StrBuf csv;
+    int n;                      // tokens
+    const int32_t *rows;        // attention: (n_rows) queries that are looked at, and their needles
+    const int32_t *needle;      // (n_rows) first token of each value asked for; its length beside
+    const int32_t *needle_n;
+    int n_rows, n_context;
+};
+
+static void look(void *user, const LayerSeen *l) {
+    Probe *p = (Probe *)user;
+    const AttnShape *s = l->shape;
+    int H = s->n_heads, group = H / s->n_kv_heads;
+    StrBuf *part = (StrBuf *)calloc((size_t)H, sizeof *part);
+    float *rows = (float *)xrealloc(NULL, (size_t)cpu_threads() * (size_t)l->n * sizeof *rows);
+    CHECK(part, "no memory for %d heads", H);
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int h = 0; h < H; h++) {
+        ProbeHead head = { s, l->q + (size_t)h * s->head_dim, (size_t)H * s->head_dim,
+                           l->k[h / group], l->n };
+        p->head(p, &head, l->layer, h, rows + (size_t)omp_get_thread_num() * (size_t)l->n,
+                &part[h]);
+    }
+    for (int h = 0; h < H; h++) {
+        str_add(&p->csv, part[h].p ? part[h].p : "", part[h].n);
+        free(part[h].p);
+    }
+    free(part);
+    free(rows);
+}
+
+static void sparsity_head(const Probe *p, const ProbeHead *h, int layer, int head, float *row,
+                          StrBuf *out) {
+    (void)p;
+    str_fmt(out, "%d,%d,%.6f\n", layer, head, probe_minor(h, 0, row));
+}
+
+enum { SAMPLES_SIMILAR = 32 };
+
+// important keys of two queries that both see: shared / those of the later one
+static double shared_keys(const ProbeHead *h, int t, int i, float *row, uint8_t *important) {
+    int all = 0, both = 0;
+    probe_row(h, t, row);
+    for (int j = 0; j <= i; j++)
+        important[j] = row[j] * (float)(t + 1) >= 1.0f, all += important[j];
+    probe_row(h, i, row);
+    for (int j = 0; j <= i; j++) both += important[j] && row[j] * (float)(i + 1) >= 1.0f;
+    return all ? (double)both / all : NAN;
+}
+
+// "distance": mean cosine of queries d apart. "nearest": for sampled queries, the distance of the
+// earlier query most like it, their cosine, the share of important keys they have in common, and
+// the same share for an earlier query drawn blindly
+static void similarity_head(const Probe *p, const ProbeHead *h, int layer, int head, float *row,
+                            StrBuf *out) {
+    uint8_t *important = (uint8_t *)xrealloc(NULL, (size_t)h->n);
+    Rng rng = { mix64((uint64_t)layer << 32 | (uint64_t)head) };
+    (void)p;
+    for (int d = 1; d < h->n; d *= 2) {
+        double sum = 0;
+        int step = h->n / 512 + 1, count = 0;
+        for (int t = d; t < h->n; t += step, count++) sum += probe_cosine(h, t, t - d);
+        str_fmt(out, "distance,%d,%d,%d,%.6f,,\n", layer, head, d, sum / count);
+    }
+    for (int k = 0; k < SAMPLES_SIMILAR; k++) {
+        int t = h->n / 2 + (int)((int64_t)k * (h->n - h->n / 2 - 1) / SAMPLES_SIMILAR), best = 0;
+        double like = -2;
+        if (t < 2) break;
+        for (int i = 0; i < t; i++) {
+            double c = probe_cosine(h, t, i);
+            if (c > like) like = c, best = i;
+        }
+        double same = shared_keys(h, t, best, row, important),
+               blind = shared_keys(h, t, 1 + (int)rng_below(&rng, (uint64_t)t - 1), row, important);
+        str_fmt(out, "nearest,%d,%d,%d,%.6f,%.6f,%.6f\n", layer, head, t - best, like, same, blind);
+    }
+    free(important);
+}
+
+enum { BINS_ATTENTION = 64 };
+
+// attention of each answer's first query over the context in bins, and on the value asked for
+static void attention_head(const Probe *p, const ProbeHead *h, int layer, int head, float *row,
+                           StrBuf *out) {
+    for (int r = 0; r < p->n_rows; r++) {
+        double bin[BINS_ATTENTION] = { 0 }, needle = 0, outside = 0;
+        probe_row(h, p->rows[r], row);
+        for (int j = 0; j <= p->rows[r]; j++) {
+            if (j >= p->n_context) outside += (double)row[j];
+            else bin[(int64_t)j * BINS_ATTENTION / p->n_context] += (double)row[j];
+            if (j >= p->needle[r] && j < p->needle[r] + p->needle_n[r]) needle += (double)row[j];
+        }
+        str_fmt(out, "needle,%d,%d,%d,,%.6f\n", layer, head, r + 1, needle);
+        str_fmt(out, "outside,%d,%d,%d,,%.6f\n", layer, head, r + 1, outside);
+        for (int b = 0; b < BINS_ATTENTION; b++)
+            str_fmt(out, "bin,%d,%d,%d,%d,%.6f\n", layer, head, r + 1, b, bin[b]);
+    }
+}
+
+// ---------------------------------------------------------------------------
+// Runs
+
+typedef struct { ModelFile file; Tok *tok; Model *model; Progress progress; } Opened;
+
+static bool show(void *user, double share) {
+    progress_update((Progress *)user, share);
+    return interrupted();
+}
+
+static int open_all(const ProbeOpts *o, const char *path, Opened *m, Err *err) {
+    ModelOpts opts = { .chunk = o->chunk };
+    if (cpu_init(o->threads, err) || file_open(&m->file, path, o->verify, err)) return -1;
+    if (!(m->tok = tok_open(&m->file, err))) return -1;
+    if (!(m->model = model_open(&m->file, &opts, err))) return -1;
+    interrupt_install();
+    progress_begin(&m->progress, o->what, 1, o->quiet);
+    model_set_progress(m->model, show, &m->progress);
+    return 0;
+}
+
+static void close_all(Opened *m) {
+    progress_end(&m->progress);
+    model_close(m->model);
+    tok_close(m->tok);
+    file_close(&m->file);
+}
+
+static int read_ids(const ProbeOpts *o, const Opened *m, IntVec *ids, Err *err) {
+    FILE *f = fopen(o->text, "rb");
+    StrBuf text = { 0 };
+    char part[1 << 16];
+    size_t n;
+    while (f && (n = fread(part, 1, sizeof part, f)) > 0) str_add(&text, part, n);
+    if (!f || ferror(f)) {
+        if (f) fclose(f);
+        free(text.p);
+        return FAIL(err, "%s: cannot be read: %s", o->text, strerror(errno));
+    }
+    fclose(f);
+    tok_encode(m->tok, text.p ? text.p : "", text.n, TOK_BOS, ids);
+    free(text.p);
+    size_t most = (size_t)model_config(m->model)->max_ctx;
+    if (o->ctx > 0 && ids->n < (size_t)o->ctx)
+        return FAIL(err, "%s has %zu tokens, --ctx asks for %d", o->text, ids->n, o->ctx);
+    if (o->ctx > 0) most = (size_t)o->ctx;
+    if (ids->n > most) ids->n = most;
+    return ids->n >= 2 ? 0 : FAIL(err, "%s is too short", o->text);
+}
+
+// one feed of ids with the layers looked at
+static int feed_seen(Opened *m, Probe *p, const int32_t *ids, int n, Err *err) {
+    Method full;
+    if (method_find("full", &full, err) || method_resolve(&full, PRESET_SCBENCH, n, 0, -1, err))
+        return -1;
+    model_set_layer_look(m->model, look, p);
+    p->n = n;
+    Branch *b = branch_open(m->model, NULL, &full, 0, err);
+    int rc = b ? branch_feed(b, ids, n, FEED_FIRST | FEED_NO_LOGITS, err) : -1;
+    branch_drop(b);
+    model_set_layer_look(m->model, NULL, NULL);
+    return rc;
+}
+
+static int numbers_of(const char *option, const char *list, int most, int *out, int cap, Err *err) {
+    const char *cursor = list;
+    char item[32];
+    int n = 0;
+    int64_t v;
+    while (list_next(&cursor, item, sizeof item)) {
+        if (n == cap) return FAIL_CODE(err, EXIT_USAGE, "%s takes at most %d numbers", option, cap);
+        if (parse_int(option, item, 1, most, &v, err)) return -1;
+        out[n++] = (int)v;
+    }
+    return n;
+}
+
+// rows corm keeps of texts of several lengths, and what its state weighs beside what it saves
+static int compression(const ProbeOpts *o, Opened *m, StrBuf *csv, Err *err) {
+    int window[16], length[32], n_windows, n_lengths = 0;
+    IntVec ids = { 0 };
+    if (read_ids(o, m, &ids, err)) return -1;
+    int rc = n_windows = numbers_of("--windows", o->windows, 1 << 20, window, 16, err);
+    if (rc >= 0 && o->lengths)
+        rc = n_lengths = numbers_of("--lengths", o->lengths, (int)ids.n, length, 32, err);
+    else for (int n = 1024; n <= (int)ids.n && n_lengths < 32; n *= 2) length[n_lengths++] = n;
+    str_puts(csv, "window,tokens,kept_rows,kept_share,compression,policy_bytes,saved_bytes\n");
+    for (int w = 0; rc >= 0 && w < n_windows; w++)
+        for (int i = 0; rc >= 0 && i < n_lengths; i++) {
+            Method corm;
+            char value[16];
+            snprintf(value, sizeof value, "%d", window[w]);
+            rc = method_find("corm", &corm, err) || method_set(&corm, "window", value, err) ||
+                 method_set(&corm, "protect", value, err) ||
+                 method_resolve(&corm, PRESET_CORM, length[i], 0, -1, err) ? -1 : 0;
+            Branch *b = rc ? NULL : branch_open(m->model, NULL, &corm, 0, err);
+            rc = b ? branch_feed(b, ids.p, length[i], FEED_FIRST | FEED_NO_LOGITS, err) : -1;
+            if (!rc) {
+                const Config *c = model_config(m->model);
+                BranchStats s = branch_stats(b);
+                double share = s.rows_mean / length[i];
+                size_t all = (size_t)length[i] * config_row_bytes(c) * (size_t)c->n_kv_heads *
+                             (size_t)config_attn_layers(c);
+                str_fmt(csv, "%d,%d,%.1f,%.4f,%.4f,%zu,%zu\n", window[w], length[i], s.rows_mean,
+                        share, 1 - share, s.policy_bytes, all - s.kv_live_bytes);
+            }
+            branch_drop(b);
+        }
+    free(ids.p);
+    return rc < 0 ? -1 : 0;
+}
+
+// A multi-turn session of retr_kv with golden answers, fed at once. A row is the last token before
+// an answer; its needle the tokens of the value in the context.
+static int attention(const ProbeOpts *o, Opened *m, Probe *p, Err *err) {
+    Prompter prompter;
+    ChatPieces plain;
+    Session s;
+    IntVec ids = { 0 }, rows = { 0 }, needle = { 0 }, length = { 0 };
+    int turns = o->turns, ctx = o->ctx > 0 ? o->ctx : 1024;
+    Maker maker = { .task = &task_retr_kv, .seed = (uint64_t)o->seed, .n_turns = turns,
+                    .n_play = turns };
+    prompter_open(&prompter, m->tok, false, &plain);
+    if (session_fit(&prompter, &maker, 1, ctx, 0, &s, err)) return -1;
+    ints_add(&ids, s.context.p, s.context.n);
+    for (int t = 0; t < turns; t++) {
+        const IntVec *ask = t ? &s.turn[t].next : &s.turn[t].first, *a = &s.turn[t].answer;
+        size_t at = 0, same = 0;
+        if (t) ints_add(&ids, s.turn[t - 1].answer.p, s.turn[t - 1].answer.n);
+        ints_add(&ids, ask->p, ask->n);
+        // the longest run of the answer's ids within the context
+        for (size_t i = 0; i < s.context.n; i++) {
+            size_t k = 0;
+            while (k < a->n && i + k < s.context.n && s.context.p[i + k] == a->p[k]) k++;
+            if (k > same) same = k, at = i;
+        }
+        ints_push(&rows, (int32_t)ids.n - 1);
+        ints_push(&needle, (int32_t)at);
+        ints_push(&length, (int32_t)same);
+    }
+    p->head = attention_head;
+    p->rows = rows.p;
+    p->needle = needle.p;
+    p->needle_n = length.p;
+    p->n_rows = turns;
+    p->n_context = (int)s.context.n;
+    str_puts(&p->csv, "kind,layer,head,turn,bin,share\n");
+    int rc = feed_seen(m, p, ids.p, (int)ids.n, err);
+    free(ids.p);
+    free(rows.p);
+    free(needle.p);
+    free(length.p);
+    session_free(&s);
+    return rc;
+}
+
+static int text_seen(const ProbeOpts *o, Opened *m, Probe *p, Err *err) {
+    IntVec ids = { 0 };
+    int rc = read_ids(o, m, &ids, err);
+    if (!rc) rc = feed_seen(m, p, ids.p, (int)ids.n, err);
+    free(ids.p);
+    return rc;
+}
+
+static int probe_run(const ProbeOpts *o, const char *path, Err *err) {
+    static const char *const kinds[] = { "sparsity", "similarity", "compression", "attention" };
+    int what = -1;
+    Opened m;
+    Probe p;
+    memset(&m, 0, sizeof m);
+    memset(&p, 0, sizeof p);
+    for (int i = 0; i < 4; i++) if (!strcmp(o->what, kinds[i])) what = i;
+    if (what < 0)
+        return FAIL_CODE(err, EXIT_USAGE, "--what is sparsity, similarity, compression or "
+                         "attention, not '%s'", o->what);
+    if ((what == 3) != !o->text)
+        return FAIL_CODE(err, EXIT_USAGE, what == 3 ? "--what attention makes its own sessions; "
+                         "leave --text out" : "--what %s needs --text FILE", o->what);
+    if (o->ctx < 0 || o->turns < 1 || o->turns > 1000)
+        return FAIL_CODE(err, EXIT_USAGE, "--ctx and --turns want positive numbers");
+    int rc = open_all(o, path, &m, err);
+    if (!rc && what != 2 && !config_attn_layers(model_config(m.model)))
+        rc = FAIL(err, "%s has no attention to look at", path);
+    if (!rc && what == 0) {
+        p.head = sparsity_head;
+        str_puts(&p.csv, "layer,head,minor\n");
+        rc = text_seen(o, &m, &p, err);
+    } else if (!rc && what == 1) {
+        p.head = similarity_head;
+        str_puts(&p.csv, "kind,layer,head,distance,cosine,shared,blind\n");
+        rc = text_seen(o, &m, &p, err);
+    } else if (!rc && what == 2) rc = compression(o, &m, &p.csv, err);
+    else if (!rc) rc = attention(o, &m, &p, err);
+    if (!rc) rc = write_whole(o->out, p.csv.p, p.csv.n, err);
+    close_all(&m);
+    free(p.csv.p);
+    return rc;
+}
+
+int probe_command(int argc, char **argv, Err *err) {
+    ProbeOpts o;
+    StrList pos;
+    if (opts_parse(probe_opts, (int)COUNTOF(probe_opts), argc, argv, &o, &pos, err)) return -1;
+    int rc = 0;
+    if (o.help) {
+        puts("usage: scbench probe MODEL.bin --what W --out FILE.csv [--text FILE] [options]\n");
+        opts_help(stdout, probe_opts, (int)COUNTOF(probe_opts));
+    } else if (pos.n != 1 || !o.what || !o.out) {
+        rc = FAIL_CODE(err, EXIT_USAGE, "usage: scbench probe MODEL.bin --what W --out FILE.csv "
+                       "[--text FILE]; see --help");
+    } else rc = probe_run(&o, pos.p[0], err);
+    free(pos.p);
+    return rc;
+}
