@@ -251,9 +251,11 @@ static inline void pair_check_rows(const Pair *p, const char *call) {
 }
 
 // The first feed: ids as many as base holds rows of, those beyond ctx are fed. base: the slow rows
-// of the first feed before its end, copied. ctx NULL: all ids go to an empty branch.
-static inline Pair pair_first(PairModel *m, const NaiveBranch *base, const NaiveMethod *method,
-                              Context *ctx, const int32_t *ids, int reserve, const char *what) {
+// of the first feed before its end, copied. ctx NULL: all ids go to an empty branch. slow: what the
+// slow twin does instead of method.
+static inline Pair pair_first_as(PairModel *m, const NaiveBranch *base, const NaiveMethod *method,
+                                 const NaiveMethod *slow, Context *ctx, const int32_t *ids,
+                                 int reserve, const char *what) {
     Err err = { 0 };
     Method fast = pair_method(method, base->pos);
     int shared = ctx ? context_len(ctx) : 0, n = base->pos - shared;
@@ -261,11 +263,16 @@ static inline Pair pair_first(PairModel *m, const NaiveBranch *base, const Naive
     p.fast = branch_open(m->fast, ctx, &fast, reserve, &err);
     pair_must(!p.fast, &err, "branch_open");
     pair_must(branch_feed(p.fast, ids + shared, n, FEED_FIRST, &err), &err, "branch_feed");
-    p.slow = naive_adopt(base, *method);
+    p.slow = naive_adopt(base, *slow);
     naive_end(p.slow, false);
     if (n) pair_check_logits(&p, "first feed");
     pair_check_rows(&p, "first feed");
     return p;
+}
+
+static inline Pair pair_first(PairModel *m, const NaiveBranch *base, const NaiveMethod *method,
+                              Context *ctx, const int32_t *ids, int reserve, const char *what) {
+    return pair_first_as(m, base, method, method, ctx, ids, reserve, what);
 }
 
 static inline void pair_feed(Pair *p, const int32_t *ids, int n) {

@@ -247,6 +247,30 @@ static void run_policy(World *w, NaiveKind kind) {
     naive_drop(base);
 }
 
+// a budget that nothing exceeds: the bits of a cache that keeps everything
+static void run_roomy(World *w, NaiveKind kind) {
+    int32_t ids[200];
+    int n = 1 + below(w, 200);
+    random_ids(w, ids, n);
+    NaiveMethod full = { .kind = NAIVE_FULL }, method = pair_random_method(&w->rng, kind, n);
+    NaiveBranch *base = naive_branch(w->m.slow, full);
+    if (method.group == NAIVE_QUERY_HEAD) method.group = NAIVE_MAX;     // as many lists as full has
+    method.budget = 1000;
+    if (kind == NAIVE_STREAM) method.recent = 1000 - method.sinks;
+    if (kind == NAIVE_CORM) method.window = 1000;
+    naive_append(base, ids, n);
+    char what[200];
+    int at = snprintf(what, sizeof what, "seed %d, %d tokens against full: ", w->seed, n);
+    pair_describe(&method, what + at, sizeof what - (size_t)at);
+    pair_poison = true;
+    NaiveMethod as_full = method;
+    as_full.kind = NAIVE_FULL;
+    Pair p = pair_first_as(&w->m, base, &method, &as_full, NULL, ids, 0, what);
+    turns(w, &p);
+    pair_drop(&p);
+    naive_drop(base);
+}
+
 int main(int argc, char **argv) {
     static World world;
     World *w = &world;
@@ -274,6 +298,7 @@ int main(int argc, char **argv) {
                               .sharp = 2 + (float)below(w, 5) };
             pair_open(&w->m, &spec, 1 << below(w, 9));
             run_policy(w, (NaiveKind)kind);
+            if (w->seed % 4 == 0) run_roomy(w, (NaiveKind)kind);
             pair_close(&w->m);
         }
         printf("%-13s %6ld comparisons, %d differ\n", naive_names[kind], pair_checks - before,
