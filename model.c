@@ -991,6 +991,8 @@ Plan plan_run(const Config *c, const Method *m, int n_ctx, int n_first, int n_la
         p.kv = during > after ? during : after;
         if (heads * settled > p.kv) p.kv = heads * settled;
     }
+    // recurrent state: of the branch, of its mark or fork, of the shared context
+    p.kv += (shared ? 3 : 2) * config_state_bytes(c);
     p.policy = plan_lists(c, m, kept + (size_t)n_later);
     p.total = p.weights + p.kv + p.scratch + p.policy;
     return p;

@@ -4,7 +4,7 @@ down here from the shapes of the papers' models. With --md it prints the table o
 
 A packed bf16 matrix (n, k) takes ceil(n / 32) ceil(k / 32) blocks of 2 KB; embeddings that are not
 also the head stay in the file; vectors are fp32. A row of one KV head is K, V (bf16) and a 4-byte
-position; a context holds ctx + 80 rows per KV head.
+position; a context holds ctx + 80 rows per KV head. Recurrent state is there twice, once for a mark.
 """
 import re
 import subprocess
@@ -37,19 +37,21 @@ def vector(n):
 
 
 def dense(V, E, F, L, H, G, hd, R, bias, tied):
-    """(bytes of weights, bytes of a token's rows, width of the residual stream, rotary width, bytes
-    of a packed row of all KV heads)"""
+    """bytes of weights, of a token's rows, of the recurrent state; width of the residual stream,
+    rotary width, bytes of a packed row of all KV heads"""
     q, kv = H * hd, G * hd
     layer = 2 * vector(E) + matrix(q, E) + 2 * matrix(kv, E) + matrix(E, q)
     layer += 2 * matrix(F, E) + matrix(E, F) + bias * (vector(q) + 2 * vector(kv))
-    return L * layer + vector(E) + matrix(V, E), L * G * (4 * hd + 4), E, R, G * 4 * hd
+    return L * layer + vector(E) + matrix(V, E), L * G * (4 * hd + 4), 0, E, R, G * 4 * hd
 
 
 def codestral(V, E, L, D, N, J, groups, K):
     X = D + 2 * groups * N
     layer = vector(E) + matrix(D, E) + matrix(X, E) + matrix(J, E) + vector(K * X) + vector(X)
     layer += 3 * vector(J) + vector(D) + matrix(E, D)
-    return L * layer + vector(E) + matrix(V, E), 0, E, 0, 0
+    # 3 inputs of the convolution, S, and up to 64 rows of x B C (bf16) and dt since it was advanced
+    state = 4 * (K - 1) * X + 4 * D * N + 64 * (2 * X + 4 * J)
+    return L * layer + vector(E) + matrix(V, E), 0, L * state, E, 0, 0
 
 
 def jamba(E, F, L, H, R):
@@ -61,7 +63,8 @@ def jamba(E, F, L, H, R):
     ffn = 2 * matrix(F, E) + matrix(E, F)
     total = attends * attention + (L - attends) * mixer + 2 * L * vector(E)
     total += (L - routes) * ffn + routes * (experts * ffn + matrix(experts, E))
-    return total + vector(E) + matrix(V, E), attends * G * (4 * hd + 4), E, 0, G * 4 * hd
+    state = (L - attends) * 4 * (K - 1 + N) * D
+    return total + vector(E) + matrix(V, E), attends * G * (4 * hd + 4), state, E, 0, G * 4 * hd
 
 
 EXPECTED = {**{name: dense(*shape) for name, shape in DENSE.items()},
@@ -82,14 +85,14 @@ def plan(name, ctx):
 
 
 def differences(name, ctx, p):
-    weights, row, E, R, packed = EXPECTED[name]
-    want = {"weights": weights / 1e6, "KV": row * (ctx + LATER) / 1e6}
+    weights, row, state, E, R, packed = EXPECTED[name]
+    want = {"weights": weights / 1e6, "KV": (row * (ctx + LATER) + 2 * state) / 1e6}
     for key, mb in want.items():
         if abs(p[key] - mb) > 0.0051:
             yield f"{name}, {ctx} tokens: {key} {p[key]} MB, expected {mb:.2f}"
     # residual stream, cos and sin of every position, one layer's keys and values packed
     scratch = ctx * (4 * E + 4 * R + packed) / 1e6
-    if not scratch <= p["scratch"] <= 1.1 * scratch + 300:
+    if not scratch <= p["scratch"] <= 1.1 * scratch + 400:
         yield f"{name}, {ctx} tokens: scratch {p['scratch']} MB, its main parts are {scratch:.2f}"
     if abs(sum(v for k, v in p.items() if k != "total") - p["total"]) > 0.03:
         yield f"{name}, {ctx} tokens: {p} does not add up"
