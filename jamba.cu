@@ -165,14 +165,14 @@ static void scan(const Scan *q, int n) {
 }
 
 // ---------------------------------------------------------------------------
-// Forward. Per layer: x += mixer(norm(x)), x += net(norm(x)); the mixer attends or scans, the net is
-// dense or routes every token to n_experts_used of n_experts.
+// Forward. Per layer: x += mixer(norm(x)), x += net(norm(x)); the mixer attends or scans, the net
+// is dense or routes every token to n_experts_used of n_experts.
 
 typedef struct {
     FeedBuffers t;
     float *in, *gate, *u, *y;           // (C, D)
     float *p;                           // (C, R + 2N) dt | B | C
-    float *hidden, *out;                // (C, E) normalised input of the experts; one expert's result
+    float *hidden, *out;                // (C, E) normalised input of the experts; a result
     float *route;                       // (C, n_experts) logits, then shares
     int *slot;                          // (C, n_experts) rows of each expert, expert after expert
     int *count;                         // (n_experts)
@@ -328,6 +328,7 @@ static void experts(Forward *f, const Work *b, int layer, int first, int n) {
                             { &w->w3, NULL, b->t.up, (size_t)c->hidden_dim, false, NULL } };
         LinearJob down = { &w->w2, NULL, b->out, (size_t)E, false, NULL };
         if (!m) continue;
+#pragma omp parallel for if (m > 16)
         for (int i = 0; i < m; i++)
             act_row(f->shape->kind, b->t.act, i, b->hidden + (size_t)rows[i] * E, E);
         products(f, &b->t, up, 2, m);

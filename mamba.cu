@@ -100,8 +100,8 @@ void conv_keep(const Conv *v, int n) {
 // In a chunk of 64 tokens that begins at state S, with c_l = a (dt_0 + ... + dt_l):
 //   y_l = sum_{s <= l} (C_l . B_s) e^(c_l - c_s) dt_s x_s + e^(c_l) S C_l + D x_l
 //   S'  = e^(c_63) S + sum_s e^(c_63 - c_s) dt_s x_s B_s^T
-// All four sums are products by the rule of matmul.cu, with operands rounded to bf16 (S too, when
-// it is read; S itself never is). Chunks begin at absolute multiples of 64, so a token's result does
+// All four sums are products by the rule of matmul.cu, with operands rounded to bf16 (S too when it
+// is read; S itself never is). Chunks begin at absolute multiples of 64, so a token's result does
 // not depend on how it was fed. S is kept transposed, (N, P), as the products want it.
 
 #define EXP(x) fexp2((x) * 1.44269504f)

@@ -434,8 +434,8 @@ void plan_print(FILE *out, const Config *c, const PlanLine *lines, int n, int n_
 }
 
 // ---------------------------------------------------------------------------
-// Work and limits. P = L (E (H + 2G) hd + H hd E + 3 E F) weights of the layers, Ph = V E of the
-// head.
+// Work and limits. P weights of the layers that a token meets, L (E (H + 2G) hd + H hd E + 3 E F)
+// in the dense family, Ph = V E of the head. Recurrent layers count under attention.
 //   prefill of T:  2 P T + 2 Ph flops in linear layers, 4 H hd L T (T + 1) / 2 in attention
 //   step at c:     2 (P + Ph) and 4 H hd L c flops; reads every weight and every live row once
 // limit = max(flops / peak of the matrix unit, bytes / read bandwidth)
@@ -448,17 +448,40 @@ static const char *const phase_name[N_PHASES] = {
     "decode linear",  "decode attention",  "decode rest",
 };
 
+// weights of one layer that a token meets when it goes to n experts
+static double layer_weights(const Config *c, int layer, int n) {
+    double E = c->dim, D = c->ssm_inner, N = c->ssm_state, R = c->ssm_dt_rank;
+    double net = 3 * E * c->hidden_dim;
+    double attn = E * (2.0 * c->n_heads + 2.0 * c->n_kv_heads) * c->head_dim;
+    double mixer = c->arch == ARCH_MAMBA2 ? E * (3 * D + 2 * c->ssm_groups * N + c->ssm_heads)
+                                          : 3 * E * D + D * (R + 2 * N) + R * D;
+    if (config_routes(c, layer)) net = n * net + c->n_experts * E;
+    return (config_attends(c, layer) ? attn : mixer) + net;
+}
+
+// flops of one token in a recurrent layer: Mamba-2 in chunks of 64 (C.B per group, then per head P
+// by 64 and twice P by N), Mamba-1 six per channel and state
+static double mixer_flops(const Config *c) {
+    double D = c->ssm_inner, N = c->ssm_state;
+    if (c->arch != ARCH_MAMBA2) return 6 * D * N;
+    return 2 * (64 * c->ssm_groups * N + D * 64 + 2 * D * N);
+}
+
 static void work_of(const Config *c, double T, double at, Work w[N_PHASES]) {
-    double E = c->dim, H = c->n_heads, G = c->n_kv_heads, hd = c->head_dim, L = c->n_layers;
-    double P = L * (E * (H + 2 * G) * hd + H * hd * E + 3 * E * c->hidden_dim);
-    double Ph = (double)c->vocab_size * E;
+    double H = c->n_heads, G = c->n_kv_heads, hd = c->head_dim, A = config_attn_layers(c);
+    double P = 0, all = 0, Ph = (double)c->vocab_size * c->dim, mixers = c->n_layers - A;
     double weight = c->dtype == DT_F32 ? 4 : c->dtype == DT_BF16 ? 2 : sizeof(Q8Block) / 32.0;
-    double token = (double)config_row_bytes(c) * L * G;
+    double token = (double)config_row_bytes(c) * A * G, state = (double)config_state_bytes(c);
+    for (int l = 0; l < c->n_layers; l++) {
+        P += layer_weights(c, l, c->n_experts_used);
+        all += layer_weights(c, l, c->n_experts);
+    }
+    double mix = mixers > 0 ? mixers * mixer_flops(c) : 0;
     memset(w, 0, N_PHASES * sizeof *w);
-    w[PREFILL_LINEAR] = (Work){ 2 * P * T + 2 * Ph, weight * (P + Ph) };
-    w[PREFILL_ATTN] = (Work){ 2 * H * hd * L * T * (T + 1), token * T };
+    w[PREFILL_LINEAR] = (Work){ 2 * P * T + 2 * Ph, weight * (all + Ph) };
+    w[PREFILL_ATTN] = (Work){ 2 * H * hd * A * T * (T + 1) + mix * T, token * T };
     w[DECODE_LINEAR] = (Work){ 2 * (P + Ph), weight * (P + Ph) };
-    w[DECODE_ATTN] = (Work){ 4 * H * hd * L * at, token * at };
+    w[DECODE_ATTN] = (Work){ 4 * H * hd * A * at + mix, token * at + state };
 }
 
 // a buffer of the bytes one step reads, so that a cache holding them counts; beyond 1 GB none does

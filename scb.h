@@ -146,8 +146,8 @@ typedef struct {                // file keys have the same names
 
 // File keys of mamba2: vocab_size dim n_layers max_ctx norm_eps ssm_inner ssm_state ssm_conv
 //   ssm_heads ssm_head_dim ssm_groups norm_groups tied dtype.
-// File keys of jamba: vocab_size dim hidden_dim n_layers n_heads n_kv_heads head_dim max_ctx norm_eps
-//   attn_period attn_offset n_experts n_experts_used expert_period expert_offset
+// File keys of jamba: vocab_size dim hidden_dim n_layers n_heads n_kv_heads head_dim max_ctx
+//   norm_eps attn_period attn_offset n_experts n_experts_used expert_period expert_offset
 //   ssm_inner ssm_state ssm_conv ssm_dt_rank tied dtype.
 // Tensors, D = ssm_inner, N = ssm_state, K = ssm_conv, R = ssm_dt_rank, J = ssm_heads,
 // X = ssm_inner + 2 ssm_groups N, F = hidden_dim; w*, router, embed and lm_head have the model's
@@ -330,7 +330,8 @@ int branch_rows(const Branch *b, int layer, int kv_head,
 void branch_poison(Branch *b);                  // tests: fills dead rows nobody else holds with NaN
 size_t config_row_bytes(const Config *c);       // K, V and position of one row of one KV head
 
-// the bytes a run will have allocated at its peak, by the formulas of the allocations themselves
+// the bytes a run will have allocated at its peak, by the formulas of the allocations themselves;
+// kv is rows, window rows and recurrent state
 typedef struct { size_t weights, kv, scratch, policy, total; bool upper_bound; } Plan;
 // shared: context kept for several methods or modes; n_first, n_later: tokens of the first feed and
 // of everything after; rows_kept < 0: unknown (corm: an upper bound)
@@ -607,7 +608,7 @@ typedef struct {                        // one feed or step
     char *state;                        // recurrent state at pos, config_state_bytes, or NULL
     char *kept;                         // the state in front of token keep_at of the feed, or NULL
     int keep_at;
-    const StepOf *of;                   // (n) a step: one id each; kv, state, pos, logits are theirs
+    const StepOf *of;                   // (n) a step: one id each, all else theirs
     const int32_t *ids;                 // (n)
     int n, chunk;
     int64_t pos;                        // logical position of ids[0]
@@ -651,13 +652,15 @@ void rmsnorm(float *y, const float *x, const float *w, int dim, float eps);
 void embed_rows(const Forward *f, const FeedBuffers *b);                    // x <- rows of the ids
 void norm_act(const Forward *f, const FeedBuffers *b, const float *x, const float *w,
               int n);                                                   // act <- norm(x), n rows
-void swiglu_act(const Forward *f, const FeedBuffers *b, int n);             // act <- silu(gate) * up
-void products(Forward *f, const FeedBuffers *b, const LinearJob *jobs, int n_jobs, int n);  // of act
+void swiglu_act(const Forward *f, const FeedBuffers *b, int n);         // act <- silu(gate) * up
+// the products of act, counted
+void products(Forward *f, const FeedBuffers *b, const LinearJob *jobs, int n_jobs, int n);
 // x += W_o attention(norm(x)); kv_layer: which of the layers that attend this is
 void feed_attend(Forward *f, const FeedBuffers *b, int layer, int kv_layer, int first, int n);
 void feed_attend_end(Forward *f, int kv_layer);                              // its policy acts
-void ffn(Forward *f, const FeedBuffers *b, int layer, int first, int n);    // x += W_2 swiglu(norm(x))
-void feed_logits(Forward *f, const FeedBuffers *b);         // of the last row, of every row of a step
+// x += W_2 swiglu(norm(x))
+void ffn(Forward *f, const FeedBuffers *b, int layer, int first, int n);
+void feed_logits(Forward *f, const FeedBuffers *b);     // of the last row, of every row of a step
 bool feed_report(Forward *f, int layer, int done);      // true: stop
 
 int llama_bind(Weights *w, const Config *c, Loader *from, Err *err);
@@ -682,7 +685,7 @@ int  jamba_feed(Forward *f, Err *err);
 void mamba_step(Forward *f);
 void jamba_step(Forward *f);
 
-// Causal convolution per channel, then silu: y_ch = silu(b_ch + sum_k w[k][ch] x[t - K + 1 + k][ch]).
+// Causal convolution per channel, then silu: y_c = silu(b_c + sum_k w[k][c] x[t - K + 1 + k][c]).
 // w (K, width); row t of x (n, width), rows before the first come from tail (K - 1, width)
 typedef struct {
     const float *w, *bias, *x;
