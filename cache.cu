@@ -64,6 +64,7 @@ static KVBase *base_new(Mem *mem, const AttnShape *s, int n_heads) {
     b->s = s;
     b->refs = 1;
     b->n_heads = n_heads;
+    b->pairs = b->all_pairs = 0;
     b->head = (Rows *)xrealloc(NULL, sizeof *b->head * (size_t)n_heads);
     memset(b->head, 0, sizeof *b->head * (size_t)n_heads);
     return b;
@@ -182,9 +183,9 @@ KVCache *kv_open(Mem *mem, const AttnShape *s, int n_layers, KVBase *base, const
     return c;
 }
 
-KVCache *kv_open_sums(Mem *mem, const AttnShape *s, int n_layers, const Needs *needs) {
-    Method m;
-    memset(&m, 0, sizeof m);
+KVCache *kv_open_sums(Mem *mem, const AttnShape *s, int n_layers, const Needs *needs,
+                      const Method *prefill) {
+    Method m = *prefill;
     m.policy = policy_columns(needs->sums);
     m.size.group = needs->group;
     KVCache *c = kv_open(mem, s, n_layers, NULL, &m, 0);
@@ -223,6 +224,8 @@ static void list_copy(KVCache *c, Head *to, const Head *from) {
 KVCache *kv_fork(KVCache *c, int reserve) {
     KVCache *f = kv_new(c->mem, c->model_s, c->n_layers, c->base, &c->method, reserve);
     f->first_done = c->first_done;
+    f->pairs = c->pairs;
+    f->all_pairs = c->all_pairs;
     for (int i = 0; i < c->n_heads; i++) {
         Head *to = &f->head[i];
         const Head *from = &c->head[i];
@@ -475,6 +478,33 @@ void kv_work_reserve(KVWork *w, const Method *m, int len, int n, int window, int
     }
 }
 
+static size_t probe_bytes(const AttnShape *s) {
+    return (size_t)s->n_heads * SPARSE_ROWS * s->head_dim * sizeof(float);
+}
+
+// policies that look at every query want to know what it computed
+static int sparse_marks(const Method *m, int chunk) {
+    return m->policy->every_query ? chunk : 0;
+}
+
+size_t kv_sparse_bytes(const AttnShape *s, const Method *m, int len, int chunk) {
+    if (!m->prefill) return 0;
+    return probe_bytes(s) + sparse_bytes(s, len, method_verticals(m), sparse_marks(m, chunk));
+}
+
+void kv_work_sparse(KVWork *w, const Method *m, int len, int chunk) {
+    size_t heads = (size_t)w->s->n_heads;
+    if (!m->prefill) return;
+    if (!w->sparse) {
+        w->sparse = sparse_open(w->mem, w->s);
+        w->sparse_keys = (KeyList *)xrealloc(NULL, heads * sizeof *w->sparse_keys);
+        w->sparse_panels = (const void **)xrealloc(NULL, heads * sizeof *w->sparse_panels);
+        w->sparse_head = (HeadPattern *)xrealloc(NULL, heads * sizeof *w->sparse_head);
+        w->probe = (float *)mem_take(w->mem, probe_bytes(w->s), 1, "query rows of the estimation");
+    }
+    sparse_reserve(w->sparse, len, method_verticals(m), sparse_marks(m, chunk));
+}
+
 void kv_work_close(KVWork *w) {
     if (!w) return;
     size_t h = (size_t)w->s->n_heads;
@@ -487,6 +517,11 @@ void kv_work_close(KVWork *w) {
     mem_give(w->mem, w->keep, (size_t)w->keep_ld);
     mem_give(w->mem, w->window,
              (size_t)w->window_cap * h * ((size_t)w->s->head_dim + 1) * sizeof(float));
+    if (w->sparse) mem_give(w->mem, w->probe, probe_bytes(w->s));
+    sparse_close(w->sparse);
+    free(w->sparse_keys);
+    free(w->sparse_panels);
+    free(w->sparse_head);
     free(w);
 }
 
@@ -564,7 +599,50 @@ void kv_feed_chunk(KVCache *c, KVWork *w, int layer, int first, int n, int64_t p
         if (all) a.lse2 = w->lse2 + (size_t)h * w->lse2_ld + first + r;
         attn_rows(s, &a, thread_scratch(w));
     }
-    if (all) policy_queries(c, w, layer, first, n, pos, q);
+    if (all) policy_queries(c, w, layer, first, n, pos, q, false);
+}
+// ---------------------------------------------------------------------------
+// A sparse feed: all keys of a layer first, because what its rows look at depends on them
+
+bool kv_feed_sparse(const KVCache *c, int n) {
+    const Method *m = &c->method;
+    return m->prefill && n > 0 && (c->building || m->prefill_size.every_feed) &&
+           kv_max_len(c) + n >= m->prefill_size.dense_below;
+}
+
+void kv_feed_keys(KVCache *c, int layer, int n, int64_t pos, const float *k, const float *v) {
+    layer_append(c, layer, pos, n, k, v);
+}
+
+void kv_feed_plan(KVCache *c, KVWork *w, int layer, const float *q, int rows) {
+    const AttnShape *s = c->s;
+    int group = s->n_heads / s->n_kv_heads;
+    size_t hd = (size_t)s->head_dim;
+    int64_t *all = c->building ? &c->base->all_pairs : &c->all_pairs;
+    pack_new(c, w, layer, 0, true);
+    for (int g = 0; g < s->n_kv_heads; g++) {
+        w->sparse_keys[g] = key_list(c, head_of(c, layer, g));
+        w->sparse_panels[g] = panels_of(c, w, g);
+        *all += group * sparse_all_pairs(w->sparse_keys[g].len, w->feed_n);
+    }
+    for (int h = 0; h < s->n_heads; h++)
+        for (int i = 0; i < rows; i++)
+            memcpy(w->probe + ((size_t)h * rows + i) * hd, q + ((size_t)i * s->n_heads + h) * hd,
+                   hd * sizeof *q);
+    method_heads(&c->method, layer, s->n_heads, w->sparse_head);
+    SparseLayer plan = { w->sparse_head, c->method.prefill_size.dense_rows, s, w->sparse_keys,
+                         w->sparse_panels, w->feed_n, w->probe, rows };
+    sparse_plan(w->sparse, &plan, w->thread, w->per_thread);
+}
+
+void kv_feed_queries(KVCache *c, KVWork *w, int layer, int first, int n, int64_t pos,
+                     const float *q, float *out) {
+    int64_t *pairs = c->building ? &c->base->pairs : &c->pairs;
+    bool all = c->method.policy->every_query;
+    if (w->window_cap) window_keep(w, first, n, q);
+    *pairs += sparse_rows(w->sparse, first, n, q, out, all ? w->lse2 + first : NULL,
+                          (size_t)w->lse2_ld, w->thread, w->per_thread);
+    if (all) policy_queries(c, w, layer, first, n, pos, q, true);
 }
 // ---------------------------------------------------------------------------
 // The end of a feed, and a step
@@ -825,5 +903,8 @@ KVStats kv_stats(const KVCache *c) {
     if (!c->n_heads) st.min = 0;
     st.live_bytes = rows * row;
     st.named = (size_t)c->named;
+    int64_t all = c->all_pairs + (c->base ? c->base->all_pairs : 0);
+    int64_t pairs = c->pairs + (c->base ? c->base->pairs : 0);
+    st.pairs_ratio = all ? (double)pairs / (double)all : 1.0;
     return st;
 }

@@ -79,6 +79,7 @@ struct KVBase {                 // immutable once filled; shared by context and 
     Rows *head;                 // (A * G)
     Sums *sums;                 // (A * G) column sums of attention, or NULL
     int sum_words, sum_units;   // words of one unit; units: 1, or the query heads of a KV head
+    int64_t pairs, all_pairs;   // computed for these rows by a sparse prefill; by a dense one
 };
 
 typedef struct {
@@ -101,6 +102,7 @@ struct KVCache {
     int spread;                 // heads here per head of the base: 1, or the group on a context
     AttnShape wide;             // the shape of a cache of query heads
     int64_t named, dropped;     // rows the rule named and rows gone, in the last feed or step
+    int64_t pairs, all_pairs;   // as the base's, of later feeds
     bool building, first_done; // inside the first feed of an empty cache; the policy has acted once
 };
 
@@ -142,6 +144,11 @@ struct KVWork {
     int window_cap, window_rows;
     LayerLook look;             // NULL: nobody looks on
     void *look_user;
+    Sparse *sparse;             // NULL until a feed wants it
+    KeyList *sparse_keys;       // (G) of the layer under way
+    const void **sparse_panels; // (G)
+    HeadPattern *sparse_head;   // (H)
+    float *probe;               // (H, 64, hd) last query rows of the layer
 };
 
 static inline char *thread_scratch(const KVWork *w) {
@@ -162,9 +169,9 @@ void pack_new(KVCache *c, KVWork *w, int layer, int n, bool all);
 
 // evict.cu
 // n queries q (n, H, hd) of a feed, first the index of the first one, with their lse2 in w->lse2:
-// for policies that look at every query
+// for policies that look at every query; sparse: at what it computed, as w->sparse knows
 void policy_queries(KVCache *c, KVWork *w, int layer, int first, int n, int64_t pos,
-                    const float *q);
+                    const float *q, bool sparse);
 // end of a layer's feed: statistics of the last query rows, then the rule. As kv_feed_end.
 void policy_feed_end(KVCache *c, KVWork *w, int layer, int64_t t, const void *window, int rows,
                      bool first);

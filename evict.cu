@@ -427,12 +427,14 @@ const Policy *policy_columns(int words) {
 // at a time, and shown to the policy, (query, head) ascending. Every query counts with its own
 // causal prefix and with the denominator that attention gave it.
 
-typedef struct {                // rows of queries, the newest ones of the cache
+typedef struct {                // rows of queries
     const float *q;             // (rows, H, hd)
     int rows;
     const float *lse2;          // head h of row i at h * lse_ld + i
     size_t lse_ld;
     int64_t t;                  // 1-based step of the first
+    int behind;                 // rows of the cache that are newer than the last query
+    bool sparse;                // they computed what their lists hold
 } Queries;
 
 // puts rows of the shared context in front of the feed's own, returns how many rows there are
@@ -491,7 +493,7 @@ static void look_panel(KVCache *c, KVWork *w, int layer, int g, int p, const Que
     float *q = (float *)(void *)(scratch + attn_scratch_bytes(s)), *scores = q + STRIP_ROWS * hd;
     const char *panel = panels_of(c, w, g) + (size_t)p * attn_panel_bytes(s);
     float *sums = w->scores + (size_t)(g * group) * w->scores_ld + (size_t)p * PANEL;
-    int first = p * PANEL - (h->len - rows->rows);          // the first query that sees the panel
+    int first = p * PANEL - (h->len - rows->behind - rows->rows);   // first query to see it
     for (int at = first < 0 ? 0 : first; at < rows->rows; at += strip) {
         int n = rows->rows - at < strip ? rows->rows - at : strip;
         for (int i = 0; i < n * group; i++) {
@@ -503,6 +505,9 @@ static void look_panel(KVCache *c, KVWork *w, int layer, int g, int p, const Que
                    rows->q + ((size_t)(at + i) * s->n_heads + g * group) * hd,
                    (size_t)group * hd * sizeof *q);
         attn_panel_scores(s, panel, q, n * group, vis, scores, scratch);
+        for (int i = 0; rows->sparse && i < n * group; i++)
+            sparse_hide(w->sparse, g * group + i % group, at + i / group, p * PANEL, vis[i],
+                        scores + (size_t)i * PANEL);
         for (int i = 0; i < n; i++) {
             Query one = { &c->method.size, group, vis[i * group],
                           scores + (size_t)i * group * PANEL, PANEL,
@@ -525,14 +530,16 @@ static void look(KVCache *c, KVWork *w, int layer, const Queries *rows) {
 }
 
 void policy_queries(KVCache *c, KVWork *w, int layer, int first, int n, int64_t pos,
-                    const float *q) {
-    Queries rows = { q, n, w->lse2 + first, (size_t)w->lse2_ld, pos + 1 };
+                    const float *q, bool sparse) {
+    Queries rows = { q, n, w->lse2 + first, (size_t)w->lse2_ld, pos + 1,
+                     sparse ? w->feed_n - first - n : 0, sparse };
     look(c, w, layer, &rows);
 }
 
 // the last query rows of a feed, t tokens in all
 static void look_back(KVCache *c, KVWork *w, int layer, int n, int64_t t) {
-    Queries rows = { w->window, n, window_lse2(w), (size_t)w->window_cap, t - n + 1 };
+    Queries rows = { w->window, n, window_lse2(w), (size_t)w->window_cap, t - n + 1, 0,
+                     false };
     if (c->method.policy->sums)
         memset(w->scores, 0, (size_t)c->s->n_heads * w->scores_ld * sizeof *w->scores);
     window_denominators(c, w, layer, n);

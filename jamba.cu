@@ -359,9 +359,11 @@ int jamba_feed(Forward *f, Err *err) {
         bool attends = config_attends(f->c, l);
         if (f->load) f->load(f->load_user, l);
         at = (size_t)(l - kv) * bytes;
-        if (attends) kv_feed_begin(f->kv, f->work, kv, f->n);
+        if (attends) feed_attend_begin(f, &b.t, l, kv);
         for (int i = 0, n; i < f->n; i += n) {
-            n = feed_piece(f, i);
+            n = !attends || !f->sparse ? feed_piece(f, i)      // a sparse feed's are whole blocks
+                : f->n - i < f->chunk      ? f->n - i
+                                           : f->chunk;
             if (!attends) feed_keep(f, i, at, bytes);
             if (attends) feed_attend(f, &b.t, l, kv, i, n);
             else mix(f, &b, l, l - kv, i, n);

@@ -209,29 +209,34 @@ void swiglu_act(const Forward *f, const FeedBuffers *b, int n) {
     }
 }
 
+enum { MAKE_Q = 1, MAKE_KV = 2 };       // which rows of a chunk are made
+
 // rotates n rows of q and k; first: index of the rows in the feed. Queries of a cache that reads
-// keys by list index turn by their own index in each KV head's list. In a step every row is another
-// cache's.
-static void rope_rows(const Forward *f, const FeedBuffers *b, int layer, int first, int n) {
+// keys by list index turn by their own index in each KV head's list, where the keys of stored rows
+// of this feed are already. In a step every row is another cache's.
+static void rope_rows(const Forward *f, const FeedBuffers *b, int layer, int first, int n, int make,
+                      int stored) {
     const Config *c = f->c;
     int half = c->rope_dim / 2, group = c->n_heads / c->n_kv_heads;
     if (!half) return;
 #pragma omp parallel for if (n > 16)
     for (int i = 0; i < n; i++) {
         const KVCache *kv = f->of ? f->of[i].kv : f->kv;
-        int fed = f->of ? 0 : i;
-        bool by_index = kv_by_index(kv);
+        int fed = f->of ? 0 : first + i;
+        bool by_index = kv_by_index(kv) && (make & MAKE_Q);
         const float *cs = b->cos + (size_t)(first + i) * half,
                     *sn = b->sin + (size_t)(first + i) * half;
         float own_cs[512], own_sn[512];
         int64_t at = -1;
         for (int g = 0; g < c->n_kv_heads; g++) {
-            rope_head(b->k + ((size_t)i * c->n_kv_heads + g) * c->head_dim, cs, sn, half);
-            if (by_index && kv_len(kv, layer, g) + fed != at) {
-                at = kv_len(kv, layer, g) + fed;
+            int64_t own = kv_len(kv, layer, g) - stored + fed;
+            if (make & MAKE_KV)
+                rope_head(b->k + ((size_t)i * c->n_kv_heads + g) * c->head_dim, cs, sn, half);
+            if (by_index && own != at) {
+                at = own;
                 rope_angles(own_cs, own_sn, f, at);
             }
-            for (int h = g * group; h < (g + 1) * group; h++)
+            for (int h = g * group; (make & MAKE_Q) && h < (g + 1) * group; h++)
                 rope_head(b->q + ((size_t)i * c->n_heads + h) * c->head_dim,
                           by_index ? own_cs : cs, by_index ? own_sn : sn, half);
         }
@@ -256,7 +261,7 @@ void products(Forward *f, const FeedBuffers *b, const LinearJob *jobs, int n_job
     }
 }
 
-static void qkv(Forward *f, const FeedBuffers *b, int layer, int first, int n) {
+static void qkv(Forward *f, const FeedBuffers *b, int layer, int first, int n, int make, int stored) {
     const Config *c = f->c;
     const LlamaLayer *w = &f->w->layer[layer];
     size_t q = (size_t)c->n_heads * c->head_dim, kv = (size_t)c->n_kv_heads * c->head_dim;
@@ -265,9 +270,9 @@ static void qkv(Forward *f, const FeedBuffers *b, int layer, int first, int n) {
                           { &w->wv, w->bv, b->v, kv, false, NULL } };
     double t = now_s();
     norm_act(f, b, b->x + (size_t)first * c->dim, w->attn_norm, n);
-    products(f, b, jobs, 3, n);
+    products(f, b, jobs + !(make & MAKE_Q), !!(make & MAKE_Q) + 2 * !!(make & MAKE_KV), n);
     f->phases->linear_s += now_s() - t;
-    rope_rows(f, b, layer, first, n);
+    rope_rows(f, b, layer, first, n, make, stored);
 }
 
 static void attn_out(Forward *f, const FeedBuffers *b, int layer, int first, int n) {
@@ -322,12 +327,35 @@ void feed_attend_end(Forward *f, int kv_layer) {
     f->phases->evict_s += now_s() - t;
 }
 
+// In a sparse feed the keys of all chunks come first, then the last query rows, from which the lists
+// are made. Queries are cheaper to make again when they are wanted than to keep.
+void feed_attend_begin(Forward *f, const FeedBuffers *b, int layer, int kv_layer) {
+    int last = f->n < SPARSE_ROWS ? f->n : SPARSE_ROWS;
+    double t;
+    kv_feed_begin(f->kv, f->work, kv_layer, f->n);
+    for (int i = 0, n; f->sparse && i < f->n; i += n) {
+        n = f->n - i < f->chunk ? f->n - i : f->chunk;
+        qkv(f, b, layer, i, n, MAKE_KV, i);
+        t = now_s();
+        kv_feed_keys(f->kv, kv_layer, n, f->pos + i, b->k, b->v);
+        f->phases->attn_s += now_s() - t;
+    }
+    if (!f->sparse) return;
+    qkv(f, b, layer, f->n - last, last, MAKE_Q, f->n);
+    t = now_s();
+    kv_feed_plan(f->kv, f->work, kv_layer, b->q, last);
+    f->phases->attn_s += now_s() - t;
+}
+
 void feed_attend(Forward *f, const FeedBuffers *b, int layer, int kv_layer, int first, int n) {
-    qkv(f, b, layer, first, n);
+    qkv(f, b, layer, first, n, f->sparse ? MAKE_Q : MAKE_Q | MAKE_KV,
+        f->of ? 0 : f->sparse ? f->n : first);
     double t = now_s();
     if (f->of)
         f->phases->kv_bytes +=
             (double)kv_step(f->of, n, f->work, kv_layer, b->q, b->k, b->v, b->att);
+    else if (f->sparse)
+        kv_feed_queries(f->kv, f->work, kv_layer, first, n, f->pos + first, b->q, b->att);
     else
         kv_feed_chunk(f->kv, f->work, kv_layer, first, n, f->pos + first, b->q, b->k, b->v, b->att);
     f->phases->attn_s += now_s() - t;
@@ -357,7 +385,7 @@ int llama_feed(Forward *f, Err *err) {
     embed_rows(f, &b);
     for (int l = 0; l < f->c->n_layers; l++) {
         if (f->load) f->load(f->load_user, l);
-        kv_feed_begin(f->kv, f->work, l, f->n);
+        feed_attend_begin(f, &b, l, l);
         for (int i = 0; i < f->n; i += f->chunk) {
             int n = f->n - i < f->chunk ? f->n - i : f->chunk;
             feed_attend(f, &b, l, l, i, n);

@@ -223,10 +223,27 @@ static void tile_copy(float *to, size_t ld_to, const float *from, size_t ld_from
 }
 
 static void mul_tiles_2x2(float *y, size_t ldy, const char *a0, const char *a1, const char *b,
-                          int rows, int cols, int kb) {
-    float c[4][256] __attribute__((aligned(64)));
+                          int rows, int cols, int kb, bool add) {
+    float part[4][256] __attribute__((aligned(64)));
+    float *c[4] = { y, y + 16, y + 16 * ldy, y + 16 * ldy + 16 };
+    size_t stride = ldy * sizeof *y;
+    bool whole = rows == 32 && cols == 32;
+    int lo = cols < 16 ? cols : 16;
+    if (!whole) {
+        for (int i = 0; i < 4; i++) c[i] = part[i];
+        stride = 64;
+        if (add) {
+            tile_copy(c[0], 16, y, ldy, 16, lo);
+            tile_copy(c[1], 16, y + 16, ldy, 16, cols - lo);
+            tile_copy(c[2], 16, y + 16 * ldy, ldy, rows - 16, lo);
+            tile_copy(c[3], 16, y + 16 * ldy + 16, ldy, rows - 16, cols - lo);
+        }
+    }
     SETTLE();
-    _tile_zero(4); _tile_zero(5); _tile_zero(6); _tile_zero(7);
+    if (add) {
+        _tile_loadd(4, c[0], stride); _tile_loadd(5, c[1], stride);
+        _tile_loadd(6, c[2], stride); _tile_loadd(7, c[3], stride);
+    } else { _tile_zero(4); _tile_zero(5); _tile_zero(6); _tile_zero(7); }
     for (int k = 0; k < kb; k++) {
         _tile_loadd(0, a0 + (size_t)k * TILE_BYTES, 64);
         _tile_loadd(2, b + (size_t)k * 2 * TILE_BYTES, 64);
@@ -237,25 +254,14 @@ static void mul_tiles_2x2(float *y, size_t ldy, const char *a0, const char *a1, 
         _tile_dpbf16ps(6, 1, 2);
         _tile_dpbf16ps(7, 1, 3);
     }
-    if (rows == 32 && cols == 32) {
-        size_t stride = ldy * sizeof *y;
-        _tile_stored(4, y, stride);
-        _tile_stored(5, y + 16, stride);
-        _tile_stored(6, y + 16 * ldy, stride);
-        _tile_stored(7, y + 16 * ldy + 16, stride);
-        SETTLE();
-        return;
-    }
-    _tile_stored(4, c[0], 64); _tile_stored(5, c[1], 64);
-    _tile_stored(6, c[2], 64); _tile_stored(7, c[3], 64);
+    _tile_stored(4, c[0], stride); _tile_stored(5, c[1], stride);
+    _tile_stored(6, c[2], stride); _tile_stored(7, c[3], stride);
     SETTLE();
-    int lo = cols < 16 ? cols : 16;
+    if (whole) return;
     tile_copy(y, ldy, c[0], 16, 16, lo);
+    tile_copy(y + 16, ldy, c[1], 16, 16, cols - lo);
     tile_copy(y + 16 * ldy, ldy, c[2], 16, rows - 16, lo);
-    if (cols > 16) {
-        tile_copy(y + 16, ldy, c[1], 16, 16, cols - 16);
-        tile_copy(y + 16 * ldy + 16, ldy, c[3], 16, rows - 16, cols - 16);
-    }
+    tile_copy(y + 16 * ldy + 16, ldy, c[3], 16, rows - 16, cols - lo);
 }
 
 // <= 16 rows: the tiles have just that many, so results go straight to y where 32 columns are
@@ -299,14 +305,13 @@ static void mul_tiles_1x2(float *y, size_t ldy, const char *a, const char *b, in
 
 static void mul_block_tiles(float *y, size_t ldy, const char *a, int act_kb, int rows,
                             const char *tiles, size_t b_stride, int n, int kb, bool add) {
-    CHECK(!add || rows <= 16, "products are added up for up to 16 rows");
     for (int c = 0; c < n; c += 32, tiles += b_stride) {
         int cols = n - c < 32 ? n - c : 32, i = 0;
         if (rows > 16) tiles_configure(16);
         for (; rows - i > 16; i += 32) {
             const char *a0 = a + (size_t)(i / 16) * (size_t)act_kb * TILE_BYTES;
             mul_tiles_2x2(y + (size_t)i * ldy + c, ldy, a0, a0 + (size_t)act_kb * TILE_BYTES, tiles,
-                          rows - i < 32 ? rows - i : 32, cols, kb);
+                          rows - i < 32 ? rows - i : 32, cols, kb, add);
         }
         if (i >= rows) continue;
         tiles_configure(rows - i);

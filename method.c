@@ -1,6 +1,212 @@
 // method.c - what the user calls a method: names, options, and the sizes a preset gives them.
 #include "cache.h"
 
+enum { SIZE_MAX_ROWS = 1 << 29 };       // sums of two sizes stay ints
+
+// ---------------------------------------------------------------------------
+// Prefill stage: who attends to what in the first feed (sparse_attn.cu)
+
+struct Prefill {
+    const char *name, *help, *prefill_cost;
+    bool windows, dense_tail, heads;    // sizes it reads: sinks and local; dense_rows; minference's
+};
+static const Prefill prefills[] = {
+    { "a-shape", "sinks and a local window per row, then dense over all rows (arXiv 2309.17453)",
+      "k n", true, false, false },
+    { "tri-shape", "a-shape, the last rows of the feed dense (arXiv 2412.10319)", "k n", true, true,
+      false },
+    { "minference", "per head: columns and diagonals found online, blocks, or a-shape "
+      "(arXiv 2407.02490)", "k n", true, false, true },
+};
+static const PrefillSizes prefill_unset = { -1, -1, -1, -1, -1, -1, -1, -1, -1 };
+
+static const Prefill *prefill_named(const char *name, size_t n) {
+    for (size_t i = 0; i < COUNTOF(prefills); i++)
+        if (strlen(prefills[i].name) == n && !memcmp(prefills[i].name, name, n))
+            return &prefills[i];
+    return NULL;
+}
+
+static const char *prefill_name_at(int i) {
+    return i >= 0 && i < (int)COUNTOF(prefills) ? prefills[i].name : NULL;
+}
+
+typedef struct { const char *name; size_t at; int min; bool windows, dense_tail, heads; } PrefillOption;
+#define PREFILL_OPTION(field, min, windows, tail, heads)                                           \
+    { #field, offsetof(PrefillSizes, field), min, windows, tail, heads }
+static const PrefillOption prefill_options[] = {
+    PREFILL_OPTION(sinks, 0, true, false, false), PREFILL_OPTION(local, 1, true, false, false),
+    PREFILL_OPTION(dense_rows, 0, false, true, false),
+    PREFILL_OPTION(verticals, 1, false, false, true), PREFILL_OPTION(slashes, 1, false, false, true),
+    PREFILL_OPTION(blocks, 1, false, false, true),
+    PREFILL_OPTION(dense_below, 0, false, false, false),
+};
+static const char *const head_kinds[] = { "vertical-slash", "a-shape", "block-sparse" };
+
+static bool option_of(const PrefillOption *o, const Prefill *p) {
+    return (!o->windows || p->windows) && (!o->dense_tail || p->dense_tail) &&
+           (!o->heads || p->heads);
+}
+
+static int set_choice(const Method *m, const char *name, const char *value,
+                      const char *const *words, int n, int *out, Err *err) {
+    for (int i = 0; i < n; i++) {
+        if (strcmp(value, words[i])) continue;
+        *out = i;
+        return 0;
+    }
+    StrBuf all = { 0 };
+    for (int i = 0; i < n; i++) str_fmt(&all, "%s'%s'", i ? " or " : "", words[i]);
+    FAIL_CODE(err, EXIT_USAGE, "--set %s.%s is %s, got '%s'", m->prefill->name, name, all.p, value);
+    free(all.p);
+    return -1;
+}
+
+// 0, -1, or 1 where the prefill stage has no such option
+static int prefill_set(Method *m, const char *name, const char *value, Err *err) {
+    static const char *const feeds[] = { "first", "every" };
+    int64_t v;
+    char what[64];
+    if (!m->prefill) return 1;
+    if (!strcmp(name, "feeds"))
+        return set_choice(m, name, value, feeds, 2, &m->prefill_set.every_feed, err);
+    if (!strcmp(name, "head") && m->prefill->heads)
+        return set_choice(m, name, value, head_kinds, 3, &m->prefill_set.head, err);
+    if (!strcmp(name, "pattern") && m->prefill->heads) {
+        m->pattern_path = value;
+        return 0;
+    }
+    for (size_t i = 0; i < COUNTOF(prefill_options); i++) {
+        const PrefillOption *o = &prefill_options[i];
+        if (strcmp(o->name, name) || !option_of(o, m->prefill)) continue;
+        snprintf(what, sizeof what, "--set %s.%s", m->prefill->name, name);
+        if (parse_int(what, value, o->min, SIZE_MAX_ROWS, &v, err)) return -1;
+        *(int *)(void *)((char *)&m->prefill_set + o->at) = (int)v;
+        return 0;
+    }
+    return 1;
+}
+
+// the given value; else the preset's, scaled by ctx / 131072 to at least least (SEMANTICS 5)
+static int prefill_size(int set, int value, int least, Preset preset, int ctx, bool *scaled) {
+    enum { REFERENCE = 131072 };
+    if (set >= 0) return set;
+    if (preset == PRESET_HARNESS || ctx >= REFERENCE) return value;
+    int v = (int)((int64_t)value * ctx / REFERENCE);
+    *scaled = true;
+    return v < least ? least : v;
+}
+
+// Sizes: a-shape and tri-shape 128 + 4096 and 128 dense rows (arXiv 2412.10319, table 9), in the
+// released program 128 + 3968 and 100. minference without a file: what that program gives a head it
+// finds no entry for, (1000, 6096); a-shape heads 1024 + 4096 and 100 tiles (table 9).
+static int prefill_resolve(Method *m, Preset preset, int ctx) {
+    const Prefill *p = m->prefill;
+    const PrefillSizes *set = &m->prefill_set;
+    PrefillSizes *z = &m->prefill_size;
+    bool harness = preset == PRESET_HARNESS, scaled = false;
+    memset(z, 0, sizeof *z);
+    if (!p) return 0;
+    z->head = set->head >= 0 ? set->head : HEAD_VERTICAL_SLASH;
+    z->every_feed = set->every_feed > 0;
+    z->dense_below = set->dense_below > 0 ? set->dense_below : 0;
+#define SIZE(field, value, least)                                                                  \
+    z->field = prefill_size(set->field, value, least, preset, ctx, &scaled)
+    if (!p->heads) {
+        SIZE(sinks, 128, 64);
+        SIZE(local, harness ? 3968 : 4096, 64);
+        if (p->dense_tail) SIZE(dense_rows, harness ? 100 : 128, 64);
+    } else if (m->pattern_path) {
+        return 0;
+    } else if (z->head == HEAD_A_SHAPE) {
+        SIZE(sinks, 1024, 64);
+        SIZE(local, 4096, 64);
+    } else if (z->head == HEAD_BLOCK_SPARSE) {
+        SIZE(blocks, 100, 4);
+    } else {
+        SIZE(verticals, 1000, 64);
+        SIZE(slashes, 6096, 64);
+    }
+#undef SIZE
+    return scaled;
+}
+
+// the stage's object, as it stands in method_params
+static void prefill_object(const Method *m, StrBuf *json) {
+    const PrefillSizes *z = &m->prefill_size;
+    str_fmt(json, "{\"method\": \"%s\"", m->prefill->name);
+    if (m->pattern) str_fmt(json, ", \"pattern\": \"%s\"", m->pattern->hash);
+    else if (m->prefill->heads) str_fmt(json, ", \"head\": \"%s\"", head_kinds[z->head]);
+    if (z->local) str_fmt(json, ", \"sinks\": %d, \"local\": %d", z->sinks, z->local);
+    if (m->prefill->dense_tail) str_fmt(json, ", \"dense_rows\": %d", z->dense_rows);
+    if (z->slashes) str_fmt(json, ", \"verticals\": %d, \"slashes\": %d", z->verticals, z->slashes);
+    if (z->blocks) str_fmt(json, ", \"blocks\": %d", z->blocks);
+    if (z->dense_below) str_fmt(json, ", \"dense_below\": %d", z->dense_below);
+    if (z->every_feed) str_puts(json, ", \"feeds\": \"every\"");
+    str_puts(json, "}");
+}
+
+void method_prefill_key(const Method *m, StrBuf *key) {
+    str_puts(key, "");
+    if (m->prefill) prefill_object(m, key);
+}
+
+void method_heads(const Method *m, int layer, int n_heads, HeadPattern *out) {
+    const PrefillSizes *z = &m->prefill_size;
+    for (int h = 0; h < n_heads; h++) {
+        if (m->pattern) {
+            out[h] = m->pattern->head[(size_t)layer * n_heads + h];
+            continue;
+        }
+        memset(&out[h], 0, sizeof out[h]);
+        out[h].kind = m->prefill->heads ? (HeadKind)z->head : HEAD_A_SHAPE;
+        out[h].a = out[h].kind == HEAD_VERTICAL_SLASH ? z->verticals
+                   : out[h].kind == HEAD_A_SHAPE      ? z->sinks
+                                                      : z->blocks;
+        out[h].b = out[h].kind == HEAD_VERTICAL_SLASH ? z->slashes : z->local;
+    }
+}
+
+static int most_of(const Method *m, int (*value)(const HeadPattern *)) {
+    HeadPattern one;
+    int most = 0;
+    if (!m->prefill) return 0;
+    if (!m->pattern) {
+        method_heads(m, 0, 1, &one);
+        return value(&one);
+    }
+    for (int i = 0; i < m->pattern->n_layers * m->pattern->n_heads; i++)
+        if (value(&m->pattern->head[i]) > most) most = value(&m->pattern->head[i]);
+    return most;
+}
+static int head_verticals(const HeadPattern *h) {
+    enum { LEAST = 30 };                // the columns that are always kept
+    return h->kind != HEAD_VERTICAL_SLASH ? 0 : h->a > LEAST ? h->a : LEAST;
+}
+static int head_window(const HeadPattern *h) {
+    return h->kind == HEAD_A_SHAPE        ? h->a + h->b
+           : h->kind == HEAD_BLOCK_SPARSE ? h->a * SPARSE_ROWS
+                                          : h->b;
+}
+int method_verticals(const Method *m) { return most_of(m, head_verticals); }
+int method_prefill_window(const Method *m) { return most_of(m, head_window); }
+
+static void prefill_list(FILE *out) {
+    for (size_t i = 0; i < COUNTOF(prefills); i++)
+        fprintf(out, "%-14s %-7s %-10s %-10s %-10s %s\n", prefills[i].name, "prefill", "n",
+                prefills[i].prefill_cost, "n", prefills[i].help);
+}
+
+static void prefill_list_options(FILE *out) {
+    for (size_t i = 0; i < COUNTOF(prefills); i++) {
+        const Prefill *p = &prefills[i];
+        fprintf(out, "  %s:", p->name);
+        for (size_t j = 0; j < COUNTOF(prefill_options); j++)
+            if (option_of(&prefill_options[j], p)) fprintf(out, " %s", prefill_options[j].name);
+        fprintf(out, " feeds%s\n", p->heads ? " head pattern" : "");
+    }
+}
+
 // ---------------------------------------------------------------------------
 // Methods: names, sizes and presets (SEMANTICS 5)
 
@@ -19,8 +225,9 @@ static Sizes sizes_unset(void) {
 }
 
 const char *method_name_at(int i) {
-    const Policy *p = policy_at(i);
-    return p ? p->name : NULL;
+    int n = 0;
+    for (; policy_at(n); n++) if (n == i) return policy_at(n)->name;
+    return prefill_name_at(i - n);
 }
 bool method_has_budget(const Method *m) { return m->policy->has_budget; }
 bool method_evicts(const Method *m) { return m->policy->evicts; }
@@ -48,27 +255,54 @@ void method_needs(const Method *m, Needs *n) {
     n->group = m->size.group;
 }
 
-int method_find(const char *name, Method *m, Err *err) {
-    const char *names[MAX_POLICIES];
+static const Policy *policy_named(const char *name, size_t n) {
     const Policy *p;
-    int n = 0;
-    for (; (p = policy_at(n)); n++) {
-        names[n] = p->name;
-        if (strcmp(name, p->name)) continue;
-        memset(m, 0, sizeof *m);
-        snprintf(m->name, sizeof m->name, "%s", name);
-        m->policy = p;
-        m->set = sizes_unset();
-        return 0;
-    }
-    int near = did_you_mean(name, names, n);
-    if (near >= 0)
-        return FAIL_CODE(err, EXIT_USAGE, "unknown method '%s', did you mean '%s'?", name,
-                         names[near]);
-    return FAIL_CODE(err, EXIT_USAGE, "unknown method '%s': see scbench list methods", name);
+    for (int i = 0; (p = policy_at(i)); i++)
+        if (strlen(p->name) == n && !memcmp(p->name, name, n)) return p;
+    return NULL;
 }
 
-enum { SIZE_MAX_ROWS = 1 << 29 };       // sums of two sizes stay ints
+static int unknown_method(const char *name, size_t n, Err *err) {
+    const char *names[MAX_POLICIES];
+    char word[48];
+    int count = 0;
+    snprintf(word, sizeof word, "%.*s", (int)n, name);
+    while (count < MAX_POLICIES && (names[count] = method_name_at(count))) count++;
+    int near = did_you_mean(word, names, count);
+    if (near >= 0)
+        return FAIL_CODE(err, EXIT_USAGE, "unknown method '%s', did you mean '%s'?", word,
+                         names[near]);
+    return FAIL_CODE(err, EXIT_USAGE, "unknown method '%s': see scbench list methods", word);
+}
+
+// stages in any order, "snapkv+minference"; the name that is kept has the prefill stage in front
+int method_find(const char *name, Method *m, Err *err) {
+    memset(m, 0, sizeof *m);
+    for (const char *at = name; at; at = strchr(at, '+') ? strchr(at, '+') + 1 : NULL) {
+        size_t n = strcspn(at, "+");
+        const Policy *policy = policy_named(at, n);
+        const Prefill *prefill = prefill_named(at, n);
+        if (!policy && !prefill) return unknown_method(at, n, err);
+        if (policy ? m->policy != NULL : m->prefill != NULL)
+            return FAIL_CODE(err, EXIT_USAGE, "method '%s' has two %s stages: one of each at most",
+                             name, policy ? "cache" : "prefill");
+        if (policy) m->policy = policy;
+        else m->prefill = prefill;
+    }
+    bool full = !m->policy || !strcmp(m->policy->name, "full");
+    if (!m->policy) m->policy = policy_named("full", 4);
+    snprintf(m->name, sizeof m->name, "%s%s%s", m->prefill ? m->prefill->name : "",
+             m->prefill && !full ? "+" : "", m->prefill && full ? "" : m->policy->name);
+    m->set = sizes_unset();
+    m->prefill_set = prefill_unset;
+    return 0;
+}
+
+bool method_is(const Method *m, const char *name) {
+    return !strcmp(m->name, name) || !strcmp(m->policy->name, name) ||
+           (m->prefill && !strcmp(m->prefill->name, name));
+}
+
 typedef struct { const char *method, *name; size_t at; int min; } SizeOption;
 #define SIZE(method, field, min) { method, #field, offsetof(Sizes, field), min }
 static const SizeOption size_options[] = {
@@ -112,7 +346,8 @@ int method_set(Method *m, const char *name, const char *value, Err *err) {
     static const char *const positions[] = { "original", "cache" };
     const SizeOption *o;
     char *end;
-    int word;
+    int word, prefill = prefill_set(m, name, value, err);
+    if (prefill <= 0) return prefill;
     errno = 0;
     long v = strtol(value, &end, 10);
     for (size_t i = 0; (o = size_option(m->policy, &i));) {
@@ -247,6 +482,8 @@ int method_resolve(Method *m, Preset preset, int ctx, int budget, int positions,
     Sizes *z = &m->size;
     memset(z, 0, sizeof *z);
     z->positions = POSITIONS_ORIGINAL;
+    bool scaled = prefill_resolve(m, preset, ctx);
+    z->scaled = scaled;
     if (!method_in_cache(m)) return 0;
     if (preset == PRESET_HARNESS)
         return FAIL_CODE(err, EXIT_USAGE,
@@ -260,6 +497,7 @@ int method_resolve(Method *m, Preset preset, int ctx, int budget, int positions,
     if ((int)m->set.positions >= 0) z->positions = m->set.positions;
     if ((int)m->set.group >= 0) z->group = m->set.group;
     if ((int)m->set.pool >= 0) z->pool = m->set.pool;
+    z->scaled = z->scaled || scaled;
     return check_sizes(m, err);
 }
 
@@ -267,6 +505,11 @@ void method_params(const Method *m, StrBuf *json) {
     const SizeOption *o;
     const char *comma = "";
     str_puts(json, "{");
+    if (m->prefill) {
+        str_puts(json, "\"prefill\": ");
+        prefill_object(m, json);
+        comma = ", ";
+    }
     for (size_t i = 0; (o = size_option(m->policy, &i)); comma = ", ")
         str_fmt(json, "%s\"%s\": %d", comma, o->name, size_get(&m->size, o));
     if (pools(m)) str_fmt(json, ", \"pool\": \"%s\"", pool_name[m->size.pool]);
@@ -283,7 +526,9 @@ void method_list(FILE *out) {
                 p->kv_size, p->prefill_cost, p->decode_cost, p->help);
         if (p->differs) fprintf(out, "%16s%s\n", "", p->differs);
     }
-    fprintf(out, "per KV head, n tokens so far; options: --set METHOD.name=value\n");
+    prefill_list(out);
+    fprintf(out, "per KV head, n tokens so far; a prefill and a cache stage combine: "
+                 "minference+snapkv; options: --set METHOD.name=value\n");
     for (int i = 0; (p = policy_at(i)); i++) {
         size_t at = 0;
         if (!p->evicts) continue;
@@ -291,4 +536,5 @@ void method_list(FILE *out) {
         while ((o = size_option(p, &at))) fprintf(out, " %s", o->name);
         fprintf(out, "%s positions\n", !strcmp(p->name, "snapkv") ? " pool" : "");
     }
+    prefill_list_options(out);
 }

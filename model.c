@@ -603,6 +603,8 @@ struct Context {
     Model *m;
     int refs, n;
     KVBase *base;
+    StrBuf prefill;             // key of the prefill stage
+    float *logits;              // (V) of the last token when that was sparse, else NULL
     char *window;               // (L, window_rows, H, hd) K/V elements: the last query rows
     int window_rows;
     size_t window_bytes;
@@ -641,6 +643,11 @@ static size_t window_row_bytes(const Model *m) {
     return (size_t)m->c.n_heads * m->c.head_dim * m->shape.elem;
 }
 
+// chunks of a sparse feed are whole blocks of rows
+static int feed_chunk(bool sparse, int chunk) {
+    return sparse ? CEIL_DIV(chunk, SPARSE_ROWS) * SPARSE_ROWS : chunk;
+}
+
 static Forward forward_of(Model *m, KVCache *kv, const int32_t *ids, int n, int64_t pos,
                           int chunk) {
     Forward f;
@@ -652,7 +659,8 @@ static Forward forward_of(Model *m, KVCache *kv, const int32_t *ids, int n, int6
     f.work = m->work;
     f.ids = ids;
     f.n = n;
-    f.chunk = chunk;
+    f.sparse = kv && m->work && kv_feed_sparse(kv, n);
+    f.chunk = chunk = feed_chunk(f.sparse, chunk);
     f.pos = pos;
     f.tap = m->tap;
     f.progress = m->progress;
@@ -683,11 +691,26 @@ static int check_ids(const Model *m, const int32_t *ids, int n, int64_t pos, Err
     return 0;
 }
 
+// full with the prefill stage of a method; NULL: dense
+static int context_method(const Method *of, Method *m, Err *err) {
+    if (method_find("full", m, err)) return -1;
+    if (!of) return 0;
+    m->prefill = of->prefill;
+    m->prefill_size = of->prefill_size;
+    m->pattern = of->pattern;
+    return 0;
+}
+
 Context *context_open(Model *m, const int32_t *ids, int n, const Needs *needs, Err *err) {
+    return context_open_sparse(m, NULL, ids, n, needs, err);
+}
+
+Context *context_open_sparse(Model *m, const Method *method, const int32_t *ids, int n,
+                             const Needs *needs, Err *err) {
     static const Needs nothing;
     Method full;
     if (n < 1) { FAIL(err, "a context needs at least one token"); return NULL; }
-    if (check_ids(m, ids, n, 0, err) || method_find("full", &full, err)) return NULL;
+    if (check_ids(m, ids, n, 0, err) || context_method(method, &full, err)) return NULL;
     Context *c = (Context *)xrealloc(NULL, sizeof *c);
     memset(c, 0, sizeof *c);
     c->m = m;
@@ -698,13 +721,17 @@ Context *context_open(Model *m, const int32_t *ids, int n, const Needs *needs, E
     c->window_rows = needs->window < n ? needs->window : n;
     c->window_bytes = (size_t)layers * c->window_rows * window_row_bytes(m);
     c->window = TAKE(&m->mem, char, c->window_bytes, "window rows of the context");
+    method_prefill_key(&full, &c->prefill);
+    if (full.prefill) c->logits = TAKE(&m->mem, float, m->c.vocab_size, "logits");
     c->state = state_take(m, NULL);
-    KVCache *kv = needs->sums ? kv_open_sums(&m->mem, &m->shape, layers, needs)
+    KVCache *kv = needs->sums ? kv_open_sums(&m->mem, &m->shape, layers, needs, &full)
                               : kv_open(&m->mem, &m->shape, layers, NULL, &full, 0);
     if (!needs->sums) kv_first_begin(kv);
     work_reserve(m, kv_method(kv), n, n, needs->window, 1);
+    if (m->work) kv_work_sparse(m->work, kv_method(kv), n, feed_chunk(true, m->chunk));
     Forward f = forward_of(m, kv, ids, n, 0, m->chunk);
     f.first = true;
+    f.logits = c->logits;
     f.window_out = c->window;
     f.window_out_rows = c->window_rows;
     f.state = c->state;
@@ -723,6 +750,8 @@ void context_drop(Context *c) {
     kv_base_drop(c->base);
     mem_give(&c->m->mem, c->window, c->window_bytes);
     state_give(c->m, c->state);
+    mem_give(&c->m->mem, c->logits, (size_t)c->m->c.vocab_size * sizeof(float));
+    free(c->prefill.p);
     free(c);
 }
 
@@ -750,6 +779,14 @@ Branch *branch_open(Model *m, Context *ctx, const Method *method, int reserve, E
              method->name);
         return NULL;
     }
+    StrBuf key = { 0 };
+    method_prefill_key(method, &key);
+    bool same = !ctx || !strcmp(key.p, ctx->prefill.p);
+    if (!same)
+        FAIL(err, "internal error: the context's prefill is '%s', that of method %s '%s'",
+             ctx->prefill.p, method->name, key.p);
+    free(key.p);
+    if (!same) return NULL;
     Branch *b = branch_new(m, ctx, method);
     b->kv = kv_open(&m->mem, &m->shape, config_attn_layers(&m->c), ctx ? ctx->base : NULL,
                     &b->method, reserve);
@@ -765,9 +802,13 @@ int branch_feed(Branch *b, const int32_t *ids, int n, unsigned flags, Err *err) 
     if (n < 1 && !(first && b->ctx && n == 0))
         return FAIL(err, "internal error: a feed of %d tokens", n);
     if (check_ids(m, ids, n, b->pos, err)) return -1;
+    if (first && n && b->ctx && b->ctx->logits)
+        return FAIL(err, "internal error: a sparse context is the whole first feed");
     int window = method_window(&b->method);
     work_reserve(m, &b->method, kv_max_len(b->kv) + n, n ? n : 1,
                  m->look && n > window ? n : window, 1);
+    if (m->work)
+        kv_work_sparse(m->work, &b->method, kv_max_len(b->kv) + n, feed_chunk(true, m->chunk));
     if (!b->ctx && !b->fed) kv_first_begin(b->kv);
     Forward f = forward_of(m, b->kv, ids, n, b->pos, m->chunk);
     f.first = first;
@@ -784,6 +825,8 @@ int branch_feed(Branch *b, const int32_t *ids, int n, unsigned flags, Err *err) 
     b->fed = true;
     if (arch_of(&m->c)->feed(&f, err)) { b->stopped = true; return -1; }
     b->pos += n;
+    if (n == 0 && b->ctx->logits)
+        memcpy(b->logits, b->ctx->logits, (size_t)m->c.vocab_size * sizeof(float));
     kv_release(b->kv);
     return kv_check(b->kv, err) ? 0 : -1;
 }
@@ -907,7 +950,7 @@ BranchStats branch_stats(const Branch *b) {
     KVStats k = kv_stats(b->kv);
     BranchStats s = { b->pos,        k.min,          k.max,   k.mean,  k.live_bytes,
                       k.alloc_bytes, k.policy_bytes, k.named, k.shared,
-                      config_state_bytes(&b->m->c) };
+                      config_state_bytes(&b->m->c), k.pairs_ratio };
     return s;
 }
 
@@ -944,8 +987,11 @@ static AttnShape shape_of(const Config *c) {
 // activations of a feed of n tokens, scratch for lists of up to rows entries, logits
 static size_t scratch_bytes(const Config *c, const Method *m, int n, int rows, int chunk) {
     AttnShape s = shape_of(c);
-    return arch_of(c)->scratch(c, n, chunk ? chunk : 512) +
+    bool sparse = m->prefill && config_attn_layers(c);
+    chunk = feed_chunk(sparse, chunk ? chunk : 512);
+    return arch_of(c)->scratch(c, n, chunk) +
            (config_attn_layers(c) ? kv_work_bytes(&s, m, rows, n, method_window(m), 1) : 0) +
+           (sparse ? kv_sparse_bytes(&s, m, m->prefill_size.every_feed ? rows : n, chunk) : 0) +
            (size_t)c->vocab_size * sizeof(float);
 }
 

@@ -237,13 +237,40 @@ typedef struct {                // the resolved sizes of one method, all in rows
     bool scaled;                // some value was scaled by the context length (SEMANTICS 5)
 } Sizes;
 
-typedef struct Policy Policy;   // one row of the policy table
+// what one query head looks at in a sparse prefill (sparse_attn.cu)
+typedef enum { HEAD_VERTICAL_SLASH, HEAD_A_SHAPE, HEAD_BLOCK_SPARSE } HeadKind;
 typedef struct {
-    char name[48];
+    HeadKind kind;
+    int a, b;                   // verticals, slashes | sinks, local window | tiles per row block, -
+    double score;               // the search's, for the reader
+} HeadPattern;
+
+typedef struct {                // MInference's published file: one pattern per layer and query head
+    int n_layers, n_heads;
+    char hash[17];              // xxh64 of its bytes
+    HeadPattern *head;          // (L, H)
+} PatternFile;
+
+typedef struct {                // the resolved sizes of the prefill stage, in tokens
+    int sinks, local, dense_rows;       // a-shape windows; the last rows that see everything
+    int verticals, slashes, blocks;     // minference without a file
+    int head;                   // HeadKind of all heads without a file
+    int dense_below;            // feeds that end below this length are dense
+    int every_feed;             // 0: the first feed alone, 1: all
+} PrefillSizes;
+
+typedef struct Policy Policy;   // one row of the policy table
+typedef struct Prefill Prefill; // one row of the prefill table
+typedef struct {
+    char name[48];              // "minference+snapkv": prefill stage, cache stage
     const Policy *policy;
     Sizes set;                  // values given by --set and switches, -1 where not given
     Sizes size;                 // resolved by method_resolve
     int64_t seed, session;      // random: what its choices hang on
+    const Prefill *prefill;     // NULL: dense
+    PrefillSizes prefill_set, prefill_size;
+    const char *pattern_path;   // of --set minference.pattern=FILE, borrowed; NULL: none
+    PatternFile *pattern;       // as read by pattern_open, borrowed; NULL: none
 } Method;
 
 typedef struct {                // what policies want of the queries of a shared context
@@ -270,6 +297,19 @@ const char *method_name_at(int i);                      // table order, NULL pas
 void method_list(FILE *out);                            // stage, KV size, complexities, help
 int  did_you_mean(const char *word, const char *const *names, int n);   // index or -1
 
+// Prefill stage. Two methods of equal key compute the same rows from the same ids.
+void method_prefill_key(const Method *m, StrBuf *key);  // "" when dense
+bool method_is(const Method *m, const char *name);      // its name, or that of one of its stages
+void method_heads(const Method *m, int layer, int n_heads, HeadPattern *out);   // (n_heads)
+int  method_verticals(const Method *m); // the most columns a head keeps
+int  method_prefill_window(const Method *m); // lengths up to this are all but dense
+// The file must fit the model; errors name it, the layer and the head. The caller frees it.
+PatternFile *pattern_open(const char *path, const Config *c, Err *err);
+// n bytes of JSON; name stands for them in errors
+PatternFile *pattern_parse(const char *text, size_t n, const char *name, Err *err);
+void pattern_close(PatternFile *p);
+int  pattern_write(const PatternFile *p, const char *path, Err *err);
+
 // ===========================================================================
 // Context and branch (model.c): the heart. See SEMANTICS 3.
 typedef struct Context Context; // immutable once filled; shared by reference
@@ -284,6 +324,10 @@ enum { FEED_FIRST = 1,          // end of the branch's first feed: the policy ac
 Context *context_open(Model *m, const int32_t *ids, int n, const Needs *needs, Err *err);
 void context_drop(Context *c);
 int  context_len(const Context *c);
+// The same with the method's prefill stage: the ids are a whole first feed. A branch on it has a
+// method of the same prefill key and is fed nothing more as its first feed; the logits are kept.
+Context *context_open_sparse(Model *m, const Method *method, const int32_t *ids, int n,
+                             const Needs *needs, Err *err);
 
 // A root branch. On a context: its rows are shared. ctx NULL: an empty branch whose first feed owns
 // its rows and releases evicted ones layer by layer. reserve: tail rows allocated at once; more are
@@ -322,6 +366,8 @@ typedef struct {
     size_t evictable; // rows the policy's rule named in the last feed or step, all heads
     bool shared;                        // rows it evicted are still held for others
     size_t ssm_bytes;                   // recurrent state, whatever the length
+    double pairs_ratio; // (query, key) pairs computed / causal pairs of the feeds of its prefill
+                        // stage, in tiles of 64 rows
 } BranchStats;
 BranchStats branch_stats(const Branch *b);
 int branch_rows(const Branch *b, int layer, int kv_head,
@@ -382,7 +428,7 @@ void act_pack(MulKind kind, void *act, const float *x, size_t ldx, int rows, int
 void act_row(MulKind kind, void *act, int row, const float *x,
              int k); // one row of it, no padding rows
 // y (rows, n) with row stride ldy from kb blocks; b_stride: bytes from one 32-column panel to the
-// next; act_kb: blocks in a row of act. add (rows <= 16): y goes on from its value, block by block.
+// next; act_kb: blocks in a row of act. add: y goes on from its value, block by block.
 void mul_block(MulKind kind, float *y, size_t ldy, const void *act, int act_kb, int rows,
                const void *tiles, size_t b_stride, int n, int kb, bool add);
 void linear(MulKind kind, const LinearJob *jobs, int n_jobs, const void *act, int rows);
@@ -474,6 +520,90 @@ void attn_step_panel(const AttnShape *s, const KeyList *list, int p, const StepR
 void attn_fold(const AttnShape *s, const float *parts, int n, float *out, float *lse2);
 
 // ===========================================================================
+// Sparse prefill (sparse_attn.cu): in a feed every query head may look at a list of its own for every
+// 64 rows. Lists are ascending disjoint spans of the KV head's list.
+enum { SPARSE_ROWS = 64 };
+typedef struct { int at, n; } KeySpan;             // entries [at, at + n)
+
+typedef struct {                // up to 64 rows of one query head over one list
+    const KeyList *keys;        // of the KV head
+    const void *panels;         // all its entries, packed
+    const KeySpan *span;
+    int n_spans;
+    const float *q;             // row i at q + i * ldq: (hd), rotated
+    size_t ldq;
+    int rows, own;              // row i is entry own + i and sees no later one
+    int sinks, local, windowed; // the first windowed rows see j < sinks or j > own + i - local
+    float *out;                 // row i at out + i * ldo: (hd); NULL: lse2 alone
+    size_t ldo;
+    float *lse2;                // (rows) or NULL
+} AttnBlock;
+// returns pairs computed: rows x entries of the panels that were multiplied; one thread
+int64_t attn_block(const AttnShape *s, const AttnBlock *a, void *scratch);
+
+typedef struct {                // one query head in one feed
+    HeadKind kind;
+    int len, n;                 // entries of the KV head's list; the feed's rows are its last n
+    int sinks, local, dense_rows;       // a-shape; the last dense_rows rows see everything
+    int n_vertical;
+    const int32_t *vertical;    // kept columns, ascending
+    const uint64_t *slash;      // (len / 64, rounded up) bit d: distance d is kept
+    int blocks, head_dim;
+    const float *k_mean;        // (len / 64, rounded up; hd) means of the keys of a tile
+} HeadLists;
+// The list of feed rows [64 block, 64 block + 64) of a head: how many spans were written to out. A
+// list ends with the last of these rows. Room for n_vertical + len / 64 + 2 spans; block-sparse needs
+// the rows' mean query (hd) and score, chosen (len / 64 + 1) as scratch.
+int  attn_list(const HeadLists *h, int block, const float *q_mean, KeySpan *out, float *score,
+               int32_t *chosen);
+// the k largest of x (n), ties to the lower index: indices ascending into out, returns how many
+int  top_k(const float *x, int n, int k, int32_t *out);
+
+typedef struct {                // the last query rows of a head and what they look at
+    const void *panels;
+    int len;
+    const float *q;             // (rows, hd)
+    int rows;                   // <= 64
+} AttnProbe;
+// MInference's estimation: column (len) and distance (len) sums of the rows' softmax. scores:
+// (32, 512)
+void attn_estimate(const AttnShape *s, const AttnProbe *probe, float *column, float *distance,
+                   float *scores, void *scratch);
+// keeps the first 30 columns and the forced smallest distances, then the largest sums: returns how
+// many verticals; slash (n / 64, rounded up). column and distance are changed; scratch (n)
+int  attn_select(float *column, float *distance, int n, int verticals, int slashes, int forced,
+                 int32_t *vertical, uint64_t *slash, int32_t *scratch);
+
+typedef struct Sparse Sparse;   // lists and scratch of one layer's feed
+typedef struct {
+    const HeadPattern *pattern; // (H)
+    int dense_rows;             // of a-shape heads
+    const AttnShape *s;         // the KV heads are those of the cache
+    const KeyList *keys;        // (G), the feed's rows included, and their packed panels (G); both
+    const void *const *panels;  //      stay until the feed's last rows
+    int n;                      // rows of the feed
+    const float *q;             // (H, q_rows, hd) its last min(64, n) query rows, rotated
+    int q_rows;
+} SparseLayer;
+// marks: rows of a chunk whose lists are kept as marks for sparse_hide, 0: none
+size_t sparse_bytes(const AttnShape *s, int len, int verticals, int marks);
+Sparse *sparse_open(Mem *mem, const AttnShape *s);
+void sparse_close(Sparse *p);
+void sparse_reserve(Sparse *p, int len, int verticals, int marks);
+// scratch: attn_scratch_bytes per thread, per_thread apart
+void sparse_plan(Sparse *p, const SparseLayer *layer, char *scratch, size_t per_thread);
+const HeadLists *sparse_head(const Sparse *p, int h);   // after the plan
+// rows [first, first + n) of the feed, first a multiple of 64 and n too unless they are the last:
+// q, out (n, H, hd); lse2 of head h, row i at h * lse_ld + i, or NULL. Returns the pairs computed.
+int64_t sparse_rows(Sparse *p, int first, int n, const float *q, float *out, float *lse2,
+                    size_t lse_ld, char *scratch, size_t per_thread);
+// scores s (n) of entries [from, from + n) under row i of the rows last given, query head h: those
+// that were not computed become -INFINITY. from is a multiple of 64.
+void sparse_hide(const Sparse *p, int h, int i, int from, int n, float *s);
+// the same count of one head if its lists were whole
+int64_t sparse_all_pairs(int len, int n);
+
+// ===========================================================================
 // The KV cache (cache.cu): rows, live lists, policies, release. One KVCache per branch; a KVBase
 // holds rows that several branches share, a KVWork the scratch of all branches of a model.
 typedef struct KVBase KVBase;
@@ -524,12 +654,24 @@ int  kv_max_len(const KVCache *c);
 int  kv_heads(const KVCache *c);        // lists of a layer: KV heads, or query heads
 bool kv_by_index(const KVCache *c); // keys and queries rotated by list index now
 // a cache whose queries are summed up for others: column sums stay with its rows (a context's)
-KVCache *kv_open_sums(Mem *mem, const AttnShape *s, int n_layers, const Needs *needs);
+KVCache *kv_open_sums(Mem *mem, const AttnShape *s, int n_layers, const Needs *needs,
+                      const Method *prefill);
 // one layer of a feed, in this order: begin, chunks of rows ascending, end.
 // q (n, H, hd), k and v (n, G, hd) fp32, rotated; pos of the first row; out (n, H, hd)
 void kv_feed_begin(KVCache *c, KVWork *w, int layer, int n);
 void kv_feed_chunk(KVCache *c, KVWork *w, int layer, int first, int n, int64_t pos,
                    const float *q, const float *k, const float *v, float *out);
+// A feed of n rows with the method's prefill stage, one layer in this order: begin, keys of chunks
+// ascending, plan with the feed's last rows <= 64 query rows (rows, H, hd), queries of chunks whose
+// first row is a multiple of 64, end.
+bool kv_feed_sparse(const KVCache *c, int n);
+void kv_feed_keys(KVCache *c, int layer, int n, int64_t pos, const float *k, const float *v);
+void kv_feed_plan(KVCache *c, KVWork *w, int layer, const float *q, int rows);
+void kv_feed_queries(KVCache *c, KVWork *w, int layer, int first, int n, int64_t pos,
+                     const float *q, float *out);
+// grows the scratch for that, nothing without a prefill stage; and what it allocates
+void kv_work_sparse(KVWork *w, const Method *m, int len, int chunk);
+size_t kv_sparse_bytes(const AttnShape *s, const Method *m, int len, int chunk);
 // policies act. t: logical tokens after the feed; window: (rows, H, hd) rotated query rows in K/V
 // elements, the last ones of the first feed's shared context (NULL: none); first: end of first feed
 void kv_feed_end(KVCache *c, KVWork *w, int layer, int64_t t, const void *window, int rows,
@@ -559,6 +701,7 @@ typedef struct {
     double mean;
     size_t live_bytes, alloc_bytes, policy_bytes, named;
     bool shared;
+    double pairs_ratio;
 } KVStats;
 KVStats kv_stats(const KVCache *c);
 int kv_positions(KVCache *c, int layer, int g, const int32_t **pos);
@@ -610,7 +753,8 @@ typedef struct {                        // one feed or step
     int keep_at;
     const StepOf *of;                   // (n) a step: one id each, all else theirs
     const int32_t *ids;                 // (n)
-    int n, chunk;
+    int n, chunk;                       // chunk: a multiple of 64 in a sparse feed
+    bool sparse;                        // a feed with the prefill stage of the branch's method
     int64_t pos;                        // logical position of ids[0]
     bool first;                         // end of the branch's first feed
     const char *window;                 // (L, window_rows, H, hd) of the shared context, or NULL
@@ -657,6 +801,7 @@ void swiglu_act(const Forward *f, const FeedBuffers *b, int n);         // act <
 void products(Forward *f, const FeedBuffers *b, const LinearJob *jobs, int n_jobs, int n);
 // x += W_o attention(norm(x)); kv_layer: which of the layers that attend this is
 void feed_attend(Forward *f, const FeedBuffers *b, int layer, int kv_layer, int first, int n);
+void feed_attend_begin(Forward *f, const FeedBuffers *b, int layer, int kv_layer); // before these
 void feed_attend_end(Forward *f, int kv_layer);                              // its policy acts
 // x += W_2 swiglu(norm(x))
 void ffn(Forward *f, const FeedBuffers *b, int layer, int first, int n);

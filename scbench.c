@@ -86,7 +86,7 @@ static const OptSpec run_opts[] = {
       "rotate a kept key at its own position or at its place in the cache; default: the method's" },
     { "--preset", NULL, OPT_STR, AT(preset), NULL, "scbench|corm|harness",
       "whose default sizes; default scbench, corm for LongBench; harness: prompts, limits, cuts and "
-      "scores as the released program has them, so far for full alone" },
+      "scores as the released program has them, so far for full and the sparse prefills" },
     { "--scorer", NULL, OPT_STR, AT(scorer), NULL, "ours|harness",
       "scores as the paper means them or as the released program computes them; default ours, "
       "harness with --preset harness and for LongBench" },
@@ -245,7 +245,7 @@ static int arm_add(Run *r, const char *name, Mode mode, int budget, double keep,
         if (c->mode == a.mode && c->budget == a.budget && c->keep == a.keep &&
             c->follows == a.follows && !strcmp(c->method.name, a.method.name)) return i;
     }
-    int n = snprintf(a.label, sizeof a.label, "%.40s", name);
+    int n = snprintf(a.label, sizeof a.label, "%.40s", a.method.name);
     if (follows >= 0) snprintf(a.label + n, sizeof a.label - (size_t)n, " at corm's rows");
     if (a.budget) snprintf(a.label + n, sizeof a.label - (size_t)n, " %d", a.budget);
     if (a.keep > 0) snprintf(a.label + n, sizeof a.label - (size_t)n, " keep %g", a.keep);
@@ -279,7 +279,7 @@ static int arm_sets(Run *r, const char *text, Err *err) {
     snprintf(size, sizeof size, "%.*s", (int)(eq - dot - 1), dot + 1);
     for (int i = 0; i < r->b.n_arms; i++) {
         Arm *a = &r->b.arms[i];
-        if (strcmp(a->method.name, name) || a->follows >= 0) continue;
+        if (!method_is(&a->method, name) || a->follows >= 0) continue;
         if (method_set(&a->method, size, eq + 1, err)) return -1;
         used++;
     }
@@ -347,8 +347,8 @@ static int harness_resolve(Run *r, Err *err) {
                          "single out");
     for (int i = 0; i < b->n_arms; i++)
         if (method_evicts(&b->arms[i].method))
-            return FAIL_CODE(err, EXIT_USAGE, "--preset harness runs the method full alone so far: "
-                             "that program's sizes for %s are not built, or it has no such method; "
+            return FAIL_CODE(err, EXIT_USAGE, "--preset harness runs full and the "
+                             "sparse prefills alone so far: that program's sizes for %s are not built, or it has no such method; "
                              "use --preset scbench", b->arms[i].method.name);
     return 0;
 }
@@ -479,6 +479,24 @@ static int arm_plan(const Run *r, const Arm *a, Lengths l, int ctx, bool shared,
     return 0;
 }
 
+// adds the rows that other arms share and that are there while arm i plays
+static int rows_beside(const Run *r, const Session *s, int i, int longer, Plan *plan, Err *err) {
+    for (int j = 0; j < r->b.n_arms; j++) {
+        const Arm *a = &r->b.arms[j];
+        SharedBy by = arm_sharers(&r->b, a, s->s.n_turns);
+        size_t n = s->context.n;
+        if (!by.shared || by.first != j || by.first >= i || by.last <= i) continue;
+        if (arm_sharers(&r->b, &r->b.arms[i], s->s.n_turns).first == j) continue;
+        if (a->method.prefill && a->aware == AWARE_FIRST) n += s->turn[0].first.n;
+        Method m;
+        if (arm_method(&r->b, a, session_first(s) + longer, &m, err)) return -1;
+        Plan beside = plan_run(&r->config, &m, (int)n + longer, (int)n + longer, 0, true, -1, 0);
+        plan->kv += beside.kv;
+        plan->total += beside.kv;
+    }
+    return 0;
+}
+
 // Plans of all arms of a session whose first prompt is by that many tokens longer, into lines
 // (n_arms; *n of them: keep-last at corm's rows needs no more than corm); *worst needs most.
 static int run_plan(const Run *r, const TaskRun *k, const Session *s, int longer, PlanLine *lines,
@@ -488,11 +506,12 @@ static int run_plan(const Run *r, const TaskRun *k, const Session *s, int longer
     for (int i = 0; i < r->b.n_arms; i++) {
         const Arm *a = &r->b.arms[i];
         if (a->follows >= 0) continue;
-        Lengths l = lengths_of(&r->b, k->task, s, a->mode, a->aware);
+        Lengths l = lengths_of(&r->b, k->task, s, a);
         l.context = l.context + longer > 1 ? l.context + longer : 1;
         l.first = l.first + longer > 1 ? l.first + longer : 1;
-        if (arm_plan(r, a, l, session_first(s) + longer, bench_shares(&r->b, s->s.n_turns),
-                     &lines[*n], err))
+        if (arm_plan(r, a, l, session_first(s) + longer,
+                     arm_sharers(&r->b, a, s->s.n_turns).shared, &lines[*n], err) ||
+            rows_beside(r, s, i, longer, &lines[*n].plan, err))
             return -1;
         if (lines[*n].plan.total > (*worst)->plan.total) *worst = &lines[*n];
         ++*n;
@@ -504,7 +523,7 @@ static int run_plan(const Run *r, const TaskRun *k, const Session *s, int longer
 static int tokens_after(const Run *r, const Task *task, const Session *s) {
     int most = 0;
     for (int i = 0; i < r->b.n_arms; i++) {
-        Lengths l = lengths_of(&r->b, task, s, r->b.arms[i].mode, r->b.arms[i].aware);
+        Lengths l = lengths_of(&r->b, task, s, &r->b.arms[i]);
         if (l.first + l.later - session_first(s) > most)
             most = l.first + l.later - session_first(s);
     }
@@ -931,6 +950,16 @@ static FILE *open_in(const char *dir, const char *name, Err *err) {
     return f;
 }
 
+// the files of --set minference.pattern=FILE
+static int arms_patterns(Run *r, Err *err) {
+    for (int i = 0; i < r->b.n_arms; i++) {
+        Method *m = &r->b.arms[i].method;
+        if (m->pattern_path && !(m->pattern = pattern_open(m->pattern_path, &r->config, err)))
+            return -1;
+    }
+    return 0;
+}
+
 // all that can be refused before the weights are read
 static int run_prepare(Run *r, const char *model, Err *err) {
     if (tasks_resolve(r, err) || arms_resolve(r, err) || switches_resolve(r, err)) return -1;
@@ -947,6 +976,7 @@ static int run_prepare(Run *r, const char *model, Err *err) {
     if (cpu_init(r->o.threads, err) || file_open(&r->file, model, r->o.verify, err)) return -1;
     if (config_read(&r->file, &r->config, err) || !(r->tok = tok_open(&r->file, err))) return -1;
     r->config.stream = r->o.stream;
+    if (arms_patterns(r, err)) return -1;
     if (r->o.chat && !tok_chat(r->tok)->present)
         return FAIL(err, "%s has no chat template; leave --chat out", model);
     prompter_open(&r->b.prompter, r->tok, r->o.no_chat, &r->plain);
@@ -979,12 +1009,13 @@ static void work_steps(const Config *c, double n, double pos, Work *w) {
 static Work session_work(const Run *r, const Task *task, const Session *s) {
     const Config *c = &r->config;
     Work w = { 0, 0 };
-    bool shared = bench_shares(&r->b, s->s.n_turns);
     double context = (double)s->context.n;
-    if (shared) work_feed(c, context, 0, &w);
     for (int i = 0; i < r->b.n_arms; i++) {
         const Arm *a = &r->b.arms[i];
         double pos = context;
+        SharedBy by = arm_sharers(&r->b, a, s->s.n_turns);
+        bool shared = by.shared;
+        if (shared && by.first == i) work_feed(c, context, 0, &w);
         if (!shared && a->aware != AWARE_EACH) work_feed(c, context, 0, &w);
         for (int t = 0; t < s->s.n_turns; t++) {
             const TurnIds *ids = &s->turn[t];
@@ -1136,6 +1167,7 @@ static void run_free(Run *r) {
         for (int i = 0; i < r->tasks[k].n_sessions; i++) session_free(&r->tasks[k].sessions[i]);
         free(r->tasks[k].sessions);
     }
+    for (int i = 0; i < r->b.n_arms; i++) pattern_close(r->b.arms[i].method.pattern);
     free(r->b.arms);
     free(r->o.set.p);
     free(r->plain.ids[CHAT_PREFIX].p);
@@ -1253,7 +1285,7 @@ static int cmd_plan(Run *r, const StrList *pos, Err *err) {
     if (!r->o.ctx) return FAIL_CODE(err, EXIT_USAGE, "scbench plan needs --ctx TOKENS");
     if (parse_int("--ctx", r->o.ctx, 1, INT_MAX / 2, &n, err)) return -1;
     if (arms_resolve(r, err) || switches_resolve(r, err)) return -1;
-    if (cpu_init(r->o.threads, err) || config_of(r, pos, err)) return -1;
+    if (cpu_init(r->o.threads, err) || config_of(r, pos, err) || arms_patterns(r, err)) return -1;
     r->config.stream = r->o.stream;
     PlanLine *lines = (PlanLine *)calloc((size_t)r->b.n_arms, sizeof *lines);
     int rc = 0, ctx = (int)n, n_lines = 0;

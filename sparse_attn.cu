@@ -14,6 +14,7 @@
 //
 // A list is dense here; A-shape, Tri-shape and MInference are other lists over the same core.
 #include "scb.h"
+#include <omp.h>
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
@@ -157,32 +158,33 @@ static void pack_values(const AttnShape *s, void *dst, const void *const *row, i
         }
 }
 
-// pointers to the key or value rows of entries [32 e, 32 e + 32), NULL from len on
-static void rows_of_block(const AttnShape *s, const void *const part[2], const KeyList *list, int e,
-                          int len, const void **row) {
-    enum {
-        AHEAD = 16
-    }; // rows; measured: 8 to 16 best, a step's attention 1.3 x faster than without
+// pointers to the key or value rows of 32 entries, NULL where entry is -1; ahead: those that come
+// next, to be fetched now
+static void rows_of_block(const AttnShape *s, const void *const part[2], const KeyList *list,
+                          const int32_t *entry, const int32_t *ahead, const void **row) {
     size_t bytes = (size_t)s->head_dim * s->elem;
-    for (int i = 0, j = e * BLK; i < BLK; i++, j++) {
-        row[i] = j < len ? row_at(part, list, list->live ? list->live[j] : j, bytes) : NULL;
-        for (size_t b = 0; row[i] && b < bytes; b += 64)
-            __builtin_prefetch((const void *)((uintptr_t)row[i] + AHEAD * bytes + b));
+    for (int i = 0; i < BLK; i++) {
+        int j = entry[i], next = ahead[i];
+        row[i] = j < 0 ? NULL : row_at(part, list, list->live ? list->live[j] : j, bytes);
+        if (next < 0) continue;
+        const char *r =
+            (const char *)row_at(part, list, list->live ? list->live[next] : next, bytes);
+        for (size_t b = 0; b < bytes; b += 64) __builtin_prefetch(r + b);
     }
 }
 
 // keys of a block: kb tiles one after the other
-static void pack_key_block(const AttnShape *s, char *dst, const KeyList *list, int e, int len,
-                           Turn *turn) {
+static void pack_key_block(const AttnShape *s, char *dst, const KeyList *list, const int32_t *entry,
+                           const int32_t *ahead, Turn *turn) {
     const void *row[BLK];
-    rows_of_block(s, list->k, list, e, len, row);
-    for (int i = 0, j = e * BLK; list->by_index && i < BLK && j < len; i++, j++) {
-        int number = list->live ? list->live[j] : j;
+    rows_of_block(s, list->k, list, entry, ahead, row);
+    for (int i = 0; list->by_index && i < BLK && entry[i] >= 0; i++) {
+        int number = list->live ? list->live[entry[i]] : entry[i];
         int pos =
             *(const int32_t *)row_at((const void *const *)list->pos, list, number, sizeof(int32_t));
-        if (pos == j) continue;
+        if (pos == entry[i]) continue;
         char *turned = turn->rows + (size_t)i * s->head_dim * s->elem;
-        key_rotate(s, turn, turned, row[i], j - pos);
+        key_rotate(s, turn, turned, row[i], entry[i] - pos);
         row[i] = turned;
     }
     for (int b = 0; b < channel_blocks(s); b++)
@@ -190,11 +192,21 @@ static void pack_key_block(const AttnShape *s, char *dst, const KeyList *list, i
 }
 
 // values of a block: one tile per 32 channels, step bytes apart
-static void pack_value_block(const AttnShape *s, char *dst, size_t step, const KeyList *list, int e,
-                             int len) {
+static void pack_value_block(const AttnShape *s, char *dst, size_t step, const KeyList *list,
+                             const int32_t *entry, const int32_t *ahead) {
     const void *row[BLK];
-    rows_of_block(s, list->v, list, e, len, row);
+    rows_of_block(s, list->v, list, entry, ahead, row);
     for (int b = 0; b < channel_blocks(s); b++) pack_values(s, dst + (size_t)b * step, row, b);
+}
+
+enum { AHEAD = 16 }; // rows; measured: 8 to 16 best, a step's attention 1.3 x faster than without
+
+// entries [32 e, 32 e + 32) of the list itself, -1 from len on, and those AHEAD of them
+static void entries_of_block(int32_t *entry, int32_t *ahead, int e, int len) {
+    for (int i = 0, j = e * BLK; i < BLK; i++, j++) {
+        entry[i] = j < len ? j : -1;
+        ahead[i] = j + AHEAD < len ? j + AHEAD : -1;
+    }
 }
 
 // ---------------------------------------------------------------------------
@@ -212,6 +224,7 @@ typedef struct {                // per thread; sizes for ATTN_ROWS rows, see scr
     float *o;                   // (ATTN_ROWS, dp) folded so far
     float *m, *l;               // (ATTN_ROWS)
     char *block;                // keys or values of STEP_BLOCKS * 32 entries, for steps
+    char *panel;                // gathered entries of a sparse list
     Turn turn;
 } Work;
 
@@ -230,6 +243,7 @@ static size_t work_at(const AttnShape *s, void *scratch, Work *w) {
     CARVE(m, float, ATTN_ROWS * sizeof(float));
     CARVE(l, float, ATTN_ROWS * sizeof(float));
     CARVE(block, char, STEP_BLOCKS * (size_t)channel_blocks(s) * tile_block(s));
+    CARVE(panel, char, attn_panel_bytes(s));
     CARVE(turn.rows, char, STRIP_ROWS * dp * s->elem);
     CARVE(turn.sin, float, dp * sizeof(float));
     CARVE(turn.cos, float, dp * sizeof(float));
@@ -251,9 +265,11 @@ void attn_pack(const AttnShape *s, void *panels, const KeyList *list, int from, 
     for (int e = from / BLK; e < CEIL_DIV(to, BLK); e++) {
         char *panel = (char *)panels + (size_t)(e / (PANEL / BLK)) * attn_panel_bytes(s);
         size_t at = (size_t)(e % (PANEL / BLK)) * block;
-        pack_key_block(s, panel + at * kb, list, e, to, &w.turn);
+        int32_t entry[BLK], ahead[BLK];
+        entries_of_block(entry, ahead, e, to);
+        pack_key_block(s, panel + at * kb, list, entry, ahead, &w.turn);
         pack_value_block(s, panel + (PANEL / BLK) * (kb * block) + at, (PANEL / BLK) * block, list,
-                         e, to);
+                         entry, ahead);
     }
 }
 
@@ -273,13 +289,18 @@ static inline __m512 exp2_16(__m512 x) {
 }
 #endif
 
-// products q.k -> probabilities of one row: v of the first width entries are visible, width % 32 ==
-// 0
-static void softmax_row(MulKind kind, float *s, int v, int width, float scale, char *p, float *m,
-                        float *l) {
+typedef struct { int from, to, end; } Sight;    // a row sees entries [0, from) and [to, end)
+
+static inline int sees(const Sight *v) { return v->from + v->end - v->to; }
+static inline int within(int j) { return j < 0 ? 0 : j > PANEL ? PANEL : j; }
+
+// products q.k -> probabilities of one row over the first width entries, width % 32 == 0
+static void softmax_row(MulKind kind, float *s, const Sight *v, int width, float scale, char *p,
+                        float *m, float *l) {
     size_t step = (size_t)16 * BLK * act_elem(kind);
     float e[BLK] __attribute__((aligned(64))), lane[LANES] __attribute__((aligned(64))), max;
-    for (int j = v; j < width; j++) s[j] = -INFINITY;
+    for (int j = v->from; j < v->to; j++) s[j] = -INFINITY;
+    for (int j = v->end; j < width; j++) s[j] = -INFINITY;
 #if defined(__AVX512F__)
     __m512 c = _mm512_set1_ps(scale), top = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
     for (int j = 0; j < width; j += LANES)
@@ -319,25 +340,39 @@ static inline void scores_out(float *dst, const float *s, int n, float scale) {
     for (int j = 0; j < n; j++) dst[j] = s[j] * scale;
 }
 
-// rows of the q act over one panel: w->s, w->op, m, l of the strip; vis clipped to
-// the panel. Rows that see nothing keep vis 0 and are left out.
-static void strip_panel(const AttnShape *s, Work *w, const char *panel, const char *q, int rows,
-                        const int *vis, bool values, float *m, float *l) {
+typedef struct {                // blocks of 32 entries of a list that lie side by side, packed
+    const char *k, *v;          // v: columns of 32 channels are (PANEL / BLK) tiles apart
+    int blocks;
+} Run;
+typedef struct { Run run[PANEL / BLK]; int n; } Runs;       // the blocks of one panel of a list
+
+// rows of the q act over one panel: w->s, w->op, m, l of the strip; sight clipped to the panel.
+// Rows that see nothing are left out.
+static void strip_panel(const AttnShape *s, Work *w, const Runs *runs, const char *q, int rows,
+                        const Sight *sight, bool values, float *m, float *l) {
     int kb = channel_blocks(s), most = 0;
     size_t block = tile_block(s), ae = act_elem(s->kind);
-    for (int i = 0; i < rows; i++) if (vis[i] > most) most = vis[i];
-    int width = CEIL_DIV(most, BLK) * BLK;
-    mul_block(s->kind, w->s, S_LD, q, kb, rows, panel, (size_t)kb * block, width, kb, false);
+    for (int i = 0; i < rows; i++)
+        if (sees(&sight[i]) && sight[i].end > most) most = sight[i].end;
+    int width = CEIL_DIV(most, BLK) * BLK, at = 0;
+    for (int i = 0; at < width; at += runs->run[i++].blocks * BLK) {
+        int n = runs->run[i].blocks * BLK < width - at ? runs->run[i].blocks * BLK : width - at;
+        mul_block(s->kind, w->s + at, S_LD, q, kb, rows, runs->run[i].k, (size_t)kb * block, n, kb,
+                  false);
+    }
     for (int i = 0; i < rows; i++) {
         char *p = w->p + ((size_t)(i / 16) * (PANEL / BLK) * 16 + (size_t)(i % 16)) * BLK * ae;
-        if (vis[i])
-            softmax_row(s->kind, w->s + (size_t)i * S_LD, vis[i], width, s->scale, p, &m[i], &l[i]);
+        if (sees(&sight[i]))
+            softmax_row(s->kind, w->s + (size_t)i * S_LD, &sight[i], width, s->scale, p, &m[i],
+                        &l[i]);
         else for (int j = 0; j < width; j += BLK) memset(p + (size_t)j * 16 * ae, 0, BLK * ae);
     }
-    if (!values) return;
-    mul_block(s->kind, w->op, (size_t)kb * BLK, w->p, PANEL / BLK, rows,
-              panel + (size_t)(PANEL / BLK) * kb * block, (size_t)(PANEL / BLK) * block,
-              s->head_dim, width / BLK, false);
+    at = 0;
+    for (int i = 0; values && at < width; at += runs->run[i++].blocks * BLK) {
+        int n = runs->run[i].blocks * BLK < width - at ? runs->run[i].blocks * BLK : width - at;
+        mul_block(s->kind, w->op, (size_t)kb * BLK, w->p + (size_t)at * 16 * ae, PANEL / BLK, rows,
+                  runs->run[i].v, (size_t)(PANEL / BLK) * block, s->head_dim, n / BLK, at > 0);
+    }
 }
 
 // (m, l, o) <- (m, l, o) folded with (mp, lp, op)
@@ -348,57 +383,330 @@ static inline void fold(float *m, float *l, float *o, float mp, float lp, const 
     *m = top;
 }
 
+// a strip's rows, from row r on, are folded with what they saw in one panel
+static void strip_fold(const AttnShape *s, Work *w, int r, int rows, const Sight *sight,
+                       const float *m, const float *l, bool values, bool *seen) {
+    size_t dp = (size_t)channel_blocks(s) * BLK;
+    for (int i = 0; i < rows; i++) {
+        float *op = w->op + (size_t)i * dp, *o = w->o + (size_t)(r + i) * dp;
+        if (!sees(&sight[i])) continue;
+        if (seen[r + i])
+            fold(&w->m[r + i], &w->l[r + i], o, m[i], l[i], op, values ? s->head_dim : 0);
+        else {
+            w->m[r + i] = m[i];
+            w->l[r + i] = l[i];
+            if (values) memcpy(o, op, (size_t)s->head_dim * sizeof *o);
+            seen[r + i] = true;
+        }
+    }
+}
+
+static void rows_out(const AttnShape *s, const Work *w, int rows, float *out, size_t ldo,
+                     float *lse2) {
+    size_t dp = (size_t)channel_blocks(s) * BLK;
+    for (int i = 0; i < rows; i++) {
+        if (out)
+            for (int c = 0; c < s->head_dim; c++)
+                out[(size_t)i * ldo + c] = w->o[(size_t)i * dp + c] / w->l[i];
+        if (lse2) lse2[i] = w->m[i] + flog2(w->l[i]);
+    }
+}
+
 // ---------------------------------------------------------------------------
 // attn_rows: up to 128 rows share each packed panel while it is in cache
 
 static void rows_panel(const AttnShape *s, const AttnRows *a, Work *w, int p, bool *seen) {
-    int kb = channel_blocks(s), vis[STRIP_ROWS];
-    size_t dp = (size_t)kb * BLK;
+    size_t dp = (size_t)channel_blocks(s) * BLK;
     const char *panel = (const char *)a->panels + (size_t)p * attn_panel_bytes(s);
+    const Runs runs = { { { panel, panel + attn_panel_bytes(s) / 2, PANEL / BLK } }, 1 };
     for (int r = 0; r < a->rows; r += STRIP_ROWS) {
         int rows = a->rows - r < STRIP_ROWS ? a->rows - r : STRIP_ROWS, any = 0;
         float m[STRIP_ROWS], l[STRIP_ROWS];
+        Sight sight[STRIP_ROWS];
         for (int i = 0; i < rows; i++) {
-            int v = a->vis0 + (r + i) * a->vis_step - p * PANEL;
-            vis[i] = v < 0 ? 0 : v > PANEL ? PANEL : v;
-            any |= vis[i];
+            int v = within(a->vis0 + (r + i) * a->vis_step - p * PANEL);
+            sight[i].from = sight[i].to = sight[i].end = v;
+            any |= v;
         }
         if (!any) continue;
-        strip_panel(s, w, panel, w->q + (size_t)r * dp * act_elem(s->kind), rows, vis,
+        strip_panel(s, w, &runs, w->q + (size_t)r * dp * act_elem(s->kind), rows, sight,
                     a->out != NULL, m, l);
-        for (int i = 0; i < rows; i++) {
-            int row = r + i;
-            if (!vis[i]) continue;
-            if (a->scores) scores_out(a->scores + (size_t)row * a->ld_scores + (size_t)p * PANEL,
-                                      w->s + (size_t)i * S_LD, vis[i], s->scale);
-            float *op = w->op + (size_t)i * dp, *o = w->o + (size_t)row * dp;
-            if (seen[row])
-                fold(&w->m[row], &w->l[row], o, m[i], l[i], op, a->out ? s->head_dim : 0);
-            else {
-                w->m[row] = m[i];
-                w->l[row] = l[i];
-                if (a->out) memcpy(o, op, (size_t)s->head_dim * sizeof *o);
-                seen[row] = true;
-            }
-        }
+        for (int i = 0; a->scores && i < rows; i++)
+            scores_out(a->scores + (size_t)(r + i) * a->ld_scores + (size_t)p * PANEL,
+                       w->s + (size_t)i * S_LD, sight[i].end, s->scale);
+        strip_fold(s, w, r, rows, sight, m, l, a->out != NULL, seen);
     }
 }
 
 void attn_rows(const AttnShape *s, const AttnRows *a, void *scratch) {
     bool seen[ATTN_ROWS] = { false };
-    size_t dp = (size_t)channel_blocks(s) * BLK;
     int last = a->vis0 + (a->rows - 1) * a->vis_step;
     Work w;
     work_at(s, scratch, &w);
     act_pack(s->kind, w.q, a->q, a->ldq, a->rows, s->head_dim);
     for (int p = 0; p * PANEL < last; p++) rows_panel(s, a, &w, p, seen);
-    for (int i = 0; i < a->rows; i++) {
-        if (a->out)
-            for (int c = 0; c < s->head_dim; c++)
-                a->out[(size_t)i * a->ldo + c] = w.o[(size_t)i * dp + c] / w.l[i];
-        if (a->lse2) a->lse2[i] = w.m[i] + flog2(w.l[i]);
+    rows_out(s, &w, a->rows, a->out, a->ldo, a->lse2);
+}
+
+// ---------------------------------------------------------------------------
+// attn_block: up to 64 rows over a list that skips. Blocks of 32 entries that lie in the packed
+// panels of the whole list are used where they are; others are gathered and packed once for all
+// rows. Both are runs of tiles under the same products.
+
+typedef struct { int span, at; } Cursor;        // entries of span taken so far
+
+static void run_add(Runs *runs, const char *k, const char *v, size_t k_bytes, size_t v_bytes) {
+    Run *last = runs->n ? &runs->run[runs->n - 1] : NULL;
+    if (last && last->k + last->blocks * k_bytes == k && last->v + last->blocks * v_bytes == v) {
+        last->blocks++;
+        return;
+    }
+    runs->run[runs->n].k = k;
+    runs->run[runs->n].v = v;
+    runs->run[runs->n++].blocks = 1;
+}
+
+// the next entries of the list, 32 or what is left (-1: none); returns the entry at which they lie
+// aligned and side by side in the packed panels, or -1
+static int next_entries(const AttnBlock *a, Cursor *c, int32_t *entry) {
+    const KeySpan *at = &a->span[c->span];
+    int first = c->span < a->n_spans ? at->at + c->at : 0, n = 0;
+    bool last = c->span == a->n_spans - 1;
+    bool whole = c->span < a->n_spans && first % BLK == 0 && (last || at->n - c->at >= BLK);
+    while (n < BLK && c->span < a->n_spans) {
+        at = &a->span[c->span];
+        int take = at->n - c->at < BLK - n ? at->n - c->at : BLK - n;
+        for (int i = 0; i < take; i++) entry[n + i] = at->at + c->at + i;
+        n += take;
+        c->at += take;
+        if (c->at == at->n) { c->span++; c->at = 0; }
+    }
+    for (int i = n; i < BLK; i++) entry[i] = -1;
+    return whole ? first : -1;
+}
+
+static void list_panel(const AttnShape *s, const AttnBlock *a, Work *w, Cursor *c, Runs *runs) {
+    int32_t entry[PANEL];
+    int aligned[PANEL / BLK], kb = channel_blocks(s);
+    size_t block = tile_block(s), half = attn_panel_bytes(s) / 2;
+    for (int e = 0; e < PANEL / BLK; e++) aligned[e] = next_entries(a, c, entry + e * BLK);
+    runs->n = 0;
+    for (int e = 0; e < PANEL / BLK && entry[e * BLK] >= 0; e++) {
+        const int32_t *ahead = entry + (e + 1 < PANEL / BLK ? e + 1 : e) * BLK;
+        const char *panel = w->panel;
+        int at = e;
+        if (aligned[e] >= 0) {
+            panel = (const char *)a->panels + (size_t)(aligned[e] / PANEL) * attn_panel_bytes(s);
+            at = aligned[e] % PANEL / BLK;
+        } else {
+            pack_key_block(s, w->panel + (size_t)e * kb * block, a->keys, entry + e * BLK, ahead,
+                           &w->turn);
+            pack_value_block(s, w->panel + half + (size_t)e * block, (PANEL / BLK) * block, a->keys,
+                             entry + e * BLK, ahead);
+        }
+        run_add(runs, panel + (size_t)at * kb * block, panel + half + (size_t)at * block,
+                (size_t)kb * block, block);
     }
 }
+
+// of len entries of the list, those below j; found from the end, where a block's own rows are
+static int entries_below(const AttnBlock *a, int len, int j) {
+    for (int i = a->n_spans - 1; i >= 0 && a->span[i].at + a->span[i].n > j; i--)
+        len -= a->span[i].at >= j ? a->span[i].n : a->span[i].at + a->span[i].n - j;
+    return len;
+}
+
+int64_t attn_block(const AttnShape *s, const AttnBlock *a, void *scratch) {
+    bool seen[SPARSE_ROWS] = { false };
+    Sight sight[SPARSE_ROWS], view[STRIP_ROWS];
+    size_t strip = (size_t)channel_blocks(s) * BLK * act_elem(s->kind);
+    int64_t pairs = 0;
+    int len = 0;
+    Cursor at = { 0, 0 };
+    Runs runs;
+    Work w;
+    work_at(s, scratch, &w);
+    for (int i = 0; i < a->n_spans; i++) len += a->span[i].n;
+    for (int i = 0; i < a->rows; i++) {
+        int own = a->own + i, below = own - a->local + 1, end = entries_below(a, len, own + 1);
+        sight[i].from = sight[i].to = sight[i].end = end;
+        if (i >= a->windowed || below <= a->sinks) continue;
+        sight[i].from = entries_below(a, len, a->sinks);
+        sight[i].to = entries_below(a, len, below);
+    }
+    act_pack(s->kind, w.q, a->q, a->ldq, a->rows, s->head_dim);
+    for (int p = 0; p < len; p += PANEL) {
+        list_panel(s, a, &w, &at, &runs);
+        for (int r = 0; r < a->rows; r += STRIP_ROWS) {
+            int rows = a->rows - r < STRIP_ROWS ? a->rows - r : STRIP_ROWS, any = 0;
+            float m[STRIP_ROWS], l[STRIP_ROWS];
+            for (int i = 0; i < rows; i++) {
+                view[i].from = within(sight[r + i].from - p);
+                view[i].to = within(sight[r + i].to - p);
+                view[i].end = within(sight[r + i].end - p);
+                any |= sees(&view[i]);
+            }
+            pairs += (int64_t)rows * (len - p < PANEL ? len - p : PANEL);
+            if (!any) continue;
+            strip_panel(s, &w, &runs, w.q + (size_t)r * strip, rows, view, a->out != NULL, m, l);
+            strip_fold(s, &w, r, rows, view, m, l, a->out != NULL, seen);
+        }
+    }
+    for (int i = 0; i < a->rows; i++) CHECK(seen[i], "row %d of a sparse feed sees no key", i);
+    rows_out(s, &w, a->rows, a->out, a->ldo, a->lse2);
+    return pairs;
+}
+
+// ---------------------------------------------------------------------------
+// The k largest of n, ties to the lower index, in ascending order of index: radix select on the
+// bits, eight at a time
+
+static inline uint32_t order_bits(float f) {    // the same order as the floats'; -0 = +0
+    uint32_t u = f32_bits(f + 0.0f);
+    return u >> 31 ? ~u : u | 0x80000000u;
+}
+
+int top_k(const float *x, int n, int k, int32_t *out) {
+    uint32_t prefix = 0, mask = 0;
+    int left = k, at = 0;               // still wanted among those that share the prefix
+    for (int shift = 24; shift >= 0 && k < n; shift -= 8) {
+        int count[256] = { 0 }, bin = 255;
+        for (int i = 0; i < n; i++) {
+            uint32_t u = order_bits(x[i]);
+            count[u >> shift & 255] += (u & mask) == prefix;
+        }
+        for (; count[bin] < left; bin--) left -= count[bin];
+        prefix |= (uint32_t)bin << shift;
+        mask |= 255u << shift;
+    }
+    for (int i = 0; i < n; i++) {
+        uint32_t u = order_bits(x[i]);
+        bool tie = u == prefix && left > 0;
+        if (k < n && u <= prefix && !tie) continue;
+        left -= k < n && u == prefix;
+        out[at++] = i;
+    }
+    return at;
+}
+
+// ---------------------------------------------------------------------------
+// Lists. Row block b of a feed of n rows holds rows [64 b, 64 b + 64); in a KV head's list of len
+// entries its first row is entry s = len - n + 64 b and its last e - 1, e = s + 64. A list ends
+// with the last row of its block: no row sees more.
+//
+// A-shape (Xiao et al., arXiv 2309.17453, without renumbering): row i sees j <= i with j < sinks or
+// i - j < local. The list holds whole tiles of 64 entries; what a row does not see of them is
+// masked. Tri-shape (Li et al., arXiv 2412.10319): the last dense_rows rows see everything before
+// them.
+
+static int list_end(const HeadLists *h, int block) {
+    int end = h->len - h->n + (block + 1) * SPARSE_ROWS;
+    return end < h->len ? end : h->len;
+}
+
+static int a_shape_list(const HeadLists *h, int block, KeySpan *out) {
+    int start = h->len - h->n + block * SPARSE_ROWS, end = list_end(h, block), n = 0;
+    int below = start - h->local + 1;           // the first row's window begins here
+    int window = below > 0 ? below / SPARSE_ROWS * SPARSE_ROWS : 0;
+    int sinks = CEIL_DIV(h->sinks, SPARSE_ROWS) * SPARSE_ROWS;
+    bool dense = end > h->len - h->dense_rows;
+    if (dense || sinks >= window) window = 0;
+    if (window && sinks) {
+        out[n].at = 0;
+        out[n++].n = sinks;
+    }
+    out[n].at = window;
+    out[n++].n = end - window;
+    return n;
+}
+
+// Vertical-slash (Jiang et al., arXiv 2407.02490): kept columns and kept distances. A distance d
+// stands for the 64 entries before R = max(e - d, 64); going from the largest distance below e, an
+// interval [A, E) grows by 64 for every R beyond E and ends where R is beyond E + 64. Columns that no
+// interval covers stand alone, those from the last E on are left out.
+
+// the largest kept distance below d, or -1
+static int next_distance(const uint64_t *slash, int d) {
+    if (d <= 0) return -1;
+    int w = (d - 1) / 64;
+    uint64_t bits = slash[w] << (63 - (d - 1) % 64) >> (63 - (d - 1) % 64);
+    while (!bits && w > 0) bits = slash[--w];
+    return bits ? w * 64 + 63 - __builtin_clzll(bits) : -1;
+}
+
+// adds [at, end), which lies behind what is there; side by side is one span
+static int span_add(KeySpan *out, int n, int at, int end) {
+    if (at >= end) return n;
+    if (n && out[n - 1].at + out[n - 1].n == at) {
+        out[n - 1].n += end - at;
+        return n;
+    }
+    out[n].at = at;
+    out[n].n = end - at;
+    return n + 1;
+}
+
+static int vertical_slash_list(const HeadLists *h, int block, KeySpan *out) {
+    int e = h->len - h->n + (block + 1) * SPARSE_ROWS, end = list_end(h, block), n = 0, v = 0;
+    int d = next_distance(h->slash, e < h->len ? e : h->len);
+    CHECK(d >= 0, "no distance is kept");
+    int to = e - d > SPARSE_ROWS ? e - d : SPARSE_ROWS, from = to - SPARSE_ROWS;
+    while (true) {
+        d = next_distance(h->slash, e - to);
+        if (d >= 0 && e - d <= to + SPARSE_ROWS) {
+            to += SPARSE_ROWS;
+            continue;
+        }
+        for (; v < h->n_vertical && h->vertical[v] < from; v++)
+            n = span_add(out, n, h->vertical[v], h->vertical[v] + 1);
+        while (v < h->n_vertical && h->vertical[v] < to) v++;
+        n = span_add(out, n, from, to < end ? to : end);
+        if (d < 0) return n;
+        to = e - d;
+        from = to - SPARSE_ROWS;
+    }
+}
+
+// Block-sparse: the tiles of 64 keys whose mean has the largest product with the mean query of the
+// block, among those that its first row sees; ties keep the earlier tile. Nothing is forced, not even
+// the block's own tile.
+static int block_sparse_list(const HeadLists *h, int block, const float *q_mean, KeySpan *out,
+                             float *score, int32_t *chosen) {
+    int end = list_end(h, block), start = h->len - h->n + block * SPARSE_ROWS;
+    int tiles = start / SPARSE_ROWS + 1, n = 0;
+    if (tiles <= h->blocks) {
+        out[0].at = 0;
+        out[0].n = end;
+        return 1;
+    }
+    for (int t = 0; t < tiles; t++) {
+        const float *k = h->k_mean + (size_t)t * h->head_dim;
+        score[t] = 0;
+        for (int b = 0; b < h->head_dim; b += BLK) {
+            float chain[2] = { 0, 0 };
+            for (int i = b; i < h->head_dim && i < b + BLK; i++)
+                chain[i & 1] = fmaf(q_mean[i], k[i], chain[i & 1]);
+            score[t] += chain[0] + chain[1];
+        }
+    }
+    top_k(score, tiles, h->blocks, chosen);
+    for (int i = 0; i < h->blocks; i++) {
+        int at = chosen[i] * SPARSE_ROWS;
+        n = span_add(out, n, at, at + SPARSE_ROWS < end ? at + SPARSE_ROWS : end);
+    }
+    return n;
+}
+
+int attn_list(const HeadLists *h, int block, const float *q_mean, KeySpan *out, float *score,
+              int32_t *chosen) {
+    return h->kind == HEAD_A_SHAPE          ? a_shape_list(h, block, out)
+           : h->kind == HEAD_VERTICAL_SLASH ? vertical_slash_list(h, block, out)
+                                            : block_sparse_list(h, block, q_mean, out, score,
+                                                                chosen);
+}
+
+// ---------------------------------------------------------------------------
+// Scores alone, for statistics
 
 void attn_panel_scores(const AttnShape *s, const void *panel, const float *q, int rows,
                        const int *vis, float *scores, void *scratch) {
@@ -423,6 +731,8 @@ void attn_step_panel(const AttnShape *s, const KeyList *list, int p, const StepR
     int count = list->len - p * PANEL < PANEL ? list->len - p * PANEL : PANEL,
         blocks = CEIL_DIV(count, BLK);
     size_t block = tile_block(s), row = BLK * act_elem(s->kind), dp = (size_t)kb * BLK;
+    int32_t entry[BLK], ahead[BLK];
+    const Sight all = { count, count, count };
     Work w;
     work_at(s, scratch, &w);
     for (int i = 0; i < rows; i++)
@@ -430,9 +740,10 @@ void attn_step_panel(const AttnShape *s, const KeyList *list, int p, const StepR
     for (int e = 0; e < blocks;
          e += STEP_BLOCKS) { // keys are packed where their product finds them in cache
         int m = blocks - e < STEP_BLOCKS ? blocks - e : STEP_BLOCKS;
-        for (int b = 0; b < m; b++)
-            pack_key_block(s, w.block + (size_t)(b * kb) * block, list, first + e + b, list->len,
-                           &w.turn);
+        for (int b = 0; b < m; b++) {
+            entries_of_block(entry, ahead, first + e + b, list->len);
+            pack_key_block(s, w.block + (size_t)(b * kb) * block, list, entry, ahead, &w.turn);
+        }
         mul_block(s->kind, w.s + e * BLK, S_LD, w.q, kb, rows, w.block, (size_t)kb * block,
                   m * BLK, kb, false);
     }
@@ -444,14 +755,16 @@ void attn_step_panel(const AttnShape *s, const KeyList *list, int p, const StepR
             scores_out(of->scores + (size_t)h * of->ld_scores + (size_t)p * PANEL, si, count,
                        s->scale);
         char *pi = w.p + ((size_t)(i / 16) * (PANEL / BLK) * 16 + (size_t)(i % 16)) * row;
-        softmax_row(s->kind, si, count, blocks * BLK, s->scale, pi, &of->part[h],
+        softmax_row(s->kind, si, &all, blocks * BLK, s->scale, pi, &of->part[h],
                     &of->part[group + h]);
     }
     for (int e = 0; e < blocks; e += STEP_BLOCKS) {
         int m = blocks - e < STEP_BLOCKS ? blocks - e : STEP_BLOCKS;
-        for (int b = 0; b < m; b++)
-            pack_value_block(s, w.block + (size_t)b * block, STEP_BLOCKS * block, list,
-                             first + e + b, list->len);
+        for (int b = 0; b < m; b++) {
+            entries_of_block(entry, ahead, first + e + b, list->len);
+            pack_value_block(s, w.block + (size_t)b * block, STEP_BLOCKS * block, list, entry,
+                             ahead);
+        }
         for (int i = 0; i < rows; i += 16)
             mul_block(s->kind, w.op + (size_t)i * dp, dp,
                       w.p + ((size_t)(i / 16) * (PANEL / BLK) + (size_t)e) * 16 * row, PANEL / BLK,
@@ -475,4 +788,349 @@ void attn_fold(const AttnShape *s, const float *parts, int n, float *out, float 
         for (int c = 0; c < hd; c++) o[c] /= l;
         if (lse2) lse2[i] = m + flog2(l);
     }
+}
+
+// ---------------------------------------------------------------------------
+// MInference's online estimation (Jiang et al., arXiv 2407.02490, algorithm 2) from the last L <= 64
+// query rows of a feed. With P the softmax of their scores over everything they see:
+//   column j scores sum_a P[a][j],  distance d scores sum_a P[a][len - L + a - d],  a ascending.
+// The first 30 columns and the 100 smallest distances are always kept, then the largest scores, ties
+// to the smaller index. P = 2^(s - lse2).
+
+enum { FORCED_COLUMNS = 30, FORCED_DISTANCES = 100, LEAST_VERTICALS = 30, LEAST_SLASHES = 50 };
+
+// one panel of keys under the probe's rows: column (len) and, at index j + L - 1 - a, distance
+// len - 1 - that index
+static void estimate_panel(const AttnShape *s, const void *panel, int p, const AttnProbe *probe,
+                           const float *lse2, float *column, float *diagonal, float *scores,
+                           void *scratch) {
+    for (int r = 0; r < probe->rows; r += STRIP_ROWS) {
+        int rows = probe->rows - r < STRIP_ROWS ? probe->rows - r : STRIP_ROWS, vis[STRIP_ROWS];
+        for (int i = 0; i < rows; i++)
+            vis[i] = within(probe->len - probe->rows + r + i + 1 - p * PANEL);
+        attn_panel_scores(s, panel, probe->q + (size_t)r * s->head_dim, rows, vis, scores,
+                          scratch);
+        for (int i = 0; i < rows; i++) {
+            float *x = scores + (size_t)i * PANEL, *c = column + p * PANEL;
+            float *d = diagonal + p * PANEL + probe->rows - 1 - (r + i), base = lse2[r + i];
+            for (int j = 0; j < vis[i]; j++) x[j] = fexp2(x[j] - base);
+            for (int j = 0; j < vis[i]; j++) c[j] += x[j];
+            for (int j = 0; j < vis[i]; j++) d[j] += x[j];
+        }
+    }
+}
+
+void attn_estimate(const AttnShape *s, const AttnProbe *probe, float *column, float *distance,
+                   float *scores, void *scratch) {
+    float lse2[SPARSE_ROWS];
+    int n = probe->len;
+    AttnRows a;
+    memset(&a, 0, sizeof a);
+    a.panels = probe->panels;
+    a.q = probe->q;
+    a.ldq = (size_t)s->head_dim;
+    a.rows = probe->rows;
+    a.vis0 = n - probe->rows + 1;
+    a.vis_step = 1;
+    a.lse2 = lse2;
+    attn_rows(s, &a, scratch);
+    memset(column, 0, (size_t)n * sizeof *column);
+    memset(distance, 0, (size_t)n * sizeof *distance);
+    for (int p = 0; p * PANEL < n; p++)
+        estimate_panel(s, (const char *)probe->panels + (size_t)p * attn_panel_bytes(s), p, probe,
+                       lse2, column, distance, scores, scratch);
+    for (int i = 0, j = n - 1; i < j; i++, j--) {
+        float t = distance[i];
+        distance[i] = distance[j];
+        distance[j] = t;
+    }
+}
+
+static int at_most(int x, int most) { return x < most ? x : most; }
+
+int attn_select(float *column, float *distance, int n, int verticals, int slashes, int forced,
+                int32_t *vertical, uint64_t *slash, int32_t *scratch) {
+    for (int j = 0; j < at_most(n, FORCED_COLUMNS); j++) column[j] = INFINITY;
+    for (int d = 0; d < at_most(n, forced); d++) distance[d] = INFINITY;
+    if (slashes < LEAST_SLASHES) slashes = LEAST_SLASHES;
+    if (verticals < LEAST_VERTICALS) verticals = LEAST_VERTICALS;
+    int kept = top_k(distance, n, at_most(slashes, n), scratch);
+    memset(slash, 0, (size_t)CEIL_DIV(n, 64) * sizeof *slash);
+    for (int i = 0; i < kept; i++) slash[scratch[i] / 64] |= 1ull << scratch[i] % 64;
+    return top_k(column, n, at_most(verticals, n), vertical);
+}
+
+// mean of 64 rows, those that are missing count as zero, rounded as the input of a product
+static void mean_round(const AttnShape *s, float *mean) {
+    for (int i = 0; i < s->head_dim; i++) {
+        float x = mean[i] * (1.0f / SPARSE_ROWS);
+        mean[i] = s->kind == MUL_F32 ? x : round_bf16(x);
+    }
+}
+
+static void mean_keys(const AttnShape *s, const KeyList *keys, int tile, float *mean) {
+    memset(mean, 0, (size_t)s->head_dim * sizeof *mean);
+    for (int j = tile * SPARSE_ROWS; j < at_most(keys->len, (tile + 1) * SPARSE_ROWS); j++) {
+        const void *row = row_at(keys->k, keys, keys->live ? keys->live[j] : j,
+                                 (size_t)s->head_dim * s->elem);
+        for (int i = 0; i < s->head_dim; i++)
+            mean[i] += s->elem == 4 ? ((const float *)row)[i] : bf16_f32(((const uint16_t *)row)[i]);
+    }
+    mean_round(s, mean);
+}
+
+static void mean_queries(const AttnShape *s, const float *q, size_t ldq, int rows, float *mean) {
+    memset(mean, 0, (size_t)s->head_dim * sizeof *mean);
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < s->head_dim; i++)
+            mean[i] += s->kind == MUL_F32 ? q[(size_t)r * ldq + i]
+                                          : round_bf16(q[(size_t)r * ldq + i]);
+    mean_round(s, mean);
+}
+
+// ---------------------------------------------------------------------------
+// One layer of a sparse feed: the patterns of its heads, then row blocks against their lists
+
+struct Sparse {
+    Mem *mem;
+    const AttnShape *s;
+    int len, verticals, marks;  // room
+    HeadLists *head;            // (H)
+    int32_t *vertical;          // (H, verticals)
+    uint64_t *slash;            // (H, len / 64)
+    float *k_mean;              // (G, len / 64, hd)
+    uint64_t *listed;           // (H, marks / 64, len / 64) entries of the lists of a chunk's rows
+    int first;                  // the chunk's first row
+    char *thread;               // (threads) what a thread needs besides attention's scratch
+    const AttnShape *layer_s;   // of the layer under way
+    const KeyList *keys;        // (G)
+    const void *const *panels;  // (G)
+};
+
+typedef struct { size_t vertical, slash, k_mean, head, listed, thread; } SparseSizes;
+
+typedef struct {                // of one thread
+    float *column, *distance, *scores, *mean;   // (len) (len) (32, 512) (hd)
+    int32_t *chosen;            // (len)
+    KeySpan *span;                 // (verticals + len / 64 + 1, at least blocks)
+} Scratch;
+
+static size_t sparse_scratch(const AttnShape *s, int len, int verticals, char *base, Scratch *t) {
+    size_t at = 0;
+#define CARVE(field, type, count)                                                                  \
+    (t->field = (type *)(void *)(base + at), at += ((size_t)(count) * sizeof(type) + 63) & ~(size_t)63)
+    CARVE(column, float, len);
+    CARVE(distance, float, len);
+    CARVE(scores, float, STRIP_ROWS * PANEL);
+    CARVE(mean, float, s->head_dim);
+    CARVE(chosen, int32_t, len);
+    CARVE(span, KeySpan, verticals + CEIL_DIV(len, SPARSE_ROWS) + 2);
+#undef CARVE
+    return at;
+}
+
+static SparseSizes sparse_sizes(const AttnShape *s, int len, int verticals, int marks) {
+    static char base[1];                        // only offsets are wanted
+    size_t h = (size_t)s->n_heads, tiles = (size_t)CEIL_DIV(len, SPARSE_ROWS);
+    Scratch t;
+    SparseSizes z;
+    z.head = h * sizeof(HeadLists);
+    z.vertical = h * (size_t)verticals * sizeof(int32_t);
+    z.slash = h * tiles * sizeof(uint64_t);
+    z.k_mean = h * tiles * s->head_dim * sizeof(float);         // a cache may have H KV heads
+    z.listed = h * (size_t)CEIL_DIV(marks, SPARSE_ROWS) * tiles * sizeof(uint64_t);
+    z.thread = sparse_scratch(s, len, verticals, base, &t) * (size_t)cpu_threads();
+    return z;
+}
+
+size_t sparse_bytes(const AttnShape *s, int len, int verticals, int marks) {
+    SparseSizes z = sparse_sizes(s, len, at_most(verticals, len), marks);
+    return z.head + z.vertical + z.slash + z.k_mean + z.listed + z.thread;
+}
+
+Sparse *sparse_open(Mem *mem, const AttnShape *s) {
+    Sparse *p = (Sparse *)xrealloc(NULL, sizeof *p);
+    memset(p, 0, sizeof *p);
+    p->mem = mem;
+    p->s = s;
+    return p;
+}
+
+static void sparse_empty(Sparse *p) {
+    SparseSizes z = sparse_sizes(p->s, p->len, p->verticals, p->marks);
+    if (!p->head) return;
+    mem_give(p->mem, p->head, z.head);
+    mem_give(p->mem, p->vertical, z.vertical);
+    mem_give(p->mem, p->slash, z.slash);
+    mem_give(p->mem, p->k_mean, z.k_mean);
+    mem_give(p->mem, p->listed, z.listed);
+    mem_give(p->mem, p->thread, z.thread);
+    p->head = NULL;
+}
+
+void sparse_close(Sparse *p) {
+    if (!p) return;
+    sparse_empty(p);
+    free(p);
+}
+
+void sparse_reserve(Sparse *p, int len, int verticals, int marks) {
+    if (verticals > len) verticals = len;
+    if (p->head && len <= p->len && verticals <= p->verticals && marks <= p->marks) return;
+    sparse_empty(p);
+    p->len = len > p->len ? len : p->len;
+    p->verticals = verticals > p->verticals ? verticals : p->verticals;
+    p->marks = marks > p->marks ? marks : p->marks;
+    SparseSizes z = sparse_sizes(p->s, p->len, p->verticals, p->marks);
+    const char *what = "lists of sparse attention";
+    p->head = (HeadLists *)mem_take(p->mem, z.head, 1, what);
+    p->vertical = (int32_t *)mem_take(p->mem, z.vertical, 1, what);
+    p->slash = (uint64_t *)mem_take(p->mem, z.slash, 1, what);
+    p->k_mean = (float *)mem_take(p->mem, z.k_mean, 1, what);
+    p->listed = (uint64_t *)mem_take(p->mem, z.listed, 1, what);
+    p->thread = (char *)mem_take(p->mem, z.thread, 1, what);
+}
+
+static Scratch thread_lists(const Sparse *p) {
+    Scratch t;
+    static char base[1];
+    size_t each = sparse_scratch(p->s, p->len, p->verticals, base, &t);
+    sparse_scratch(p->s, p->len, p->verticals, p->thread + each * (size_t)omp_get_thread_num(), &t);
+    return t;
+}
+
+static void head_plan(Sparse *p, int h, const HeadPattern *pattern, int dense_rows, int n,
+                      const float *q, int q_rows, void *scratch) {
+    const AttnShape *s = p->layer_s;
+    HeadLists *l = &p->head[h];
+    int g = h / (s->n_heads / s->n_kv_heads);
+    memset(l, 0, sizeof *l);
+    l->kind = pattern->kind;
+    l->len = p->keys[g].len;
+    l->n = n;
+    l->head_dim = s->head_dim;
+    if (l->kind == HEAD_A_SHAPE) {
+        l->sinks = pattern->a;
+        l->local = pattern->b;
+        l->dense_rows = dense_rows;
+    } else if (l->kind == HEAD_BLOCK_SPARSE) {
+        l->blocks = pattern->a;
+        l->k_mean = p->k_mean + (size_t)g * CEIL_DIV(p->len, SPARSE_ROWS) * s->head_dim;
+    } else {
+        Scratch t = thread_lists(p);
+        AttnProbe probe = { p->panels[g], l->len, q + (size_t)h * q_rows * s->head_dim, q_rows };
+        int32_t *vertical = p->vertical + (size_t)h * p->verticals;
+        uint64_t *slash = p->slash + (size_t)h * CEIL_DIV(p->len, 64);
+        attn_estimate(s, &probe, t.column, t.distance, t.scores, scratch);
+        l->n_vertical = attn_select(t.column, t.distance, l->len, pattern->a, pattern->b,
+                                    FORCED_DISTANCES, vertical, slash, t.chosen);
+        l->vertical = vertical;
+        l->slash = slash;
+    }
+}
+
+void sparse_plan(Sparse *p, const SparseLayer *layer, char *scratch, size_t per_thread) {
+    const AttnShape *s = layer->s;
+    int tiles = 0, room = CEIL_DIV(p->len, SPARSE_ROWS);
+    p->layer_s = s;
+    p->keys = layer->keys;
+    p->panels = layer->panels;
+    for (int h = 0; h < s->n_heads; h++)
+        if (layer->pattern[h].kind == HEAD_BLOCK_SPARSE) tiles = room;
+#pragma omp parallel
+    {
+#pragma omp for schedule(dynamic, 64) nowait
+        for (int i = 0; i < s->n_kv_heads * tiles; i++)
+            if (i % room * SPARSE_ROWS < p->keys[i / room].len)
+                mean_keys(s, &p->keys[i / room], i % room, p->k_mean + (size_t)i * s->head_dim);
+#pragma omp for schedule(dynamic, 1)
+        for (int h = 0; h < s->n_heads; h++)
+            head_plan(p, h, &layer->pattern[h], layer->dense_rows, layer->n, layer->q,
+                      layer->q_rows, scratch + per_thread * (size_t)omp_get_thread_num());
+    }
+}
+
+const HeadLists *sparse_head(const Sparse *p, int h) { return &p->head[h]; }
+
+static uint64_t *marks_of(const Sparse *p, int h, int block) {
+    size_t words = (size_t)CEIL_DIV(p->len, 64), blocks = (size_t)CEIL_DIV(p->marks, SPARSE_ROWS);
+    return p->listed + ((size_t)h * blocks + (size_t)(block - p->first / SPARSE_ROWS)) * words;
+}
+
+static void mark_list(const Sparse *p, int h, int block, const AttnBlock *a) {
+    uint64_t *bits = marks_of(p, h, block);
+    memset(bits, 0, (size_t)CEIL_DIV(p->len, 64) * sizeof *bits);
+    for (int i = 0; i < a->n_spans; i++)
+        for (int j = a->span[i].at; j < a->span[i].at + a->span[i].n; j++)
+            bits[j / 64] |= 1ull << j % 64;
+}
+
+void sparse_hide(const Sparse *p, int h, int i, int from, int n, float *s) {
+    const HeadLists *l = &p->head[h];
+    int row = p->first + i, own = l->len - l->n + row;
+    const uint64_t *bits = marks_of(p, h, row / SPARSE_ROWS) + from / 64;
+    bool windowed = l->kind == HEAD_A_SHAPE && row < l->n - l->dense_rows;
+    for (int j = 0; j < n; j++) {
+        bool seen = bits[j / 64] >> j % 64 & 1;
+        if (windowed) seen = seen && (from + j < l->sinks || from + j > own - l->local);
+        if (!seen) s[j] = -INFINITY;
+    }
+}
+
+// rows [64 block, ..) of the feed, q and out those rows of one query head
+static int64_t block_rows(const Sparse *p, int h, int block, const float *q, float *out, size_t ld,
+                          float *lse2, void *scratch) {
+    const AttnShape *s = p->layer_s;
+    int g = h / (s->n_heads / s->n_kv_heads), first = block * SPARSE_ROWS;
+    HeadLists *l = &p->head[h];
+    Scratch t = thread_lists(p);
+    AttnBlock a;
+    memset(&a, 0, sizeof a);
+    a.keys = &p->keys[g];
+    a.panels = p->panels[g];
+    a.q = q;
+    a.ldq = a.ldo = ld;
+    a.rows = at_most(l->n - first, SPARSE_ROWS);
+    a.own = l->len - l->n + first;
+    if (l->kind == HEAD_BLOCK_SPARSE) mean_queries(s, q, ld, a.rows, t.mean);
+    a.span = t.span;
+    a.n_spans = attn_list(l, block, t.mean, t.span, t.column, t.chosen);
+    if (l->kind == HEAD_A_SHAPE) {
+        a.sinks = l->sinks;
+        a.local = l->local;
+        a.windowed = l->n - l->dense_rows - first;
+    }
+    a.out = out;
+    a.lse2 = lse2;
+    if (p->marks) mark_list(p, h, block, &a);
+    return attn_block(s, &a, scratch);
+}
+
+int64_t sparse_rows(Sparse *p, int first, int n, const float *q, float *out, float *lse2,
+                    size_t lse_ld, char *scratch, size_t per_thread) {
+    const AttnShape *s = p->layer_s;
+    size_t ld = (size_t)s->n_heads * s->head_dim;
+    int blocks = CEIL_DIV(n, SPARSE_ROWS);
+    int64_t pairs = 0;
+    CHECK(first % SPARSE_ROWS == 0, "rows of a sparse feed from %d", first);
+    CHECK(!p->marks || n <= p->marks, "a chunk of %d rows in room for %d", n, p->marks);
+    p->first = first;
+#pragma omp parallel for schedule(dynamic, 1) reduction(+ : pairs)
+    for (int item = 0; item < blocks * s->n_heads; item++) {
+        int block = blocks - 1 - item / s->n_heads, h = item % s->n_heads;
+        size_t at = (size_t)block * SPARSE_ROWS * ld + (size_t)h * s->head_dim;
+        pairs += block_rows(p, h, first / SPARSE_ROWS + block, q + at, out + at, ld,
+                            lse2 ? lse2 + (size_t)h * lse_ld + block * SPARSE_ROWS : NULL,
+                            scratch + per_thread * (size_t)omp_get_thread_num());
+    }
+    return pairs;
+}
+
+int64_t sparse_all_pairs(int len, int n) {
+    int64_t pairs = 0;
+    for (int r = 0; r < n; r += SPARSE_ROWS) {
+        int rows = at_most(n - r, SPARSE_ROWS);
+        pairs += (int64_t)rows * (len - n + r + rows);
+    }
+    return pairs;
 }

@@ -376,9 +376,36 @@ int arm_method(const Bench *b, const Arm *a, int ctx, Method *m, Err *err) {
     return method_resolve(m, b->preset, ctx, budget, b->positions, err);
 }
 
-bool bench_shares(const Bench *b, int n_turns) {
-    if (b->preset == PRESET_HARNESS) return false;
-    return b->n_arms > 1 || (n_turns > 1 && b->arms[0].aware == AWARE_EACH);
+// The rows of a dense prefill are those of the bare context; a sparse one depends on the whole first
+// feed, so its rows also depend on the question in it.
+static bool same_rows(const Arm *a, const Arm *b) {
+    const Method *m = &a->method, *n = &b->method;
+    if (m->prefill != n->prefill) return false;
+    if (!m->prefill) return true;
+    if (!m->pattern_path != !n->pattern_path ||
+        (m->pattern_path && strcmp(m->pattern_path, n->pattern_path))) return false;
+    if (a->aware != b->aware || (a->aware == AWARE_FIRST && a->mode != b->mode)) return false;
+    return !memcmp(&m->prefill_set, &n->prefill_set, sizeof m->prefill_set);
+}
+
+static bool is_whole(const Arm *a) { return a->method.prefill != NULL; }
+
+SharedBy arm_sharers(const Bench *b, const Arm *a, int n_turns) {
+    SharedBy by = { -1, -1, false };
+    int users = 0;
+    for (int i = 0; i < b->n_arms; i++) {
+        const Arm *c = &b->arms[i];
+        if (!same_rows(a, c)) continue;
+        users += c->aware == AWARE_EACH && n_turns > 1 ? 2 : 1;
+        if (by.first < 0) by.first = i;
+        by.last = i;
+    }
+    // a root that is cut back to the context's end makes its rows itself: recurrent state is kept
+    // there while it is fed
+    bool alone = is_whole(a) && (a->aware == AWARE_EACH ||
+                                 (a->mode == MULTI_REQUEST && a->aware == AWARE_FIRST));
+    by.shared = users > 1 && b->preset != PRESET_HARNESS && !alone;
+    return by;
 }
 
 // how many requests of a session decode together
@@ -386,10 +413,12 @@ static int batch_of(const Bench *b, int n_turns) {
     return b->batch && b->batch < n_turns ? b->batch : n_turns;
 }
 
-Lengths lengths_of(const Bench *b, const Task *task, const Session *s, Mode mode, Aware aware) {
+Lengths lengths_of(const Bench *b, const Task *task, const Session *s, const Arm *a) {
+    Mode mode = a->mode;
+    Aware aware = a->aware;
     int context = (int)s->context.n, first = session_first(s), history = 0;
     Lengths l = { context, aware == AWARE_NO ? context : first, 0, 1 };
-    if (mode != MULTI_TURN && (aware != AWARE_EACH || bench_shares(b, s->s.n_turns)))
+    if (mode != MULTI_TURN && (aware != AWARE_EACH || arm_sharers(b, a, s->s.n_turns).shared))
         l.branches = batch_of(b, s->s.n_turns);
     for (int t = 0; t < s->s.n_turns; t++) {
         int question = (int)s->turn[t].first.n, answer = turn_max_new(b, task, s, t), later = 0;
@@ -420,8 +449,9 @@ typedef struct {
     const Arm *arm;
     Method method;              // sizes resolved
     StrBuf params;
-    Context *shared;            // the bare context when it has several users, else NULL
-    double shared_s;            // its prefill
+    Context *shared;            // rows that have several users, else NULL
+    bool whole;                 // of the whole first feed; else of the bare context
+    double shared_s;            // their prefill
     int ctx;
     XXH64_state_t ids;          // all ids fed to the branch that answers
     double rows_sum;            // mean live rows at the end of the questions, over n_rows turns
@@ -513,6 +543,13 @@ static void row_begin(const Play *p, int turn, Row *row) {
 // nothing to drop is worth one sentence per run.
 static int check_first_feed(Play *p, const Branch *root, Err *err) {
     BranchStats st = branch_stats(root);
+    if (st.pairs_ratio > 0.95 && p->method.prefill && !p->b->all_but_dense &&
+        st.pos > method_prefill_window(&p->method)) {
+        fprintf(stderr, "warning: %s computed %.1f %% of all pairs in session %d (%lld tokens): its "
+                "rows say pairs_ratio\n", p->method.name, 100 * st.pairs_ratio, p->s->s.number,
+                (long long)st.pos);
+        p->b->all_but_dense = true;
+    }
     if (!method_evicts(&p->method)) return 0;
     if (method_has_budget(&p->method) && st.pos > p->method.size.budget && st.rows_max >= st.pos)
         return FAIL(err, "internal error: %s with a budget of %d rows kept all %lld",
@@ -610,6 +647,7 @@ static void request_asked(Play *p, Request *r) {
     r->row.q = rows_at(&st);
     r->row.n_prompt = (int)st.pos;
     if (method_evicts(&p->method)) r->row.evictable = (int64_t)st.evictable;
+    r->row.pairs_ratio = st.pairs_ratio;
     snprintf(r->row.ids_hash, sizeof r->row.ids_hash, "%016llx",
              (unsigned long long)XXH64_digest(&p->ids));
     p->rows_sum += st.rows_mean;
@@ -708,12 +746,17 @@ static int32_t end_id(const Prompter *p) {
     return -1;
 }
 
-// ids of the first feed on the root: the question, or nothing yet when the context goes alone
-static void first_ids(const Play *p, IntVec *ids) {
+// what the first feed adds to a root: the context unless it is shared, the question unless the
+// context goes alone or the shared rows hold it, which p->ids is told
+static void first_ids(Play *p, bool question, IntVec *ids) {
     const Session *s = p->s;
+    const IntVec *first = &s->turn[0].first;
     ids->n = 0;
     if (s->joint.n) add_ids(ids, &s->joint);
     else if (!p->shared) add_ids(ids, &s->context);
+    if (s->joint.n || !question) return;
+    if (p->whole) XXH64_update(&p->ids, first->p, first->n * sizeof *first->p);
+    else add_ids(ids, first);
 }
 
 // what turn t > 0 of a dialogue feeds; cut: the limit ended the answer out
@@ -732,9 +775,9 @@ static void next_ids(const Play *p, int t, bool cut, const IntVec *out, IntVec *
 // takes no mark; the id the limit cut off goes in front of the next feed.
 static int play_multi_turn(Play *p, Err *err) {
     const Session *s = p->s;
-    Lengths l = lengths_of(p->b, p->task, s, MULTI_TURN, p->arm->aware);
+    Lengths l = lengths_of(p->b, p->task, s, p->arm);
     Branch *b = branch_open(p->b->model, p->shared, &p->method,
-                            l.later + (p->shared ? l.first - l.context : 0), err);
+                            l.later + (p->shared && !p->whole ? l.first - l.context : 0), err);
     if (!b) return -1;
     IntVec ids = { 0 }, out = { 0 };
     int rc = 0;
@@ -744,15 +787,15 @@ static int play_multi_turn(Play *p, Err *err) {
         Request r;
         unsigned flags = t ? 0 : FEED_FIRST;
         request_begin(p, t, &r);
-        if (t == 0) first_ids(p, &ids);
+        if (t == 0) first_ids(p, !alone, &ids);
         else next_ids(p, t, cut, &out, &ids);
         if (t == 0 && alone) {
             r.rc = feed(p, b, &ids, FEED_FIRST | FEED_NO_LOGITS, 0, &root_s, &r.err);
             if (!r.rc) r.rc = check_first_feed(p, b, &r.err);
             flags = 0;
             ids.n = 0;
+            add_ids(&ids, &s->turn[0].first);
         }
-        if (t == 0 && !s->joint.n) add_ids(&ids, &s->turn[0].first);
         r.b = b;
         r.started = now_s();
         if (!r.rc) r.rc = feed(p, b, &ids, flags, t + 1, &r.row.prefill_s, &r.err);
@@ -875,63 +918,85 @@ static int play_roots(Play *p, Err *err) {
     return rc;
 }
 
-// *rows: mean live rows at the end of the questions; unchanged where there were none
+typedef struct { Context *c; double seconds; } Rows;    // shared by arms
+
+// *mean: mean live rows at the end of the questions; unchanged where there were none
 static int play_arm(Bench *b, const Task *task, const Session *s, const Arm *a, int ctx,
-                    Context *shared, double shared_s, double *rows, Err *err) {
-    Play p = { .b = b, .task = task, .s = s, .arm = a, .shared = shared, .shared_s = shared_s,
-               .ctx = ctx };
+                    const Rows *shared, double *mean, Err *err) {
+    Play p = { .b = b, .task = task, .s = s, .arm = a, .shared = shared->c,
+               .whole = shared->c && is_whole(a), .shared_s = shared->seconds, .ctx = ctx };
     if (arm_method(b, a, ctx, &p.method, err)) return -1;
     p.method.session = s->s.number;
     method_params(&p.method, &p.params);
     XXH64_reset(&p.ids, 0);
-    if (shared) XXH64_update(&p.ids, s->context.p, s->context.n * sizeof *s->context.p);
+    if (p.shared) XXH64_update(&p.ids, s->context.p, s->context.n * sizeof *s->context.p);
     int rc = a->mode == MULTI_TURN          ? play_multi_turn(&p, err)
              : a->aware == AWARE_EACH       ? play_roots(&p, err)
                                             : play_multi_request(&p, err);
-    if (p.n_rows) *rows = p.rows_sum / p.n_rows;
+    if (p.n_rows) *mean = p.rows_sum / p.n_rows;
     free(p.params.p);
     return rc;
 }
 
-// the bare context for all arms; window: the largest of their methods
-static Context *context_shared(Bench *b, const Task *task, const Session *s, int ctx,
-                               double *seconds, Err *err) {
+// the rows that an arm has in common with others: of the bare context, or of the whole first feed.
+// needs: of all their methods
+static int rows_shared(Bench *b, const Task *task, const Session *s, const Arm *a, int ctx,
+                       Rows *rows, Err *err) {
+    Play p = { .b = b, .task = task, .s = s };
+    IntVec ids = { 0 };
     Needs needs = { 0, 0, GROUP_MEAN };
+    Method m;
     for (int i = 0; i < b->n_arms; i++) {
-        Method m;
-        if (arm_method(b, &b->arms[i], ctx, &m, err)) return NULL;
+        if (!same_rows(a, &b->arms[i])) continue;
+        if (arm_method(b, &b->arms[i], ctx, &m, err)) return -1;
         method_needs(&m, &needs);
     }
-    Play p = { .b = b, .task = task, .s = s };
-    if (b->prompts && dump_feed(&p, 0, "context", &s->context, err)) return NULL;
-    progress_of(&p, "context", s->context.n);
+    if (arm_method(b, a, ctx, &m, err)) return -1;
+    add_ids(&ids, &s->context);
+    if (is_whole(a) && a->aware == AWARE_FIRST) add_ids(&ids, &s->turn[0].first);
+    int rc = b->prompts ? dump_feed(&p, 0, is_whole(a) ? m.name : "context", &ids, err) : 0;
+    progress_of(&p, is_whole(a) ? m.name : "context", ids.n);
     double t = now_s();
-    Context *c = context_open(b->model, s->context.p, (int)s->context.n, &needs, err);
-    *seconds = now_s() - t;
+    if (!rc) rows->c = is_whole(a)
+        ? context_open_sparse(b->model, &m, ids.p, (int)ids.n, &needs, err)
+        : context_open(b->model, ids.p, (int)ids.n, &needs, err);
+    rows->seconds = now_s() - t;
     progress_end(&b->progress);
-    return c;
+    free(ids.p);
+    return rows->c ? 0 : -1;
 }
 
+static void note_failure(Bench *b, const Err *failed) {
+    if (!b->failures++)
+        snprintf(b->first_failure, sizeof b->first_failure, "%.500s", failed->msg);
+}
+
+// arms in order; rows that several of them share live from the first of these to the last
 int bench_session(Bench *b, const Task *task, const Session *s, int ctx, Err *err) {
     Mem *mem = model_mem(b->model);
-    Context *shared = NULL;
-    double shared_s = 0;
     mem->high = mem->used;
-    if (bench_shares(b, s->s.n_turns) &&
-        !(shared = context_shared(b, task, s, ctx, &shared_s, err)))
-        return -1;
-    double *rows = (double *)xrealloc(NULL, (size_t)b->n_arms * sizeof *rows);
-    for (int i = 0; i < b->n_arms && !interrupted(); i++) {
+    double *mean = (double *)xrealloc(NULL, (size_t)b->n_arms * sizeof *mean);
+    Rows *rows = (Rows *)xrealloc(NULL, (size_t)b->n_arms * sizeof *rows);  // at the first user
+    int rc = 0;
+    memset(rows, 0, (size_t)b->n_arms * sizeof *rows);
+    for (int i = 0; !rc && i < b->n_arms && !interrupted(); i++) {
+        SharedBy by = arm_sharers(b, &b->arms[i], s->s.n_turns);
         Err failed = { 0 };
         Arm a = b->arms[i];
-        rows[i] = NAN;
-        if (a.follows >= 0) a.budget = rows[a.follows] >= 1 ? (int)lround(rows[a.follows]) : 1;
-        if (!play_arm(b, task, s, &a, ctx, shared, shared_s, &rows[i], &failed) || interrupted())
-            continue;
-        if (!b->failures++)
-            snprintf(b->first_failure, sizeof b->first_failure, "%.500s", failed.msg);
+        mean[i] = NAN;
+        if (by.shared && by.first == i && (rc = rows_shared(b, task, s, &a, ctx, &rows[i], err)))
+            break;
+        if (a.follows >= 0) a.budget = mean[a.follows] >= 1 ? (int)lround(mean[a.follows]) : 1;
+        if (play_arm(b, task, s, &a, ctx, &rows[by.shared ? by.first : i], &mean[i], &failed) &&
+            !interrupted())
+            note_failure(b, &failed);
+        if (by.shared && by.last == i) {
+            context_drop(rows[by.first].c);
+            rows[by.first].c = NULL;
+        }
     }
+    for (int i = 0; i < b->n_arms; i++) if (rows[i].c) context_drop(rows[i].c);
     free(rows);
-    if (shared) context_drop(shared);
-    return interrupted() ? FAIL_CODE(err, EXIT_INTERRUPTED, "interrupted") : 0;
+    free(mean);
+    return interrupted() ? FAIL_CODE(err, EXIT_INTERRUPTED, "interrupted") : rc;
 }

@@ -205,18 +205,19 @@ typedef struct {                // a run as the turn loops see it
     int n_arms;
     FILE *rows, *prompts;       // prompts: NULL unless every feed is to be written
     Progress progress;
-    bool nothing_evictable;     // warned once
+    bool nothing_evictable, all_but_dense;      // warned once
     int failures;               // arms; the first one's sentence
     char first_failure[512];
 } Bench;
 
 int  part_max_new(const Bench *b, const Task *task, int part);
-bool bench_shares(const Bench *b, int n_turns);         // the bare context has several users
+typedef struct { int first, last; bool shared; } SharedBy;      // arms whose rows are equal
+SharedBy arm_sharers(const Bench *b, const Arm *a, int n_turns);
 // the arm's method with the sizes of a session of ctx tokens
 int  arm_method(const Bench *b, const Arm *a, int ctx, Method *m, Err *err);
 // tokens: context, first feed, all that follows; branches that answer together on the context
 typedef struct { int context, first, later, branches; } Lengths;
-Lengths lengths_of(const Bench *b, const Task *task, const Session *s, Mode mode, Aware aware);
+Lengths lengths_of(const Bench *b, const Task *task, const Session *s, const Arm *a);
 // All arms of one session, one row per turn; ctx: the session's nominal length. A failed arm has
 // written its error row and the others still run. -1: interrupted, or no context.
 int  bench_session(Bench *b, const Task *task, const Session *s, int ctx, Err *err);

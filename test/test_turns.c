@@ -80,6 +80,8 @@ static void fake_branch_drop(Branch *b) {
     if (b) call("drop\n");
     free(b);
 }
+static void fake_branch_keep(Branch *b, int64_t pos) { (void)b; (void)pos; }
+
 static void fake_branch_cut(Branch *b, int64_t pos) {
     call("cut");
     str_fmt(&calls, " %d\n", (int)pos);
@@ -125,6 +127,7 @@ static void fake_tok_decode(const Tok *t, const int32_t *ids, size_t n, unsigned
 #define branch_fork fake_branch_fork
 #define branch_drop fake_branch_drop
 #define branch_cut fake_branch_cut
+#define branch_keep fake_branch_keep
 #define branch_mark fake_branch_mark
 #define branch_rewind fake_branch_rewind
 #define branch_stats fake_branch_stats
@@ -437,21 +440,27 @@ static void test_harness(void) {
     plain.ids[CHAT_ASSISTANT_CLOSE].n = session.joint.n = 0;
 }
 
+static Lengths lengths_in(const Bench *b, const Task *task, const Session *s, Mode mode,
+                          Aware aware) {
+    const Arm a = { .mode = mode, .aware = aware };
+    return lengths_of(b, task, s, &a);
+}
+
 static void test_lengths(void) {
     begin(1, 80);
     arm("full", MULTI_TURN);
-    Lengths l = lengths_of(&bench, &task_retr_kv, &session, MULTI_TURN, AWARE_NO);
+    Lengths l = lengths_in(&bench, &task_retr_kv, &session, MULTI_TURN, AWARE_NO);
     EXPECT(l.context == 3 && l.first == 3 && l.later == 85, "alone: %d %d %d", l.context, l.first, l.later);
-    l = lengths_of(&bench, &task_retr_kv, &session, MULTI_REQUEST, AWARE_FIRST);
+    l = lengths_in(&bench, &task_retr_kv, &session, MULTI_REQUEST, AWARE_FIRST);
     EXPECT(l.first == 5 && l.later == 82, "first: %d %d", l.first, l.later);
-    l = lengths_of(&bench, &task_retr_kv, &session, SINGLE, AWARE_EACH);
+    l = lengths_in(&bench, &task_retr_kv, &session, SINGLE, AWARE_EACH);
     EXPECT(l.first == 5 && l.later == 80, "each: %d %d", l.first, l.later);
     bench.max_new = 0;          // a mix: the limit of each turn's part
     session.s.turns[1].part = 1;
-    l = lengths_of(&bench, &task_mix_sum_niah, &session, MULTI_TURN, AWARE_FIRST);
+    l = lengths_in(&bench, &task_mix_sum_niah, &session, MULTI_TURN, AWARE_FIRST);
     EXPECT(l.later == 800, "golden history after a long answer: %d", l.later);
     bench.own_history = true;
-    l = lengths_of(&bench, &task_mix_sum_niah, &session, MULTI_TURN, AWARE_FIRST);
+    l = lengths_in(&bench, &task_mix_sum_niah, &session, MULTI_TURN, AWARE_FIRST);
     EXPECT(l.later == 800 + 2 + 15, "own history: %d", l.later);
     session.s.turns[1].part = 0;
     EXPECT(harness_max_input(&task_retr_kv, 131072, 5, MULTI_TURN) == 130322, "retr_kv");
