@@ -16,12 +16,20 @@ size_t kv_row_bytes(const AttnShape *s) {
 
 
 static Rows rows_take(Mem *mem, const AttnShape *s, int cap) {
-    Rows r = { NULL, 0, cap };
+    Rows r = { NULL, 0, cap, false };
     r.mem = (char *)mem_take(mem, (size_t)cap, kv_row_bytes(s), "key and value rows");
     return r;
 }
 static void rows_give(Mem *mem, const AttnShape *s, Rows *r) {
-    mem_give(mem, r->mem, (size_t)r->cap * kv_row_bytes(s));
+    size_t bytes = (size_t)r->cap * kv_row_bytes(s), page = 4095;
+    if (r->mapped) {                            // the map stays, its pages go
+        char *from = (char *)(((uintptr_t)r->mem + page) & ~page),
+             *to = (char *)(((uintptr_t)r->mem + bytes) & ~page);
+        if (to > from) madvise(from, (size_t)(to - from), MADV_DONTNEED);
+        mem->used -= bytes;
+    } else {
+        mem_give(mem, r->mem, bytes);
+    }
     memset(r, 0, sizeof *r);
 }
 
@@ -53,11 +61,12 @@ void kv_base_drop(KVBase *b) {
         mem_give(b->mem, b->sums[i].p,
                  (size_t)b->sums[i].cap * b->sum_words * b->sum_units * sizeof(uint32_t));
     free(b->sums);
+    if (b->map) munmap(b->map, b->map_bytes);
     free(b->head);
     free(b);
 }
 
-static KVBase *base_new(Mem *mem, const AttnShape *s, int n_heads) {
+KVBase *base_new(Mem *mem, const AttnShape *s, int n_heads) {
     KVBase *b = (KVBase *)xrealloc(NULL, sizeof *b);
     memset(b, 0, sizeof *b);
     b->mem = mem;
@@ -69,6 +78,14 @@ static KVBase *base_new(Mem *mem, const AttnShape *s, int n_heads) {
     memset(b->head, 0, sizeof *b->head * (size_t)n_heads);
     return b;
 }
+
+void base_map_rows(KVBase *b, int i, char *mem, int n) {
+    Rows r = { mem, n, n, true };
+    b->head[i] = r;
+    b->mem->used += (size_t)n * kv_row_bytes(b->s);
+    if (b->mem->used > b->mem->high) b->mem->high = b->mem->used;
+}
+
 // ---------------------------------------------------------------------------
 // The cache of one branch
 
@@ -194,6 +211,7 @@ KVCache *kv_open_sums(Mem *mem, const AttnShape *s, int n_layers, const Needs *n
     kv_first_begin(c);
     c->base->sums = (Sums *)xrealloc(NULL, (size_t)c->n_heads * sizeof *c->base->sums);
     memset(c->base->sums, 0, (size_t)c->n_heads * sizeof *c->base->sums);
+    c->base->sum_group = needs->group;
     c->base->sum_words = c->words / units;
     c->base->sum_units = units;
     return c;
@@ -841,6 +859,17 @@ static void head_release(KVCache *c, Head *h) {
     }
     if (in_base == base->n) list_drop(c, h, false);
     list_trim(c, h);
+}
+
+void cache_gather(const KVCache *c, int i, char *mem) {
+    const Head *h = &c->head[i];
+    Rows to = { mem, h->len, h->len, false };
+    int split = base_rows(c, h);
+    for (int j = 0; j < h->len; j++) {
+        int row = h->live ? h->live[j] : j;
+        rows_copy(c->s, &to, j, row < split ? base_of(c, h) : &h->own,
+                  row < split ? row : row - split, 1);
+    }
 }
 
 void kv_release(KVCache *c) {

@@ -1,6 +1,6 @@
 // cache.h - the border between cache.cu (rows, lists, release), evict.cu (what to drop and when)
-// and method.c (names and sizes): what a policy and the cache know of each other. No other file
-// includes it.
+// method.c (names and sizes) and context_file.c (rows on disk): what a policy and the cache know of
+// each other. No other file includes it.
 #ifndef CACHE_H
 #define CACHE_H
 #include "scb.h"
@@ -60,7 +60,7 @@ const Policy *policy_columns(int words);        // of a context that keeps colum
 // ---------------------------------------------------------------------------
 // Rows: one block per (layer, KV head), K (cap, hd), V (cap, hd), position (cap)
 
-typedef struct { char *mem; int n, cap; } Rows;
+typedef struct { char *mem; int n, cap; bool mapped; } Rows;     // mapped: mem lies in a file's map
 
 static inline char *rows_k(const Rows *r) { return r->mem; }
 static inline char *rows_v(const Rows *r, const AttnShape *s) {
@@ -80,6 +80,9 @@ struct KVBase {                 // immutable once filled; shared by context and 
     Sums *sums;                 // (A * G) column sums of attention, or NULL
     int sum_words, sum_units;   // words of one unit; units: 1, or the query heads of a KV head
     int64_t pairs, all_pairs;   // computed for these rows by a sparse prefill; by a dense one
+    Group sum_group;            // how heads were joined
+    char *map;                  // the file the first rows lie in, or NULL
+    size_t map_bytes;
 };
 
 typedef struct {
@@ -162,6 +165,11 @@ static inline char *panels_of(const KVCache *c, const KVWork *w, int g) {
 static inline bool policy_looks(const Policy *p) { return p->observe || p->sums; }
 
 // cache.cu
+KVBase *base_new(Mem *mem, const AttnShape *s, int n_heads);
+// head i of the base is n rows at mem, inside the base's map; they count as memory in use
+void base_map_rows(KVBase *b, int i, char *mem, int n);
+// copies the live rows of head i to mem: K (len, hd), V (len, hd), position (len)
+void cache_gather(const KVCache *c, int i, char *mem);
 // drops the entries with keep = 0, named of them; the list comes into being with the first drop
 void head_evict(KVCache *c, Head *h, const uint8_t *keep, int named);
 // packs the entries of every head from the feed's newest n rows on, or all of them

@@ -4,31 +4,8 @@
 // immutable, held by reference. A Branch is one continuation: a KVCache over those rows plus its
 // own tail. A root without a context owns everything it feeds, so what its policy evicts in the
 // first feed is released layer by layer. Rules: SEMANTICS 3.
-#include "scb.h"
+#include "model.h"
 #include <sys/resource.h>
-
-struct Model {
-    Config c;
-    AttnShape shape;
-    Weights w;
-    Mem mem;
-    KVWork *work;
-    char *arena;                // all packed weights and vectors
-    size_t arena_bytes;
-    ModelFile *file;            // of streamed weights, else NULL
-    struct Streamed *streamed;  // (n_streamed) their matrices, in layer order
-    int n_streamed, in_slot;    // in_slot: the layer in memory, -1: none
-    float *inv_freq;            // (rope_dim / 2)
-    char *scratch;              // of feeds and steps, grown to the longest
-    size_t scratch_bytes;
-    int chunk;
-    uint64_t hash;
-    Tap tap;
-    bool (*progress)(void *user, double share);
-    void *progress_user;
-    Phases phases;
-    bool look;                  // every query of a first feed is kept for whoever looks on
-};
 
 // ---------------------------------------------------------------------------
 // Architectures
@@ -599,48 +576,10 @@ Phases model_phases(Model *m) {
 // ---------------------------------------------------------------------------
 // Context and branch
 
-struct Context {
-    Model *m;
-    int refs, n;
-    KVBase *base;
-    StrBuf prefill;             // key of the prefill stage
-    float *logits;              // (V) of the last token when that was sparse, else NULL
-    char *window;               // (L, window_rows, H, hd) K/V elements: the last query rows
-    int window_rows;
-    size_t window_bytes;
-    char *state;                // recurrent state at the end, NULL: none
-};
-
-struct Branch {
-    Model *m;
-    Context *ctx;               // NULL: a root that owns its rows
-    Method method;
-    KVCache *kv;
-    int64_t pos;                // logical tokens so far
-    char *state;                // recurrent state at pos, NULL: none
-    char *kept;                 // and at kept_pos, for branch_cut
-    int64_t kept_pos;
-    float *logits;              // (V)
-    bool fed, stopped;          // stopped: a feed was interrupted, the branch can only be dropped
-};
-
 struct Mark { KVMark *kv; int64_t pos; char *state; };
-
-// a block of recurrent state: a copy of from, or zeros, the start of a text; NULL without any
-static char *state_take(Model *m, const char *from) {
-    size_t bytes = config_state_bytes(&m->c);
-    char *s = TAKE(&m->mem, char, bytes, "recurrent state");
-    if (s && from) memcpy(s, from, bytes);
-    return s;
-}
-static void state_give(Model *m, char *s) { mem_give(&m->mem, s, config_state_bytes(&m->c)); }
 
 static void work_reserve(Model *m, const Method *of, int len, int n, int window, int batch) {
     if (m->work) kv_work_reserve(m->work, of, len, n, window, batch);
-}
-
-static size_t window_row_bytes(const Model *m) {
-    return (size_t)m->c.n_heads * m->c.head_dim * m->shape.elem;
 }
 
 // chunks of a sparse feed are whole blocks of rows
@@ -755,7 +694,7 @@ void context_drop(Context *c) {
     free(c);
 }
 
-static Branch *branch_new(Model *m, Context *ctx, const Method *method) {
+Branch *branch_new(Model *m, Context *ctx, const Method *method) {
     Branch *b = (Branch *)xrealloc(NULL, sizeof *b);
     memset(b, 0, sizeof *b);
     b->m = m;

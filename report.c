@@ -17,7 +17,7 @@ void row_clear(Row *r) {
     r->depth = r->score = r->similarity = NAN;
     r->matched = -1;
     r->evictable = r->policy_bytes = r->ssm_bytes = r->peak_bytes = -1;
-    r->n_prompt = r->n_new = r->shared = -1;
+    r->n_prompt = r->n_new = r->shared = r->restored = -1;
     r->q = r->end = no_rows;
     r->pairs_ratio = r->prefill_s = r->shared_prefill_s = r->first_token_s = r->decode_tok_s = NAN;
 }
@@ -125,6 +125,7 @@ void row_json(const Row *r, StrBuf *out) {
     put_int(out, "peak_bytes", r->peak_bytes);
     put_str(out, "logits_hash", *r->logits_hash ? r->logits_hash : NULL);
     put_int(out, "batch", r->batch ? r->batch : -1);
+    put_raw(out, "restored", r->restored < 0 ? "null" : r->restored ? "true" : "false");
     put_int(out, "turns", r->turns ? r->turns : -1);
     put_str(out, "part", r->part);
     put_str(out, "arm", r->arm);

@@ -376,7 +376,36 @@ int branch_rows(const Branch *b, int layer, int kv_head,
 void branch_poison(Branch *b);                  // tests: fills dead rows nobody else holds with NaN
 size_t config_row_bytes(const Config *c);       // K, V and position of one row of one KV head
 
-// the bytes a run will have allocated at its peak, by the formulas of the allocations themselves;
+// ===========================================================================
+// Contexts and roots on disk (context_file.c). A file is checked as a whole before anything of it
+// is used, then mapped; what it gives is bit for bit what was saved. It holds the ids (n): they, the
+// model and the method must be the same. A root is stored with its live rows alone.
+int  context_save(const Context *c, const int32_t *ids, const char *path, Err *err);
+// method: whose prefill stage the rows come from, NULL: dense; needs: as in context_open, a file
+// that kept less is an error
+Context *context_load(Model *m, const Method *method, const int32_t *ids, int n,
+                      const Needs *needs, const char *path, Err *err);
+int  branch_save(const Branch *b, const int32_t *ids, int n, const char *path, Err *err);
+Branch *branch_load(Model *m, const Method *method, const int32_t *ids, int n, int reserve,
+                    const char *path, Err *err);
+
+typedef struct {                // where a run keeps them, one file per key
+    const char *dir;            // NULL: nowhere
+    int64_t limit;              // bytes of all files that saving may not pass; 0: none
+    bool said;                  // that the limit is reached
+} SaveDir;
+// The context from its file, or computed and then saved. A damaged file is computed again; a context
+// that cannot be saved is used all the same; both are said on stderr.
+Context *context_get(Model *m, SaveDir *d, const Method *method, const int32_t *ids, int n,
+                     const Needs *needs, bool *restored, Err *err);
+bool root_saved(const SaveDir *d, Model *m, const Method *method, const int32_t *ids, int n);
+// NULL where there is none or it is damaged
+Branch *root_get(Model *m, const SaveDir *d, const Method *method, const int32_t *ids, int n,
+                 int reserve);
+void root_keep(SaveDir *d, const Branch *b, const int32_t *ids, int n);
+
+// ===========================================================================
+// The bytes a run will have allocated at its peak, by the formulas of the allocations themselves;
 // kv is rows, window rows and recurrent state
 typedef struct { size_t weights, kv, scratch, policy, total; bool upper_bound; } Plan;
 // shared: context kept for several methods or modes; n_first, n_later: tokens of the first feed and
@@ -917,6 +946,7 @@ typedef struct {
     // Requests that decoded together from the start, 0: missing. decode_tok_s is what one of them
     // saw: its steps over the time of these steps, which all that are still at it share.
     int batch;
+    int restored;               // context or root were read from --save-context; -1: missing
     bool scaled, chat;
     int64_t seed, evictable, policy_bytes, ssm_bytes, peak_bytes;
     int ctx, n_prompt, n_new, shared;

@@ -16,6 +16,8 @@ typedef struct {
         *preset, *scorer, *data, *shard, *repo, *templates, *jieba;
     const char *out, *device, *shape, *tokenizer, *order;
     ReportOpts report;
+    const char *save_context;
+    int64_t save_limit;
     int sessions, turns, max_new, batch, chunk, threads, n_decode;
     int64_t seed;
     StrList set;
@@ -112,6 +114,11 @@ static const OptSpec run_opts[] = {
     { "--plan", NULL, OPT_FLAG, AT(plan), NULL, NULL, "print the bytes this run needs and stop" },
     { "--verify", NULL, OPT_FLAG, AT(verify), NULL, NULL,
       "check the model file's checksums (always below 1 GB)" },
+    { "--save-context", NULL, OPT_STR, AT(save_context), NULL, "DIR",
+      "keep prefilled contexts and compressed roots there, and read those that are there" },
+    { "--save-limit", NULL, OPT_INT64, AT(save_limit), "0", "MB",
+      "what the files of --save-context may take together; what does not fit is not saved; 0: no "
+      "limit" },
     { "--dump-prompts", NULL, OPT_FLAG, AT(dump_prompts), NULL, NULL,
       "write every feed to DIR/prompts.jsonl" },
     { "--device", NULL, OPT_STR, AT(device), "cpu", "cpu|cuda", "where to compute" },
@@ -403,6 +410,13 @@ static int switches_resolve(Run *r, Err *err) {
     }
     b->max_new = o->max_new;
     b->batch = o->batch;
+    if (o->save_limit < 0 || (o->save_limit && !o->save_context))
+        return FAIL_CODE(err, EXIT_USAGE, "--save-limit is a number of MB for --save-context");
+    if (o->save_context && b->preset == PRESET_HARNESS)
+        return FAIL_CODE(err, EXIT_USAGE, "--save-context has nothing to keep with --preset harness, "
+                         "which shares nothing");
+    b->save.dir = o->save_context;
+    b->save.limit = o->save_limit << 20;
     b->seed = o->seed;
     b->quiet = o->quiet;
     return aware_resolve(r, err) || harness_resolve(r, err) || shard_resolve(r, err) ? -1 : 0;
@@ -1197,6 +1211,8 @@ static int cmd_run(Run *r, const char *model, Err *err) {
     int rc = run_prepare(r, model, err);
     if (rc || r->o.plan) return rc;
     rc = run_dir(r, model, &dir, err);
+    if (!rc && r->o.save_context && mkdir(r->o.save_context, 0755) && errno != EEXIST)
+        rc = FAIL(err, "--save-context %s cannot be made: %s", r->o.save_context, strerror(errno));
     ModelOpts opts = { r->o.chunk, r->o.stream };
     if (!rc && !(r->b.model = model_open(&r->file, &opts, err))) rc = -1;
     if (!rc) rc = file_all_used(&r->file, err);

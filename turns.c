@@ -404,7 +404,7 @@ SharedBy arm_sharers(const Bench *b, const Arm *a, int n_turns) {
     // there while it is fed
     bool alone = is_whole(a) && (a->aware == AWARE_EACH ||
                                  (a->mode == MULTI_REQUEST && a->aware == AWARE_FIRST));
-    by.shared = users > 1 && b->preset != PRESET_HARNESS && !alone;
+    by.shared = (users > 1 || b->save.dir) && b->preset != PRESET_HARNESS && !alone;
     return by;
 }
 
@@ -451,7 +451,8 @@ typedef struct {
     StrBuf params;
     Context *shared;            // rows that have several users, else NULL
     bool whole;                 // of the whole first feed; else of the bare context
-    double shared_s;            // their prefill
+    double shared_s;            // their prefill, or reading them
+    bool restored;              // they were read
     int ctx;
     XXH64_state_t ids;          // all ids fed to the branch that answers
     double rows_sum;            // mean live rows at the end of the questions, over n_rows turns
@@ -502,6 +503,38 @@ static int feed(Play *p, Branch *b, const IntVec *ids, unsigned flags, int turn,
     return rc;
 }
 
+static int check_first_feed(Play *p, const Branch *root, Err *err);
+
+// A root whose first feed ids are, behind the shared context if there is one; a saved one takes its
+// place. *seconds is what that took.
+static Branch *first_feed(Play *p, const IntVec *ids, int reserve, unsigned flags, int turn,
+                          double *seconds, int *restored, Err *err) {
+    IntVec all = { 0 };
+    bool saves = p->b->save.dir && method_evicts(&p->method);
+    if (p->shared) add_ids(&all, &p->s->context);
+    if (p->whole && p->arm->aware == AWARE_FIRST) add_ids(&all, &p->s->turn[0].first);
+    add_ids(&all, ids);
+    double t = now_s();
+    Branch *b = saves ? root_get(p->b->model, &p->b->save, &p->method, all.p, (int)all.n, reserve)
+                      : NULL;
+    *seconds = now_s() - t;
+    *restored = b != NULL;
+    int rc = 0;
+    if (b) {
+        if (p->b->prompts) rc = dump_feed(p, turn, p->method.name, ids, err);
+        XXH64_update(&p->ids, ids->p, ids->n * sizeof *ids->p);
+    } else {
+        b = branch_open(p->b->model, p->shared, &p->method, reserve, err);
+        rc = b ? feed(p, b, ids, FEED_FIRST | flags, turn, seconds, err) : -1;
+    }
+    if (!rc) rc = check_first_feed(p, b, err);
+    if (!rc && saves && !*restored) root_keep(&p->b->save, b, all.p, (int)all.n);
+    free(all.p);
+    if (!rc) return b;
+    branch_drop(b);
+    return NULL;
+}
+
 static RowsAt rows_at(const BranchStats *s) {
     RowsAt a = { s->rows_min, s->rows_max, s->rows_mean, (int64_t)s->kv_live_bytes,
                  (int64_t)s->kv_alloc_bytes };
@@ -533,6 +566,7 @@ static void row_begin(const Play *p, int turn, Row *row) {
     if (p->task->parts[t->part].rule == SCORE_REPOQA) row->lang = p->s->s.lang;
     row->seed = b->seed;
     row->ctx = p->ctx;
+    row->restored = 0;
     row->chat = b->prompter.chat->present;
     row->question = t->question;
     row->gold = t->answer;
@@ -746,6 +780,12 @@ static int32_t end_id(const Prompter *p) {
     return -1;
 }
 
+// the shared context's time stands in one row of an arm: its prefill and the root's, or reading them
+static void share_row(const Play *p, Row *row, double root_s) {
+    row->shared_prefill_s = p->shared_s + root_s;
+    row->restored = row->restored || p->restored;
+}
+
 // what the first feed adds to a root: the context unless it is shared, the question unless the
 // context goes alone or the shared rows hold it, which p->ids is told
 static void first_ids(Play *p, bool question, IntVec *ids) {
@@ -776,31 +816,31 @@ static void next_ids(const Play *p, int t, bool cut, const IntVec *out, IntVec *
 static int play_multi_turn(Play *p, Err *err) {
     const Session *s = p->s;
     Lengths l = lengths_of(p->b, p->task, s, p->arm);
-    Branch *b = branch_open(p->b->model, p->shared, &p->method,
-                            l.later + (p->shared && !p->whole ? l.first - l.context : 0), err);
-    if (!b) return -1;
+    Branch *b = NULL;
     IntVec ids = { 0 }, out = { 0 };
     int rc = 0;
     double root_s = 0;
+    int room = l.later + (p->shared && !p->whole ? l.first - l.context : 0);
     bool cut = false, own = p->b->own_history, alone = p->arm->aware == AWARE_NO;
     for (int t = 0; !rc && t < s->s.n_turns; t++) {
         Request r;
-        unsigned flags = t ? 0 : FEED_FIRST;
         request_begin(p, t, &r);
         if (t == 0) first_ids(p, !alone, &ids);
         else next_ids(p, t, cut, &out, &ids);
         if (t == 0 && alone) {
-            r.rc = feed(p, b, &ids, FEED_FIRST | FEED_NO_LOGITS, 0, &root_s, &r.err);
-            if (!r.rc) r.rc = check_first_feed(p, b, &r.err);
-            flags = 0;
+            b = first_feed(p, &ids, room, FEED_NO_LOGITS, 0, &root_s, &r.row.restored, &r.err);
+            r.rc = b ? 0 : -1;
             ids.n = 0;
             add_ids(&ids, &s->turn[0].first);
         }
-        r.b = b;
         r.started = now_s();
-        if (!r.rc) r.rc = feed(p, b, &ids, flags, t + 1, &r.row.prefill_s, &r.err);
-        if (!r.rc && flags) r.rc = check_first_feed(p, b, &r.err);
-        if (t == 0 && (p->shared || alone)) r.row.shared_prefill_s = p->shared_s + root_s;
+        if (!r.rc && b) r.rc = feed(p, b, &ids, 0, t + 1, &r.row.prefill_s, &r.err);
+        else if (!r.rc) {
+            b = first_feed(p, &ids, room, 0, 1, &r.row.prefill_s, &r.row.restored, &r.err);
+            r.rc = b ? 0 : -1;
+        }
+        r.b = b;
+        if (t == 0 && (p->shared || alone)) share_row(p, &r.row, root_s);
         Mark *mark = r.rc || own ? NULL : branch_mark(b);
         request_asked(p, &r);
         decode(p, &r, 1, own);
@@ -816,30 +856,38 @@ static int play_multi_turn(Play *p, Err *err) {
     return rc;
 }
 
+typedef struct {                // of multi-request
+    Branch *b;
+    double seconds;             // of its feed, or of reading it
+    int restored;
+    XXH64_state_t ids;
+} Root;
+
 // The root of multi-request: fed the context, or the context and question 1 and then cut back to
 // the context's end, so that the policy has seen a question.
-static Branch *request_root(Play *p, double *seconds, XXH64_state_t *ids_so_far, Err *err) {
+static Branch *request_root(Play *p, Root *r, Err *err) {
     const Session *s = p->s;
     IntVec ids = { 0 };
-    bool aware = p->arm->aware == AWARE_FIRST;
-    Branch *root = branch_open(p->b->model, p->shared, &p->method,
-                               aware && p->shared ? (int)s->turn[0].first.n : 0, err);
-    if (!root) return NULL;
+    Branch *b = NULL;
     if (!p->shared) add_ids(&ids, &s->context);
-    if (aware) {
-        branch_keep(root, (int64_t)s->context.n);
+    if (p->arm->aware == AWARE_NO) {
+        b = first_feed(p, &ids, 0, FEED_NO_LOGITS, 0, &r->seconds, &r->restored, err);
+        r->ids = p->ids;
+    } else {
         XXH64_update(&p->ids, ids.p, ids.n * sizeof *ids.p);
-        *ids_so_far = p->ids;
+        r->ids = p->ids;
         add_ids(&ids, &s->turn[0].first);
+        b = branch_open(p->b->model, p->shared, &p->method,
+                        p->shared ? (int)s->turn[0].first.n : 0, err);
+        if (b) branch_keep(b, (int64_t)s->context.n);
+        int rc = b ? feed(p, b, &ids, FEED_FIRST | FEED_NO_LOGITS, 0, &r->seconds, err) : -1;
+        if (!rc) rc = check_first_feed(p, b, err);
+        if (!rc) branch_cut(b, (int64_t)s->context.n);
+        if (rc) branch_drop(b);
+        b = rc ? NULL : b;
     }
-    int rc = feed(p, root, &ids, FEED_FIRST | FEED_NO_LOGITS, 0, seconds, err);
-    if (!aware) *ids_so_far = p->ids;
-    if (!rc) rc = check_first_feed(p, root, err);
-    if (!rc && aware) branch_cut(root, (int64_t)s->context.n);
     free(ids.p);
-    if (!rc) return root;
-    branch_drop(root);
-    return NULL;
+    return b;
 }
 
 // Requests from..from + n - 1 are all asked, answered together, written in their order and dropped.
@@ -863,12 +911,11 @@ static int play_batch(Play *p, int from, int n, void (*ask)(Play *p, Request *r,
     return rc;
 }
 
-typedef struct { Branch *b; double seconds; XXH64_state_t ids; } Root;
-
 static void ask_fork(Play *p, Request *r, void *user) {
     const Root *root = (const Root *)user;
     const IntVec *question = &p->s->turn[r->turn].first;
-    if (r->turn == 0) r->row.shared_prefill_s = p->shared_s + root->seconds;
+    r->row.restored = root->restored;
+    if (r->turn == 0) share_row(p, &r->row, root->seconds);
     p->ids = root->ids;
     r->b = branch_fork(root->b, (int)question->n + r->max_new, &r->err);
     r->started = now_s();
@@ -878,8 +925,8 @@ static void ask_fork(Play *p, Request *r, void *user) {
 // One root fed the context; per request a fork is fed the question and answers.
 static int play_multi_request(Play *p, Err *err) {
     int n = p->s->s.n_turns, batch = batch_of(p->b, n), rc = 0;
-    Root root = { NULL, 0, p->ids };
-    root.b = request_root(p, &root.seconds, &root.ids, err);
+    Root root = { NULL, 0, 0, p->ids };
+    root.b = request_root(p, &root, err);
     if (!root.b) {                              // the first request's row says why
         Request r;
         request_begin(p, 0, &r);
@@ -896,15 +943,14 @@ static int play_multi_request(Play *p, Err *err) {
 static void ask_root(Play *p, Request *r, void *user) {
     const IntVec *question = &p->s->turn[r->turn].first;
     IntVec ids = { 0 };
-    if (r->turn == 0 && p->shared) r->row.shared_prefill_s = p->shared_s;
+    if (r->turn == 0 && p->shared) share_row(p, &r->row, 0);
     p->ids = *(const XXH64_state_t *)user;
     if (!p->shared) add_ids(&ids, &p->s->context);
     add_ids(&ids, question);
     int room = r->max_new + (p->shared ? (int)ids.n : 0);
-    r->b = branch_open(p->b->model, p->shared, &p->method, room, &r->err);
     r->started = now_s();
-    r->rc = r->b ? feed(p, r->b, &ids, FEED_FIRST, r->turn + 1, &r->row.prefill_s, &r->err) : -1;
-    if (!r->rc) r->rc = check_first_feed(p, r->b, &r->err);
+    r->b = first_feed(p, &ids, room, 0, r->turn + 1, &r->row.prefill_s, &r->row.restored, &r->err);
+    r->rc = r->b ? 0 : -1;
     free(ids.p);
 }
 
@@ -918,13 +964,14 @@ static int play_roots(Play *p, Err *err) {
     return rc;
 }
 
-typedef struct { Context *c; double seconds; } Rows;    // shared by arms
+typedef struct { Context *c; double seconds; bool restored; } Rows;    // shared by arms
 
 // *mean: mean live rows at the end of the questions; unchanged where there were none
 static int play_arm(Bench *b, const Task *task, const Session *s, const Arm *a, int ctx,
                     const Rows *shared, double *mean, Err *err) {
     Play p = { .b = b, .task = task, .s = s, .arm = a, .shared = shared->c,
-               .whole = shared->c && is_whole(a), .shared_s = shared->seconds, .ctx = ctx };
+               .whole = shared->c && is_whole(a), .shared_s = shared->seconds,
+               .restored = shared->restored, .ctx = ctx };
     if (arm_method(b, a, ctx, &p.method, err)) return -1;
     p.method.session = s->s.number;
     method_params(&p.method, &p.params);
@@ -957,9 +1004,8 @@ static int rows_shared(Bench *b, const Task *task, const Session *s, const Arm *
     int rc = b->prompts ? dump_feed(&p, 0, is_whole(a) ? m.name : "context", &ids, err) : 0;
     progress_of(&p, is_whole(a) ? m.name : "context", ids.n);
     double t = now_s();
-    if (!rc) rows->c = is_whole(a)
-        ? context_open_sparse(b->model, &m, ids.p, (int)ids.n, &needs, err)
-        : context_open(b->model, ids.p, (int)ids.n, &needs, err);
+    if (!rc) rows->c = context_get(b->model, &b->save, is_whole(a) ? &m : NULL, ids.p, (int)ids.n,
+                                   &needs, &rows->restored, err);
     rows->seconds = now_s() - t;
     progress_end(&b->progress);
     free(ids.p);

@@ -197,6 +197,7 @@ typedef struct {                // a run as the turn loops see it
     Scorer scorer;
     int positions;              // -1: the method's default
     int max_new;                // 0: the task's limits
+    SaveDir save;               // --save-context
     int batch;                  // requests of a session that decode together; 0: all
     int vocab, sessions;        // sessions: for the progress line
     int64_t seed;

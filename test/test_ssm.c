@@ -240,7 +240,9 @@ static void test_methods(Opened *o, const float *want) {
         Method m = method_of(names[i]);
         Branch *own = root(o, NULL, names[i]);
         feed(own, 0, 200, true);
-        Context *c = context_open(o->m, ids, 180, method_window(&m), &err);
+        Needs needs = { 0, 0, GROUP_MEAN };
+        method_needs(&m, &needs);
+        Context *c = context_open(o->m, ids, 180, &needs, &err);
         CHECK(c, "%s", err.msg);
         Branch *on = root(o, c, names[i]);
         context_drop(c);
