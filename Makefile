@@ -1,7 +1,9 @@
 # make           ./scbench and ./run for this machine's CPU
 # make PORTABLE=1, SAN=asan, SAN=tsan      the same in another object directory, binaries inside it
 # make CUDA=1    the .cu files through nvcc
-# make demo      install what is missing, build, get a small real model, run the main job
+# make demo      install what is missing, build, run every method on the small models in data/, draw
+# make demo-smollm2           the main job on a real model, which is downloaded
+# make findings  the same as the demo with 100 sessions a cell, and into the README
 # make deps      install missing libraries (quiet when all are there)
 # make check     every source compiles as C, as C++ and, where nvcc is, as CUDA
 # make bench, make soak       the long measurements and the long tests
@@ -51,7 +53,7 @@ FUZZ   := $(patsubst test/fuzz/%.c,$B/%,$(wildcard test/fuzz/fuzz_*.c))
 ALLC := $(CC) -std=gnu11 $(TUNE) $(NUM) $(WARN) $(CFLAGS) $(SANFLAGS) -fopenmp $(CPPFLAGS) -MMD -MP
 
 .DELETE_ON_ERROR:
-.PHONY: all tests check deps demo bench soak clean FORCE
+.PHONY: all tests check deps demo demo-smollm2 findings bench soak clean FORCE
 
 all: $(if $(filter cpu,$(VARIANT)),$(MAINS),$(MAINS:%=$B/%))
 
@@ -107,6 +109,12 @@ deps:
 
 demo:
 	@test/demo.sh
+
+demo-smollm2:
+	@test/demo_smollm2.sh
+
+findings:
+	@test/findings.sh
 
 bench: all $B/order
 	@test/bench/run.sh $B/order

@@ -1,23 +1,52 @@
 #!/usr/bin/env bash
-# demo.sh - from a fresh clone to a table of scores: installs what is missing, builds, gets a small
-# real model and runs the main job on it. A second call starts the run at once.
+# demo.sh - from a fresh clone to what the papers claim, offline: builds, runs the retrieval tasks
+# and math_find with every method on the small models in data/, prints the tables, draws two figures.
+#
+#   test/demo.sh [SESSIONS [DIR]]       default 20 sessions per cell, into out/demo-DATE
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
-step() {
-    "$@"
-    local rc=$?
-    [ $rc = 77 ] && exit 1
-    [ $rc = 0 ] || exit $rc
+sessions=${1:-20}
+dir=${2:-out/demo-$(date +%Y%m%d-%H%M%S)}
+tasks=retr_kv,retr_ps,retr_mh,math_find
+
+test/deps.sh || exit 1
+make --no-print-directory -s -j"$(nproc)" || exit 1
+
+# play MODEL METHODS: two halves of the sessions side by side, a small model does not fill two cores
+play() {
+    local shard pids=() rc=0
+    set -- "$1" ./scbench "data/$1.bin" --task $tasks --method "$2" --mode multi-turn,multi-request \
+        --sessions "$sessions" --ctx 1536 --out "$dir/$1"
+    echo "${*:2}"
+    for shard in 1/2 2/2; do
+        "${@:2}" --shard $shard --threads 1 --quiet >"$dir/$1.${shard%/2}.log" 2>&1 &
+        pids+=($!)
+    done
+    for pid in "${pids[@]}"; do wait "$pid" || rc=$?; done
+    [ $rc = 0 ] || { cat "$dir/$1".*.log >&2; exit $rc; }
 }
 
-step test/deps.sh
-step make --no-print-directory -s -j"$(nproc)"
-step test/smollm2.sh
-# a file of that name that somebody put there is not ours to replace
-[ -f smollm2_135m.bin ] && [ ! -L smollm2_135m.bin ] || ln -sfn .cache/smollm2_135m.bin smollm2_135m.bin
+[ ! -e "$dir" ] || { echo "demo: $dir exists; name another directory" >&2; exit 1; }
+mkdir -p "$dir"
+trap 'kill $(jobs -p) 2>/dev/null; exit 130' INT TERM
+runs=()
+for model in tiny_llama tiny_jamba tiny_mamba2; do
+    [ -f data/$model.bin ] || continue
+    if [ $model = tiny_llama ]; then play $model all; else play $model full; fi
+    runs+=("$dir/$model")
+done
 
-set -- ./scbench smollm2_135m.bin --task retr_kv --method full,keep-last,streamingllm,corm \
-       --mode multi-turn,multi-request --sessions 4 --ctx 2048
-echo "$*"
-exec "$@"
+./scbench report "${runs[@]}" --table turns || exit 1
+./scbench report "${runs[@]}" --table tasks || exit 1
+./scbench report "${runs[@]}" --format csv >"$dir/report.csv" 2>/dev/null || exit 1
+for python in .venv/bin/python python3; do
+    $python -c 'import matplotlib' 2>/dev/null && break
+done
+if $python -c 'import matplotlib' 2>/dev/null; then
+    $python plot.py turns "$dir/report.csv" "$dir/turns.png" --title "score by turn" || exit 1
+    $python plot.py abilities "$dir/report.csv" "$dir/abilities.png" || exit 1
+    echo "figures: $dir/turns.png $dir/abilities.png"
+else
+    echo "for the two figures: test/venv.sh; .venv/bin/python plot.py turns $dir/report.csv turns.png"
+fi

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# run_tiny.sh - the small models in data/ are good at the tasks, with full attention: accuracy floors
+# that a broken kernel, tokenizer or generator would not reach; and the shuffle control: when the keys
+# of the context change places, the old answers are no longer given and the new ones are.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+[ -x ./scbench ] || make -s scbench || exit 1
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+python=
+for p in .venv/bin/python python3; do command -v $p >/dev/null && python=$p && break; done
+[ -n "$python" ] || { echo "no Python 3"; exit 77; }
+
+# mean NAME OPTIONS...: plays and prints the mean score of all turns in %, one per mode
+mean() {
+    local name=$1
+    shift
+    ./scbench "$@" --method full --ctx 1536 --out "$tmp/$name" --quiet >"$tmp/$name.log" 2>&1 ||
+        { cat "$tmp/$name.log" >&2; return 1; }
+    "$python" - "$tmp/$name/results.jsonl" <<'END'
+import collections
+import json
+import sys
+
+score = collections.defaultdict(list)
+for line in open(sys.argv[1], encoding="utf-8"):
+    row = json.loads(line)
+    score[row["mode"]].append(row["score"])
+print(*(round(100 * sum(s) / len(s)) for s in score.values()))
+END
+}
+
+failures=0
+# floor MODEL TASK MULTI-TURN MULTI-REQUEST
+floor() {
+    local got
+    got=$(mean "$1-$2" "data/$1.bin" --task "$2" --mode multi-turn,multi-request --sessions 6) || exit 1
+    set -- "$@" $got
+    echo "$1 $2: $5 % multi-turn, $6 % multi-request"
+    [ "$5" -ge "$3" ] && [ "$6" -ge "$4" ] ||
+        { echo "  the floors are $3 % and $4 %"; failures=$((failures + 1)); }
+}
+floor tiny_llama retr_kv 90 90
+
+# control TASK CHANCE FLOOR: at most CHANCE % of the old answers, at least FLOOR % of the new ones
+control() {
+    local old new
+    ./scbench gen --task "$1" --tokenizer data/tiny_llama.bin --ctx 1536 --sessions 6 --seed 2 \
+        --out "$tmp/$1.jsonl" >"$tmp/log" 2>&1 || { cat "$tmp/log"; exit 1; }
+    "$python" test/shuffle.py "$1" "$tmp/$1.jsonl" "$tmp/$1.old.jsonl" "$tmp/$1.new.jsonl" || exit 1
+    old=$(mean "$1-old" data/tiny_llama.bin --task "$1" --data "$tmp/$1.old.jsonl") || exit 1
+    new=$(mean "$1-new" data/tiny_llama.bin --task "$1" --data "$tmp/$1.new.jsonl") || exit 1
+    echo "$1, keys moved: $old % of the old answers, $new % of the new ones"
+    [ "$old" -le "$2" ] && [ "$new" -ge "$3" ] ||
+        { echo "  at most $2 % and at least $3 % are expected"; failures=$((failures + 1)); }
+}
+control retr_kv 4 75
+[ $failures = 0 ] || exit 1
