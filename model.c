@@ -513,6 +513,15 @@ Model *model_open(ModelFile *f, const ModelOpts *opts, Err *err) {
     Config c;
     if (config_read(f, &c, err)) return NULL;
     c.stream = opts && opts->stream;
+    if (opts && opts->norm_groups) {
+        if (c.arch != ARCH_MAMBA2 || c.ssm_inner % opts->norm_groups) {
+            FAIL_CODE(err, EXIT_USAGE, "mamba.norm_groups=%d: %s", opts->norm_groups,
+                      c.arch != ARCH_MAMBA2 ? "this model is no Mamba-2"
+                                            : "the inner width does not divide into so many parts");
+            return NULL;
+        }
+        c.norm_groups = opts->norm_groups;
+    }
     Model *m = model_new(&c, opts);
     Source s = { .l = { file_matrix, file_vector }, .dtype = c.dtype, .file = f,
                  .one_layer = c.stream, .layer = -1, .model = m };
@@ -525,6 +534,7 @@ Model *model_open(ModelFile *f, const ModelOpts *opts, Err *err) {
         return NULL;
     }
     m->hash = f->head->hash;
+    if (opts && opts->norm_groups) m->hash = mix64(m->hash ^ (uint64_t)opts->norm_groups);
     m->file = c.stream ? f : NULL;
     if (model_bind(m, &s, err)) { model_close(m); return NULL; }
     return m;

@@ -178,6 +178,7 @@ typedef struct Model Model;
 typedef struct {
     int chunk;                  // tokens per prefill chunk, 0 = 512
     bool stream;                // the matrices of one layer in memory at a time
+    int norm_groups;            // Mamba-2's gated norm runs over so many parts; 0: as the file says
 } ModelOpts;
 
 typedef struct {                // seen by the tests: the residual stream after each layer
@@ -194,7 +195,7 @@ void model_close(Model *m);
 const Config *model_config(const Model *m);
 Mem *model_mem(Model *m);                       // the account of everything the model holds
 size_t model_weight_bytes(const Model *m);
-uint64_t model_hash(const Model *m);            // of the file; of (shape, seed) for a random one
+uint64_t model_hash(const Model *m); // of the file and norm_groups; of (shape, seed) for a random one
 void model_set_tap(Model *m, Tap tap);
 // called during a feed with the share done; returning true stops the feed (interrupted)
 void model_set_progress(Model *m, bool (*fn)(void *user, double share), void *user);

@@ -83,7 +83,8 @@ static const OptSpec run_opts[] = {
     { "--history", NULL, OPT_STR, AT(history), "golden", "golden|own",
       "what a follow-up turn sees as earlier answers" },
     { "--set", NULL, OPT_LIST, AT(set), NULL, "METHOD.name=value",
-      "one size of a method; may be repeated" },
+      "one size of a method; may be repeated. mamba.norm_groups=1: the gated norm of a Mamba-2 over "
+      "its whole width, as runs through the transformers library have it" },
     { "--positions", NULL, OPT_STR, AT(positions), NULL, "original|cache",
       "rotate a kept key at its own position or at its place in the cache; default: the method's" },
     { "--preset", NULL, OPT_STR, AT(preset), NULL, "scbench|corm|harness",
@@ -284,6 +285,12 @@ static int arm_sets(Run *r, const char *text, Err *err) {
         return FAIL_CODE(err, EXIT_USAGE, "--set wants METHOD.name=value, got '%s'", text);
     snprintf(name, sizeof name, "%.*s", (int)(dot - text), text);
     snprintf(size, sizeof size, "%.*s", (int)(eq - dot - 1), dot + 1);
+    if (!strcmp(name, "mamba") && !strcmp(size, "norm_groups")) {
+        int64_t v;
+        if (parse_int("--set mamba.norm_groups", eq + 1, 1, 1 << 20, &v, err)) return -1;
+        r->b.norm_groups = (int)v;
+        return 0;
+    }
     for (int i = 0; i < r->b.n_arms; i++) {
         Arm *a = &r->b.arms[i];
         if (!method_is(&a->method, name) || a->follows >= 0) continue;
@@ -1213,7 +1220,7 @@ static int cmd_run(Run *r, const char *model, Err *err) {
     rc = run_dir(r, model, &dir, err);
     if (!rc && r->o.save_context && mkdir(r->o.save_context, 0755) && errno != EEXIST)
         rc = FAIL(err, "--save-context %s cannot be made: %s", r->o.save_context, strerror(errno));
-    ModelOpts opts = { r->o.chunk, r->o.stream };
+    ModelOpts opts = { r->o.chunk, r->o.stream, r->b.norm_groups };
     if (!rc && !(r->b.model = model_open(&r->file, &opts, err))) rc = -1;
     if (!rc) rc = file_all_used(&r->file, err);
     if (!rc) {

@@ -975,6 +975,11 @@ static int play_arm(Bench *b, const Task *task, const Session *s, const Arm *a, 
     if (arm_method(b, a, ctx, &p.method, err)) return -1;
     p.method.session = s->s.number;
     method_params(&p.method, &p.params);
+    if (b->norm_groups) {                       // a switch of the model stands beside the method's
+        p.params.p[--p.params.n] = 0;
+        str_fmt(&p.params, "%s\"mamba.norm_groups\": %d}", p.params.n > 1 ? ", " : "",
+                b->norm_groups);
+    }
     XXH64_reset(&p.ids, 0);
     if (p.shared) XXH64_update(&p.ids, s->context.p, s->context.n * sizeof *s->context.p);
     int rc = a->mode == MULTI_TURN          ? play_multi_turn(&p, err)

@@ -201,6 +201,7 @@ typedef struct {                // a run as the turn loops see it
     int batch;                  // requests of a session that decode together; 0: all
     int vocab, sessions;        // sessions: for the progress line
     int64_t seed;
+    int norm_groups;            // --set mamba.norm_groups; 0: as the file says
     bool own_history, quiet;
     Arm *arms;
     int n_arms;

@@ -128,6 +128,23 @@ timeout 120 ./scbench "$model" --task retr_kv --ctx 620 --turns 2 --max-new 3 --
 grep -q 'evict' "$tmp/none.err" || fail "no warning that nothing is evictable: $(cat "$tmp/none.err")"
 grep -q '"evictable": 0' "$tmp/none/results.jsonl" || fail "evictable is not 0 without keys and values"
 
+# ---- the gated norm over the whole width, by a switch and by the file: the same model
+sed 's/"n_groups": 2/"n_groups": 2, "norm_groups": 1/' "$tmp/mamba2.json" >"$tmp/whole.json"
+.venv/bin/python export.py --random 7 --shape "$tmp/whole.json" "$tmp/whole.bin" >"$tmp/err" 2>&1 ||
+    fail "export.py with norm_groups"
+bench parts --method full
+bench switch --method full --set mamba.norm_groups=1
+model=$tmp/whole.bin
+bench whole --method full
+for run in parts switch whole; do
+    rows "$tmp/$run" | sed 's/"params": {[^}]*}/"params": {}/' >"$tmp/$run.rows"
+done
+same "the norm's width by switch and by file" "$tmp/whole.rows" "$tmp/switch.rows"
+cmp -s "$tmp/parts.rows" "$tmp/switch.rows" && fail "mamba.norm_groups=1 changes nothing"
+grep -q '"mamba.norm_groups": 1' "$tmp/switch/results.jsonl" || fail "rows do not name the switch"
+./scbench "$tmp/jamba.bin" --method full --set mamba.norm_groups=1 --ctx 620 --turns 1 --out "$tmp/no" \
+    >/dev/null 2>"$tmp/err" && fail "mamba.norm_groups on another architecture was taken"
+
 [ $failures = 0 ] && exit 0
 echo "$failures failures"
 exit 1
