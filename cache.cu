@@ -96,11 +96,12 @@ const Method *kv_method(const KVCache *c) { return &c->method; }
 bool kv_base_sums(const KVBase *b, int words) { return b->sum_words >= words; }
 int kv_len(const KVCache *c, int layer, int g) { return head_of(c, layer, g)->len; }
 bool kv_by_index(const KVCache *c) {
-    return c->first_done && c->method.size.positions == POSITIONS_CACHE;
+    return c->first_done && !c->streaming && c->method.size.positions == POSITIONS_CACHE;
 }
 
 static size_t list_bytes(const KVCache *c, const Head *h) {
-    return (size_t)h->cap * sizeof(int32_t) * (size_t)((h->live != NULL) + (h->state ? c->words : 0));
+    size_t words = (size_t)(h->live != NULL) + (size_t)(h->state ? c->words : 0);
+    return (size_t)h->cap * words * sizeof(int32_t);
 }
 
 static int32_t *ints_resize(Mem *mem, int32_t *old, int used, int old_cap, int cap) {
@@ -217,9 +218,19 @@ KVCache *kv_open_sums(Mem *mem, const AttnShape *s, int n_layers, const Needs *n
     return c;
 }
 
+void window_block_drop(WindowRows *b) {
+    if (!b || --b->refs) return;
+    mem_give(b->mem, b->q, b->bytes);
+    free(b->pos);
+    free(b);
+}
+
 void kv_close(KVCache *c) {
     if (!c) return;
+    window_block_drop(c->block);
+    window_block_drop(c->next);
     for (int i = 0; i < c->n_heads; i++) {
+        mem_give(c->mem, c->head[i].pages, (size_t)c->head[i].page_cap * page_bytes(c->s));
         list_drop(c, &c->head[i], true);
         rows_give(c->mem, c->s, &c->head[i].own);
     }
@@ -244,10 +255,18 @@ KVCache *kv_fork(KVCache *c, int reserve) {
     f->first_done = c->first_done;
     f->pairs = c->pairs;
     f->all_pairs = c->all_pairs;
+    f->block = c->block;
+    if (f->block) f->block->refs++;
     for (int i = 0; i < c->n_heads; i++) {
         Head *to = &f->head[i];
         const Head *from = &c->head[i];
         list_copy(f, to, from);
+        if (from->n_pages) {
+            to->pages = (char *)mem_take(f->mem, (size_t)from->n_pages, page_bytes(f->s),
+                                         "bounds of pages");
+            to->n_pages = to->page_cap = from->n_pages;
+            memcpy(to->pages, from->pages, (size_t)from->n_pages * page_bytes(f->s));
+        }
         to->own = rows_take(f->mem, f->s, from->own.n + reserve);
         if (from->own.n) rows_copy(f->s, &to->own, 0, &from->own, 0, from->own.n);
         to->own.n = from->own.n;
@@ -258,7 +277,14 @@ KVCache *kv_fork(KVCache *c, int reserve) {
 struct KVMark {
     Head *head;                 // own.n is the number of rows then; own.mem is not a copy
     int64_t named;
+    WindowRows *block;
 };
+
+// pages that reach beyond the list are none any more
+static void pages_cut(const KVCache *c, Head *h) {
+    int most = c->method.size.page ? h->len / c->method.size.page : 0;
+    if (h->n_pages > most) h->n_pages = most;
+}
 
 KVMark *kv_mark(KVCache *c) {
     KVMark *k = (KVMark *)xrealloc(NULL, sizeof *k);
@@ -269,6 +295,8 @@ KVMark *kv_mark(KVCache *c) {
         k->head[i].own.n = c->head[i].own.n;
     }
     k->named = c->named;
+    k->block = c->block;
+    if (k->block) k->block->refs++;
     c->marks++;
     return k;
 }
@@ -282,15 +310,20 @@ void kv_rewind(KVCache *c, KVMark *k) {
         h->cap = was->cap;
         h->len = was->len;
         h->own.n = was->own.n;
+        pages_cut(c, h);
         was->live = NULL;
         was->state = NULL;
     }
     c->named = k->named;
+    window_block_drop(c->block);
+    c->block = k->block;
+    k->block = NULL;
     kv_mark_drop(c, k);
 }
 
 void kv_mark_drop(KVCache *c, KVMark *k) {
     for (int i = 0; i < c->n_heads; i++) list_drop(c, &k->head[i], true);
+    window_block_drop(k->block);
     free(k->head);
     free(k);
     c->marks--;
@@ -320,11 +353,12 @@ void kv_cut(KVCache *c, int64_t pos) {
         }
         h->len = len;
         h->own.n = own;
+        pages_cut(c, h);
         if (below < in_base && base_alone(c)) base->n = below;
     }
 }
 
-static KeyList key_list(const KVCache *c, const Head *h) {
+KeyList head_list(const KVCache *c, const Head *h) {
     const AttnShape *s = c->s;
     const Rows *b = c->base ? base_of(c, h) : NULL;
     KeyList l;
@@ -348,7 +382,7 @@ static KeyList key_list(const KVCache *c, const Head *h) {
 
 int kv_positions(KVCache *c, int layer, int g, const int32_t **pos) {
     Head *h = head_of(c, layer, g);
-    KeyList l = key_list(c, h);
+    KeyList l = head_list(c, h);
     static __thread IntVec out;                 // valid until the next call on this thread
     out.n = 0;
     for (int j = 0; j < h->len; j++) {
@@ -434,7 +468,7 @@ KVWork *kv_work_open(Mem *mem, const AttnShape *s) {
     return w;
 }
 
-typedef struct { size_t panels, parts, scores, lse2, keep, rank, window; } WorkSizes;
+typedef struct { size_t panels, parts, scores, lse2, keep, rank, window, readers; } WorkSizes;
 
 static WorkSizes work_sizes(const AttnShape *s, const Method *m, int len, int n, int window,
                             int batch) {
@@ -448,14 +482,18 @@ static WorkSizes work_sizes(const AttnShape *s, const Method *m, int len, int n,
     z.lse2 = m->policy->every_query ? h * (size_t)n * sizeof(float) : 0;
     z.keep = ld;
     z.rank = policy_looks(m->policy) || m->policy->wants_pos ? 4 * ld * sizeof(float) : 0;
-    z.window = (size_t)window * h * ((size_t)s->head_dim + 1) * sizeof(float);
+    z.window = window_bytes(s, window);
+    z.readers = 0;
+    if (m->policy->at_read != READ_ALL)
+        z.readers = (size_t)cpu_threads() *
+                    reader_bytes(s, wide ? 1 : s->n_heads / s->n_kv_heads, len);
     return z;
 }
 
 size_t kv_work_bytes(const AttnShape *s, const Method *m, int len, int n, int window, int batch) {
     WorkSizes z = work_sizes(s, m, len, n, window, batch);
     return thread_bytes(s) * (size_t)cpu_threads() + z.panels + z.parts + z.scores + z.lse2 +
-           z.keep + z.rank + z.window;
+           z.keep + z.rank + z.window + z.readers;
 }
 
 static void *work_grow(KVWork *w, void *p, size_t *have, size_t want, const char *what) {
@@ -489,8 +527,10 @@ void kv_work_reserve(KVWork *w, const Method *m, int len, int n, int window, int
         w->keep_ld = ld;
     }
     w->rank = (float *)work_grow(w, w->rank, &w->rank_bytes, z.rank, "scores of the rows");
+    w->readers =
+        (char *)work_grow(w, w->readers, &w->reader_bytes, z.readers, "lists of a token's rows");
     if (window > w->window_cap) {
-        had = (size_t)w->window_cap * h * ((size_t)s->head_dim + 1) * sizeof(float);
+        had = window_bytes(s, w->window_cap);
         w->window = (float *)work_grow(w, w->window, &had, z.window, "window rows");
         w->window_cap = window;
     }
@@ -533,8 +573,8 @@ void kv_work_close(KVWork *w) {
     mem_give(w->mem, w->lse2, h * (size_t)w->lse2_ld * sizeof(float));
     mem_give(w->mem, w->rank, w->rank_bytes);
     mem_give(w->mem, w->keep, (size_t)w->keep_ld);
-    mem_give(w->mem, w->window,
-             (size_t)w->window_cap * h * ((size_t)w->s->head_dim + 1) * sizeof(float));
+    mem_give(w->mem, w->readers, w->reader_bytes);
+    mem_give(w->mem, w->window, window_bytes(w->s, w->window_cap));
     if (w->sparse) mem_give(w->mem, w->probe, probe_bytes(w->s));
     sparse_close(w->sparse);
     free(w->sparse_keys);
@@ -548,7 +588,7 @@ void kv_work_close(KVWork *w) {
 
 void kv_first_begin(KVCache *c) {
     CHECK(!c->base, "the first feed of a cache that has rows");
-    c->base = base_new(c->mem, c->s, c->n_heads);
+    c->base = base_new(c->mem, c->model_s, c->n_heads);
     c->building = c->n_heads > 0;
 }
 
@@ -565,11 +605,12 @@ void kv_feed_begin(KVCache *c, KVWork *w, int layer, int n) {
 }
 
 // query rows of the feed that lie among its last window_cap go to the window buffer
-static void window_keep(KVWork *w, int first, int n, const float *q) {
+static void window_keep(KVWork *w, int first, int n, int64_t pos, const float *q) {
     size_t row = (size_t)w->s->n_heads * w->s->head_dim;
     int start = w->feed_n > w->window_cap ? w->feed_n - w->window_cap : 0;
     for (int i = first < start ? start - first : 0; i < n; i++) {
         memcpy(w->window + (size_t)(first + i - start) * row, q + (size_t)i * row, row * sizeof *q);
+        window_pos(w)[first + i - start] = (int32_t)(pos + i);
         w->window_rows = first + i - start + 1;
     }
 }
@@ -584,7 +625,7 @@ void pack_new(KVCache *c, KVWork *w, int layer, int n, bool all) {
     for (int item = 0; item < G * most; item++) {
         Head *h = head_of(c, layer, item / most);
         int at = ((all ? 0 : h->len - n) / BLK + item % most) * BLK, to = at + BLK;
-        KeyList list = key_list(c, h);
+        KeyList list = head_list(c, h);
         if (at >= h->len) continue;
         attn_pack(c->s, panels_of(c, w, item / most), &list, at, to < h->len ? to : h->len,
                   thread_scratch(w));
@@ -598,8 +639,12 @@ void kv_feed_chunk(KVCache *c, KVWork *w, int layer, int first, int n, int64_t p
     size_t ld = (size_t)s->n_heads * s->head_dim;
     bool all = c->method.policy->every_query;
     layer_append(c, layer, pos, n, k, v);
-    pack_new(c, w, layer, n, first == 0);
-    if (w->window_cap) window_keep(w, first, n, q);
+    if (!reads_chosen(c)) pack_new(c, w, layer, n, first == 0);
+    if (w->window_cap) window_keep(w, first, n, pos, q);
+    if (reads_chosen(c)) {
+        read_rows(c, w, layer, n, q, out);
+        return;
+    }
     // the last rows see most keys: longest work first
 #pragma omp parallel for schedule(dynamic, 1)
     for (int item = 0; item < blocks * s->n_heads; item++) {
@@ -639,7 +684,7 @@ void kv_feed_plan(KVCache *c, KVWork *w, int layer, const float *q, int rows) {
     int64_t *all = c->building ? &c->base->all_pairs : &c->all_pairs;
     pack_new(c, w, layer, 0, true);
     for (int g = 0; g < s->n_kv_heads; g++) {
-        w->sparse_keys[g] = key_list(c, head_of(c, layer, g));
+        w->sparse_keys[g] = head_list(c, head_of(c, layer, g));
         w->sparse_panels[g] = panels_of(c, w, g);
         *all += group * sparse_all_pairs(w->sparse_keys[g].len, w->feed_n);
     }
@@ -657,7 +702,7 @@ void kv_feed_queries(KVCache *c, KVWork *w, int layer, int first, int n, int64_t
                      const float *q, float *out) {
     int64_t *pairs = c->building ? &c->base->pairs : &c->pairs;
     bool all = c->method.policy->every_query;
-    if (w->window_cap) window_keep(w, first, n, q);
+    if (w->window_cap) window_keep(w, first, n, pos, q);
     *pairs += sparse_rows(w->sparse, first, n, q, out, all ? w->lse2 + first : NULL,
                           (size_t)w->lse2_ld, w->thread, w->per_thread);
     if (all) policy_queries(c, w, layer, first, n, pos, q, true);
@@ -804,7 +849,8 @@ size_t kv_step(const StepOf *of, int n, KVWork *w, int layer, const float *q, co
             StepRows rows[STEP_BATCH];
             for (int i = 0; i < n; i++) {
                 bool observed = policy_looks(of[i].kv->method.policy);
-                list[i] = key_list(of[i].kv, head_of(of[i].kv, layer, g));
+                list[i] = head_list(of[i].kv, head_of(of[i].kv, layer, g));
+                if (reads_chosen(of[i].kv)) list[i].len = 0;
                 rows[i].q = q + ((size_t)i * G + g) * per_head;
                 rows[i].part = w->parts + (((size_t)i * G + g) * panels + p) * part;
                 rows[i].scores =
@@ -817,6 +863,7 @@ size_t kv_step(const StepOf *of, int n, KVWork *w, int layer, const float *q, co
         for (int item = 0; item < n * G; item++) {
             const KVCache *c = of[item / G].kv;
             bool observed = policy_looks(c->method.policy);
+            if (reads_chosen(c)) continue;
             attn_fold(s, w->parts + (size_t)item * panels * part,
                       CEIL_DIV(kv_len(c, layer, item % G), PANEL), out + item * per_head,
                       observed ? step_lse2(w, item / G) + (size_t)(item % G) * group : NULL);
@@ -824,6 +871,8 @@ size_t kv_step(const StepOf *of, int n, KVWork *w, int layer, const float *q, co
     }
     for (int i = 0; i < n; i++) {
         w->scores = step_scores(w, i);
+        if (reads_chosen(of[i].kv))
+            read_rows(of[i].kv, w, layer, 1, q + i * G * per_head, out + i * G * per_head);
         policy_step(of[i].kv, w, layer, of[i].pos + 1);
     }
     return read * kv_row_bytes(s);
@@ -904,6 +953,8 @@ bool kv_check(const KVCache *c, Err *err) {
     return false;
 }
 
+void kv_streaming(KVCache *c, bool on) { c->streaming = on; }
+
 int kv_heads(const KVCache *c) { return c->s->n_kv_heads; }
 
 int kv_max_len(const KVCache *c) {
@@ -923,13 +974,14 @@ KVStats kv_stats(const KVCache *c) {
         if (h->len > st.max) st.max = h->len;
         rows += (size_t)h->len;
         st.alloc_bytes += (size_t)h->own.cap * row;
-        st.policy_bytes += list_bytes(c, h);
+        st.policy_bytes += list_bytes(c, h) + (size_t)h->page_cap * page_bytes(c->s);
         st.shared = st.shared || (h->live && c->base && c->base->refs > 1);
     }
     for (int i = 0; c->base && i < c->base->n_heads; i++)
         st.alloc_bytes += (size_t)c->base->head[i].cap * row;
     st.mean = c->n_heads ? (double)rows / c->n_heads : 0;
     if (!c->n_heads) st.min = 0;
+    if (c->block) st.policy_bytes += c->block->bytes;
     st.live_bytes = rows * row;
     st.named = (size_t)c->named;
     int64_t all = c->all_pairs + (c->base ? c->base->all_pairs : 0);

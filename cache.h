@@ -38,6 +38,7 @@ typedef struct {                // one query, the heads of its group over some e
 } Query;
 
 typedef enum { GROUPS_NOT, GROUPS_ANY, GROUPS_CHOICE } Groups;
+typedef enum { READ_ALL, READ_PAGES, READ_TOP } Reads;      // what a token attends to
 struct Policy {
     const char *name, *help, *differs; // differs: paper against released code, where they do
     const char *kv_size, *prefill_cost, *decode_cost;
@@ -53,6 +54,7 @@ struct Policy {
     bool every_query;           // observe wants each query of a feed, not only the window's
     bool sums;                  // keep wants Acting.sums
     int (*window)(const Sizes *z);              // query rows read at the end of a feed
+    Reads at_read;
 };
 const Policy *policy_at(int i);         // table order; NULL past the end
 const Policy *policy_columns(int words);        // of a context that keeps column sums
@@ -90,7 +92,17 @@ typedef struct {
     int32_t *live;              // (len) row numbers, ascending; NULL while every row is live
     uint32_t *state;            // (words, cap) the policy's words per live row, parallel to it
     int len, cap;               // entries in live and state, and their room
+    char *pages;                // (page_cap, 2, hd) K elements: bounds of complete pages
+    int n_pages, page_cap;
 } Head;
+
+typedef struct {                // the last query rows of a branch's feeds; marks and forks share it
+    Mem *mem;
+    int refs, rows;
+    int32_t *pos;               // (rows) logical positions, ascending
+    char *q;                    // (A, rows, H, hd) K/V elements
+    size_t bytes;
+} WindowRows;
 
 struct KVCache {
     Mem *mem;
@@ -107,6 +119,9 @@ struct KVCache {
     int64_t named, dropped;     // rows the rule named and rows gone, in the last feed or step
     int64_t pairs, all_pairs;   // as the base's, of later feeds
     bool building, first_done; // inside the first feed of an empty cache; the policy has acted once
+    bool streaming;             // inside a prompt fed in parts
+    WindowRows *block;          // query rows of the last feeds, for a policy that looks back
+    WindowRows *next;           // of the feed under way
 };
 
 static inline Head *head_of(const KVCache *c, int layer, int g) {
@@ -143,8 +158,11 @@ struct KVWork {
     float *rank;                // (4, ld) its scores
     size_t rank_bytes;
     int keep_ld;
-    float *window;              // (W, H, hd) last query rows of the feed
+    float *window;              // (W, H, hd) last query rows of the feed, then their lse2 (H, W),
+                                // entries seen (H, W) and positions (W)
     int window_cap, window_rows;
+    char *readers;              // (threads) scratch of read.cu
+    size_t reader_bytes;
     LayerLook look;             // NULL: nobody looks on
     void *look_user;
     Sparse *sparse;             // NULL until a feed wants it
@@ -175,7 +193,23 @@ void head_evict(KVCache *c, Head *h, const uint8_t *keep, int named);
 // packs the entries of every head from the feed's newest n rows on, or all of them
 void pack_new(KVCache *c, KVWork *w, int layer, int n, bool all);
 
+KeyList head_list(const KVCache *c, const Head *h);
+void window_block_drop(WindowRows *b);
+
+// read.cu: n newest tokens of a layer, q and out (n, H, hd), each over rows of its own choice
+void read_rows(KVCache *c, KVWork *w, int layer, int n, const float *q, float *out);
+size_t reader_bytes(const AttnShape *s, int group, int len);    // scratch of one thread
+static inline size_t page_bytes(const AttnShape *s) { return 2 * (size_t)s->head_dim * s->elem; }
+// reads by choice now
+static inline bool reads_chosen(const KVCache *c) {
+    return c->method.policy->at_read != READ_ALL && c->first_done && !c->streaming;
+}
+
 // evict.cu
+// joins the numbers x (heads, ld) of the query heads for n rows by the group's rule
+void group_join(Group rule, const float *x, size_t ld, int heads, int n, float *out);
+// marks the k of n rows with the largest score, of equal ones the lower index, or the newer
+int keep_top(const float *score, uint32_t *rank, int n, int k, bool newer, uint8_t *keep);
 // n queries q (n, H, hd) of a feed, first the index of the first one, with their lse2 in w->lse2:
 // for policies that look at every query; sparse: at what it computed, as w->sparse knows
 void policy_queries(KVCache *c, KVWork *w, int layer, int first, int n, int64_t pos,
@@ -185,9 +219,19 @@ void policy_feed_end(KVCache *c, KVWork *w, int layer, int64_t t, const void *wi
                      bool first);
 // end of a layer's step: scores of w->scores and their lse2, then the rule. t: logical tokens
 void policy_step(KVCache *c, KVWork *w, int layer, int64_t t);
+static inline size_t window_bytes(const AttnShape *s, int rows) {
+    return (size_t)rows * ((size_t)s->n_heads * ((size_t)s->head_dim + 2) + 1) * sizeof(float);
+}
 // lse2 of the last query rows (H, window_cap)
 static inline float *window_lse2(const KVWork *w) {
     return w->window + (size_t)w->window_cap * w->s->n_heads * w->s->head_dim;
+}
+
+static inline int32_t *window_seen(const KVWork *w) {
+    return (int32_t *)(void *)(window_lse2(w) + (size_t)w->s->n_heads * w->window_cap);
+}
+static inline int32_t *window_pos(const KVWork *w) {
+    return window_seen(w) + (size_t)w->s->n_heads * w->window_cap;
 }
 
 EXTERN_C_END

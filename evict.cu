@@ -14,8 +14,8 @@
 //                                                             Dai et al., arXiv 2404.15949
 //
 // A policy is one row of the table: it sees one KV head when it acts (Acting) and one query of the
-// heads that share it (Query); it knows no model. a_ij = 2^(s_ij - lse2_i) is the attention of query
-// i to row j. Ties keep the lower index.
+// heads that share it (Query); it knows no model. a_ij = 2^(s_ij - lse2_i) is the attention of
+// query i to row j. Ties keep the lower index.
 #include "cache.h"
 #include <xxhash.h>
 
@@ -24,7 +24,7 @@
 
 // the query heads' numbers x (heads, ld) of n rows become one each, heads ascending; the mean is
 // their sum times 1 / heads
-static void group_join(Group rule, const float *x, size_t ld, int heads, int n, float *out) {
+void group_join(Group rule, const float *x, size_t ld, int heads, int n, float *out) {
     float share = 1.0f / (float)heads;
     memcpy(out, x, (size_t)n * sizeof *out);
     for (int h = 1; h < heads; h++) {
@@ -60,7 +60,7 @@ static uint32_t kth_largest(const uint32_t *rank, int n, int k, int *above) {
 
 // marks the k of n rows with the largest score; of equal ones the lower index, or the newer.
 // Returns how many go.
-static int keep_top(const float *score, uint32_t *rank, int n, int k, bool newer, uint8_t *keep) {
+int keep_top(const float *score, uint32_t *rank, int n, int k, bool newer, uint8_t *keep) {
     int above, ties;
     if (k >= n || k <= 0) {
         memset(keep, k > 0, (size_t)n);
@@ -250,8 +250,8 @@ static void heap_make(int *heap, int n, const float *key, bool newer) {
     for (int i = n / 2 - 1; i >= 0; i--) heap_sink(heap, n, i, key, newer);
 }
 
-// RoCo: of the B - R rows with the smallest deviation of their attention the one of least mean goes,
-// again and again until B are left. Mean and deviation are over the queries since the row came; the
+// RoCo: of the B - R rows with the smallest deviation of their attention the one of least mean
+// goes, again and again until B are left. Mean and deviation are over the queries since the row came; the
 // newest rows count as unsteady.
 // Differs: in the released code the budget is of generated rows alone, and R is 0.3 B whatever the
 // user says.
@@ -372,7 +372,8 @@ static const Policy policies[] = {
       .kv_size = "B", .prefill_cost = "n^2 + w n", .decode_cost = "B", .evicts = true,
       .has_budget = true, .at_first = true, .groups = GROUPS_CHOICE, .keep = keep_pyramid,
       .sums = true, .window = window_size },
-    { .name = "h2o", .help = "rows of most accumulated attention, and the last R (arXiv 2306.14048)",
+    { .name = "h2o", .help = "rows of most accumulated attention, and the last R "
+                             "(arXiv 2306.14048)",
       .differs = "released code: query heads without groups only, sums in fp16 that stop at 2048; "
                  "ours in fp32",
       .kv_size = "B", .prefill_cost = "2 n^2", .decode_cost = "B", .evicts = true,
@@ -381,8 +382,8 @@ static const Policy policies[] = {
       .every_query = true },
     { .name = "scissorhands", .help = "rows important to most of the last queries, and the last R "
                                       "(arXiv 2305.17118)",
-      .differs = "a fixed budget as the CORM paper's baseline; the released code has none and keeps "
-                 "what any query of its window found important",
+      .differs = "a fixed budget as the CORM paper's baseline; the released code has none and "
+                 "keeps what any query of its window found important",
       .kv_size = "B", .prefill_cost = "n^2 + w n", .decode_cost = "B", .evicts = true,
       .has_budget = true, .at_first = true, .at_steps = true, .at_feeds = true,
       .groups = GROUPS_ANY, .keep = keep_scissorhands, .words = words_marks,
@@ -400,6 +401,16 @@ static const Policy policies[] = {
       .has_budget = true, .at_first = true, .at_steps = true, .at_feeds = true,
       .groups = GROUPS_CHOICE, .keep = keep_roco, .words = words_moments, .observe = add_moments,
       .every_query = true },
+    { .name = "quest", .help = "all rows stay; each token reads the pages whose bounds on its "
+                               "scores are largest, B rows (arXiv 2406.10774)",
+      .differs = "paper: two dense layers, its own page forced; SCBench's code: all layers, none "
+                 "forced, one choice for all tokens of a feed; ours: all layers, own page forced, "
+                 "each token its own",
+      .kv_size = "n + 2n/page", .prefill_cost = "n^2", .decode_cost = "n/page + B",
+      .has_budget = true, .groups = GROUPS_CHOICE, .at_read = READ_PAGES },
+    { .name = "topk", .help = "all rows stay; each token reads the B rows it attends to most, "
+                              "found by reading all", .kv_size = "n", .prefill_cost = "n^2",
+      .decode_cost = "n + B", .has_budget = true, .groups = GROUPS_CHOICE, .at_read = READ_TOP },
     { .name = "corm", .help = "rows important to any of the last w queries, and the last r "
                               "(arXiv 2404.15949)",
       .differs = "the paper's bits of w queries per row are one step number; the prompt is judged "
@@ -435,16 +446,20 @@ typedef struct {                // rows of queries
     int64_t t;                  // 1-based step of the first
     int behind;                 // rows of the cache that are newer than the last query
     bool sparse;                // they computed what their lists hold
+    const int32_t *seen;        // (KV heads, rows) entries each sees; NULL: all up to its own row
 } Queries;
 
-// puts rows of the shared context in front of the feed's own, returns how many rows there are
-static int window_join(KVWork *w, int want, const void *ext, int ext_rows) {
+// puts earlier rows, of the shared context or of the branch's last feeds, in front of the feed's
+// own; returns how many rows there are
+static int window_join(KVWork *w, int want, const void *ext, const int32_t *pos, int ext_rows) {
     const AttnShape *s = w->s;
     size_t row = (size_t)s->n_heads * s->head_dim;
     int own = w->window_rows < want ? w->window_rows : want,
         add = want - own < ext_rows ? want - own : ext_rows;
     memmove(w->window + (size_t)add * row, w->window + (size_t)(w->window_rows - own) * row,
             (size_t)own * row * sizeof(float));
+    memmove(window_pos(w) + add, window_pos(w) + w->window_rows - own, (size_t)own * sizeof *pos);
+    memcpy(window_pos(w), pos + ext_rows - add, (size_t)add * sizeof *pos);
     for (size_t i = 0; i < (size_t)add * row; i++) {
         size_t at = (size_t)(ext_rows - add) * row + i;
         w->window[i] =
@@ -454,19 +469,21 @@ static int window_join(KVWork *w, int want, const void *ext, int ext_rows) {
     return own + add;
 }
 
-static void window_denominators(KVCache *c, KVWork *w, int layer, int rows) {
+static void window_denominators(KVCache *c, KVWork *w, int layer, int rows, const int32_t *seen) {
     const AttnShape *s = c->s;
-    int group = s->n_heads / s->n_kv_heads, blocks = CEIL_DIV(rows, ATTN_ROWS);
+    int group = s->n_heads / s->n_kv_heads, most = seen ? 1 : ATTN_ROWS,
+        blocks = CEIL_DIV(rows, most);
 #pragma omp parallel for schedule(dynamic, 1)
     for (int item = 0; item < blocks * s->n_heads; item++) {
-        int h = item % s->n_heads, r = item / s->n_heads * ATTN_ROWS;
+        int h = item % s->n_heads, r = item / s->n_heads * most;
         AttnRows a;
         memset(&a, 0, sizeof a);
         a.panels = panels_of(c, w, h / group);
         a.ldq = (size_t)s->n_heads * s->head_dim;
         a.q = w->window + (size_t)r * a.ldq + (size_t)h * s->head_dim;
-        a.rows = rows - r < ATTN_ROWS ? rows - r : ATTN_ROWS;
-        a.vis0 = head_of(c, layer, h / group)->len - rows + r + 1;
+        a.rows = rows - r < most ? rows - r : most;
+        a.vis0 = seen ? seen[(size_t)(h / group) * rows + r]
+                      : head_of(c, layer, h / group)->len - rows + r + 1;
         a.vis_step = 1;
         a.lse2 = window_lse2(w) + (size_t)h * w->window_cap + r;
         attn_rows(s, &a, thread_scratch(w));
@@ -494,11 +511,12 @@ static void look_panel(KVCache *c, KVWork *w, int layer, int g, int p, const Que
     const char *panel = panels_of(c, w, g) + (size_t)p * attn_panel_bytes(s);
     float *sums = w->scores + (size_t)(g * group) * w->scores_ld + (size_t)p * PANEL;
     int first = p * PANEL - (h->len - rows->behind - rows->rows);   // first query to see it
-    for (int at = first < 0 ? 0 : first; at < rows->rows; at += strip) {
+    for (int at = first < 0 || rows->seen ? 0 : first; at < rows->rows; at += strip) {
         int n = rows->rows - at < strip ? rows->rows - at : strip;
         for (int i = 0; i < n * group; i++) {
             int v = at + i / group + 1 - first;
-            vis[i] = v > PANEL ? PANEL : v;
+            if (rows->seen) v = rows->seen[(size_t)g * rows->rows + at + i / group] - p * PANEL;
+            vis[i] = v < 0 ? 0 : v > PANEL ? PANEL : v;
         }
         for (int i = 0; i < n; i++)
             memcpy(q + (size_t)i * group * hd,
@@ -532,17 +550,31 @@ static void look(KVCache *c, KVWork *w, int layer, const Queries *rows) {
 void policy_queries(KVCache *c, KVWork *w, int layer, int first, int n, int64_t pos,
                     const float *q, bool sparse) {
     Queries rows = { q, n, w->lse2 + first, (size_t)w->lse2_ld, pos + 1,
-                     sparse ? w->feed_n - first - n : 0, sparse };
+                     sparse ? w->feed_n - first - n : 0, sparse, NULL };
     look(c, w, layer, &rows);
 }
 
-// the last query rows of a feed, t tokens in all
-static void look_back(KVCache *c, KVWork *w, int layer, int n, int64_t t) {
-    Queries rows = { w->window, n, window_lse2(w), (size_t)w->window_cap, t - n + 1, 0,
-                     false };
+// how many entries of every KV head each of n window rows sees: those up to its own position
+static const int32_t *entries_seen(KVCache *c, KVWork *w, int layer, int n) {
+    int32_t *seen = window_seen(w);
+    for (int g = 0; g < c->s->n_kv_heads; g++) {
+        const int32_t *pos;
+        int at = kv_positions(c, layer, g, &pos);
+        for (int i = n - 1; i >= 0; i--) {
+            while (at && pos[at - 1] > window_pos(w)[i]) at--;
+            seen[(size_t)g * n + i] = at;
+        }
+    }
+    return seen;
+}
+
+// the last n query rows of the feeds, t tokens in all; apart: there may be tokens between them
+static void look_back(KVCache *c, KVWork *w, int layer, int n, int64_t t, bool apart) {
+    Queries rows = { w->window, n, window_lse2(w), (size_t)w->window_cap, t - n + 1, 0, false,
+                     apart ? entries_seen(c, w, layer, n) : NULL };
     if (c->method.policy->sums)
         memset(w->scores, 0, (size_t)c->s->n_heads * w->scores_ld * sizeof *w->scores);
-    window_denominators(c, w, layer, n);
+    window_denominators(c, w, layer, n, rows.seen);
     look(c, w, layer, &rows);
 }
 
@@ -568,14 +600,57 @@ static void layer_evict(KVCache *c, KVWork *w, int layer, int64_t t) {
     }
 }
 
+// the window rows of this feed stay for the next one: a block of its own, filled layer by layer
+static void window_store(KVCache *c, KVWork *w, int layer, int rows) {
+    size_t one = (size_t)rows * w->s->n_heads * w->s->head_dim * w->s->elem;
+    if (layer == 0) {
+        WindowRows *b = (WindowRows *)xrealloc(NULL, sizeof *b);
+        b->mem = c->mem;
+        b->refs = 1;
+        b->rows = rows;
+        b->bytes = one * (size_t)c->n_layers;
+        b->q = (char *)mem_take(c->mem, b->bytes, 1, "window rows of a branch");
+        b->pos = (int32_t *)xrealloc(NULL, (size_t)rows * sizeof *b->pos);
+        memcpy(b->pos, window_pos(w), (size_t)rows * sizeof *b->pos);
+        window_block_drop(c->next);
+        c->next = b;
+    }
+    kv_window_copy(w, rows, c->next->q + one * (size_t)layer);
+    if (layer < c->n_layers - 1) return;
+    window_block_drop(c->block);
+    c->block = c->next;
+    c->next = NULL;
+}
+
+// Rows in front of the feed's own: the shared context's, or those of the branch's earlier feeds for
+// a policy that acts after each. Positions of the context's rows: the ones before the feed.
+static int window_gather(KVCache *c, KVWork *w, int layer, int64_t t, const void *window, int rows,
+                         bool first) {
+    int want = c->method.policy->window(&c->method.size);
+    size_t one = (size_t)w->s->n_heads * w->s->head_dim * w->s->elem;
+    const WindowRows *b = first || !c->method.policy->sums ? NULL : c->block;
+    if (b) {                                    // rows behind a cut are no rows any more
+        int n = b->rows;
+        while (n && b->pos[n - 1] >= t - w->feed_n) n--;
+        return window_join(w, want, b->q + one * (size_t)b->rows * layer, b->pos, n);
+    }
+    rows = first ? rows : 0;
+    int32_t *pos = (int32_t *)xrealloc(NULL, ((size_t)rows + 1) * sizeof *pos);
+    for (int i = 0; i < rows; i++) pos[i] = (int32_t)(t - w->feed_n - rows + i);
+    int n = window_join(w, want, window, pos, rows);
+    free(pos);
+    return n;
+}
+
 void policy_feed_end(KVCache *c, KVWork *w, int layer, int64_t t, const void *window, int rows,
                      bool first) {
     const Policy *p = c->method.policy;
     bool acts = first ? p->at_first : c->method.size.feeds;
     if (p->window && (acts || p->observe)) {
-        int want = p->window(&c->method.size);
         if (w->feed_n == 0) pack_new(c, w, layer, 0, true);
-        look_back(c, w, layer, window_join(w, want, window, first ? rows : 0), t);
+        int n = window_gather(c, w, layer, t, window, rows, first);
+        look_back(c, w, layer, n, t, c->block && p->sums);
+        if (c->method.size.every_turn > 0) window_store(c, w, layer, n);
     }
     if (acts) layer_evict(c, w, layer, t);
 }
@@ -583,7 +658,7 @@ void policy_feed_end(KVCache *c, KVWork *w, int layer, int64_t t, const void *wi
 void policy_step(KVCache *c, KVWork *w, int layer, int64_t t) {
     const Policy *p = c->method.policy;
     int G = c->s->n_kv_heads, group = c->s->n_heads / G;
-    const float *lse2 = w->scores + (size_t)c->s->n_heads * w->scores_ld;
+    const float *lse2 = w->scores ? w->scores + (size_t)c->s->n_heads * w->scores_ld : NULL;
     if (!c->method.size.steps && !p->observe) return;
     for (int g = 0; policy_looks(p) && g < G; g++) {
         Head *h = head_of(c, layer, g);

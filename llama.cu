@@ -217,7 +217,7 @@ enum { MAKE_Q = 1, MAKE_KV = 2 };       // which rows of a chunk are made
 static void rope_rows(const Forward *f, const FeedBuffers *b, int layer, int first, int n, int make,
                       int stored) {
     const Config *c = f->c;
-    int half = c->rope_dim / 2, group = c->n_heads / c->n_kv_heads;
+    int half = c->rope_dim / 2;
     if (!half) return;
 #pragma omp parallel for if (n > 16)
     for (int i = 0; i < n; i++) {
@@ -228,17 +228,17 @@ static void rope_rows(const Forward *f, const FeedBuffers *b, int layer, int fir
                     *sn = b->sin + (size_t)(first + i) * half;
         float own_cs[512], own_sn[512];
         int64_t at = -1;
-        for (int g = 0; g < c->n_kv_heads; g++) {
-            int64_t own = kv_len(kv, layer, g) - stored + fed;
-            if (make & MAKE_KV)
-                rope_head(b->k + ((size_t)i * c->n_kv_heads + g) * c->head_dim, cs, sn, half);
+        int share = c->n_heads / kv_heads(kv);          // query heads of one list
+        for (int g = 0; (make & MAKE_KV) && g < c->n_kv_heads; g++)
+            rope_head(b->k + ((size_t)i * c->n_kv_heads + g) * c->head_dim, cs, sn, half);
+        for (int h = 0; (make & MAKE_Q) && h < c->n_heads; h++) {
+            int64_t own = kv_len(kv, layer, h / share) - stored + fed;
             if (by_index && own != at) {
                 at = own;
                 rope_angles(own_cs, own_sn, f, at);
             }
-            for (int h = g * group; (make & MAKE_Q) && h < (g + 1) * group; h++)
-                rope_head(b->q + ((size_t)i * c->n_heads + h) * c->head_dim,
-                          by_index ? own_cs : cs, by_index ? own_sn : sn, half);
+            rope_head(b->q + ((size_t)i * c->n_heads + h) * c->head_dim, by_index ? own_cs : cs,
+                      by_index ? own_sn : sn, half);
         }
     }
 }

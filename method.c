@@ -231,8 +231,9 @@ const char *method_name_at(int i) {
 }
 bool method_has_budget(const Method *m) { return m->policy->has_budget; }
 bool method_evicts(const Method *m) { return m->policy->evicts; }
-bool method_in_cache(const Method *m) { return m->policy->evicts; }
+bool method_in_cache(const Method *m) { return m->policy->evicts || m->policy->at_read; }
 bool method_at_steps(const Method *m) { return m->policy->at_steps && m->size.steps; }
+bool method_acts_once(const Method *m) { return m->policy->evicts && !m->policy->at_steps; }
 bool method_groups(const Method *m) { return m->policy->groups == GROUPS_CHOICE; }
 int method_window(const Method *m) { return m->policy->window ? m->policy->window(&m->size) : 0; }
 
@@ -317,6 +318,7 @@ static const SizeOption size_options[] = {
     SIZE("scissorhands", history, 1),
     SIZE("tova", budget, 1),
     SIZE("roco", budget, 2), SIZE("roco", recent, 0), SIZE("roco", protect, 0),
+    SIZE("quest", budget, 1), SIZE("quest", page, 1), SIZE("topk", budget, 1),
     SIZE("corm", window, 1), SIZE("corm", protect, 1),
 };
 
@@ -365,6 +367,15 @@ int method_set(Method *m, const char *name, const char *value, Err *err) {
     if (!strcmp(name, "positions") && m->policy->evicts) {
         if (set_word(m, name, value, positions, 2, &word, err)) return -1;
         m->set.positions = (Positions)word;
+        return 0;
+    }
+    if (!strcmp(name, "prefill") && m->policy->evicts) {
+        int64_t every;
+        if (strncmp(value, "stream:", 7))
+            return FAIL_CODE(err, EXIT_USAGE, "--set %s.prefill wants stream:TOKENS, got '%s'",
+                             m->name, value);
+        if (parse_int("--set prefill=stream", value + 7, 1, SIZE_MAX_ROWS, &every, err)) return -1;
+        m->set.stream = (int)every;
         return 0;
     }
     if (!strcmp(name, "pool") && pools(m)) {
@@ -471,12 +482,26 @@ static int check_sizes(const Method *m, Err *err) {
         return FAIL_CODE(err, EXIT_USAGE,
                          "%s keeps %d rows and its window alone is %d: --set %s.window below the "
                          "budget", m->name, z->budget, z->window, m->name);
+    if (z->stream && m->prefill)
+        return FAIL_CODE(err, EXIT_USAGE,
+                         "%s: a prompt that is evicted in parts has no sparse prefill of the whole: "
+                         "leave prefill=stream out", m->name);
+    if (z->positions == POSITIONS_CACHE && (m->policy->at_read || z->every_turn))
+        return FAIL_CODE(err, EXIT_USAGE,
+                         m->policy->at_read
+                             ? "%s reads other rows for each token, each key at its own position: "
+                               "--positions cache has no meaning there"
+                             : "%s with --compress every-turn looks at queries of earlier feeds, "
+                               "which --positions cache has turned away: leave one out", m->name);
     if (tail && z->recent >= z->budget)
         return FAIL_CODE(err, EXIT_USAGE,
                          "%s keeps %d rows and the newest alone are %d: --set %s.recent below the "
                          "budget", m->name, z->budget, z->recent, m->name);
     return 0;
 }
+
+// what the released program has and we can say exactly
+static bool harness_has(const Method *m) { return pools(m) || is_policy(m, "streamingllm"); }
 
 int method_resolve(Method *m, Preset preset, int ctx, int budget, int positions, Err *err) {
     Sizes *z = &m->size;
@@ -485,18 +510,23 @@ int method_resolve(Method *m, Preset preset, int ctx, int budget, int positions,
     bool scaled = prefill_resolve(m, preset, ctx);
     z->scaled = scaled;
     if (!method_in_cache(m)) return 0;
-    if (preset == PRESET_HARNESS)
+    bool harness = preset == PRESET_HARNESS;
+    if (harness && !harness_has(m))
         return FAIL_CODE(err, EXIT_USAGE,
-                         "--preset harness is not built for cache methods: use scbench or corm");
-    z->steps = m->policy->at_steps;
-    z->feeds = m->policy->at_feeds;
+                         "--preset harness: that program has no %s, or none that can be told from "
+                         "its paper's; it has streamingllm, snapkv and pyramidkv", m->name);
+    z->every_turn = pools(m) && m->set.every_turn > 0;
+    z->steps = m->policy->at_steps && !harness;
+    z->feeds = (m->policy->at_feeds && !harness) || z->every_turn;
+    if (harness) z->group = GROUP_QUERY_HEAD;
     if (m->policy->has_budget) resolve_budget(m, preset, ctx, budget);
     else resolve_corm(m, ctx);
-    if (is_policy(m, "streamingllm")) z->positions = POSITIONS_CACHE;
+    if (is_policy(m, "streamingllm") && !harness) z->positions = POSITIONS_CACHE;
     if (positions >= 0) z->positions = (Positions)positions;
     if ((int)m->set.positions >= 0) z->positions = m->set.positions;
     if ((int)m->set.group >= 0) z->group = m->set.group;
     if ((int)m->set.pool >= 0) z->pool = m->set.pool;
+    if (m->set.stream >= 0) z->stream = m->set.stream;
     z->scaled = z->scaled || scaled;
     return check_sizes(m, err);
 }
@@ -513,6 +543,9 @@ void method_params(const Method *m, StrBuf *json) {
     for (size_t i = 0; (o = size_option(m->policy, &i)); comma = ", ")
         str_fmt(json, "%s\"%s\": %d", comma, o->name, size_get(&m->size, o));
     if (pools(m)) str_fmt(json, ", \"pool\": \"%s\"", pool_name[m->size.pool]);
+    comma = m->policy->has_budget || is_policy(m, "corm") ? ", " : "";
+    if (m->size.stream > 0)
+        str_fmt(json, "%s\"prefill\": \"stream:%d\"", comma, m->size.stream);
     str_puts(json, "}");
 }
 
@@ -522,7 +555,7 @@ void method_list(FILE *out) {
     fprintf(out, "%-14s %-7s %-10s %-10s %-10s %s\n", "method", "stage", "KV size", "prefill",
             "decode", "keeps");
     for (int i = 0; (p = policy_at(i)); i++) {
-        fprintf(out, "%-14s %-7s %-10s %-10s %-10s %s\n", p->name, p->evicts ? "cache" : "-",
+        fprintf(out, "%-14s %-7s %-10s %-10s %-10s %s\n", p->name, i ? "cache" : "-",
                 p->kv_size, p->prefill_cost, p->decode_cost, p->help);
         if (p->differs) fprintf(out, "%16s%s\n", "", p->differs);
     }
@@ -531,10 +564,11 @@ void method_list(FILE *out) {
                  "minference+snapkv; options: --set METHOD.name=value\n");
     for (int i = 0; (p = policy_at(i)); i++) {
         size_t at = 0;
-        if (!p->evicts) continue;
+        if (i == 0) continue;
         fprintf(out, "  %s:", p->name);
         while ((o = size_option(p, &at))) fprintf(out, " %s", o->name);
-        fprintf(out, "%s positions\n", !strcmp(p->name, "snapkv") ? " pool" : "");
+        fprintf(out, "%s%s\n", strstr("snapkv pyramidkv", p->name) ? " pool" : "",
+                p->evicts ? " positions prefill=stream:C" : "");
     }
     prefill_list_options(out);
 }

@@ -744,6 +744,24 @@ Branch *branch_open(Model *m, Context *ctx, const Method *method, int reserve, E
     return b;
 }
 
+// the first feed in parts, the policy acting after each as at a prompt's end
+static int stream_feed(Branch *b, const int32_t *ids, int n, unsigned flags, Err *err) {
+    int part = b->method.size.stream, rc = 0;
+    if (b->ctx)
+        return FAIL(err, "internal error: %s evicts within the prompt and shares no context",
+                    b->method.name);
+    b->streaming = true;
+    kv_streaming(b->kv, true);
+    for (int i = 0; !rc && i < n; i += part) {
+        bool last = n - i <= part;
+        rc = branch_feed(b, ids + i, last ? n - i : part,
+                         FEED_FIRST | (last ? flags : FEED_NO_LOGITS), err);
+    }
+    kv_streaming(b->kv, false);
+    b->streaming = false;
+    return rc;
+}
+
 int branch_feed(Branch *b, const int32_t *ids, int n, unsigned flags, Err *err) {
     Model *m = b->m;
     bool first = (flags & FEED_FIRST) != 0;
@@ -751,6 +769,8 @@ int branch_feed(Branch *b, const int32_t *ids, int n, unsigned flags, Err *err) 
     if (n < 1 && !(first && b->ctx && n == 0))
         return FAIL(err, "internal error: a feed of %d tokens", n);
     if (check_ids(m, ids, n, b->pos, err)) return -1;
+    if (first && b->method.size.stream > 0 && !b->streaming)
+        return stream_feed(b, ids, n, flags, err);
     if (first && n && b->ctx && b->ctx->logits)
         return FAIL(err, "internal error: a sparse context is the whole first feed");
     int window = method_window(&b->method);
@@ -947,7 +967,8 @@ static size_t scratch_bytes(const Config *c, const Method *m, int n, int rows, i
 // rows of a head after the first feed, at most
 static size_t plan_kept(const Method *m, int n_first, int64_t rows_kept) {
     if (rows_kept >= 0) return (size_t)rows_kept;
-    return (size_t)(m->size.budget > 0 && m->size.budget < n_first ? m->size.budget : n_first);
+    bool fixed = method_evicts(m) && method_has_budget(m) && m->size.budget < n_first;
+    return (size_t)(fixed ? m->size.budget : n_first);
 }
 
 // heads that hold rows: a cache of query heads has more
@@ -956,8 +977,11 @@ static size_t plan_heads(const Config *c, const Method *m) {
     return (size_t)config_attn_layers(c) * (size_t)(wide ? c->n_heads : c->n_kv_heads);
 }
 
+// live lists and policy state, or bounds of pages
 static size_t plan_lists(const Config *c, const Method *m, size_t rows) {
-    if (!method_evicts(m)) return 0;
+    size_t page = m->size.page > 0 ? rows / (size_t)m->size.page : 0;
+    AttnShape s = shape_of(c);
+    if (!method_evicts(m)) return plan_heads(c, m) * page * 2 * (size_t)s.head_dim * s.elem;
     return (size_t)(1 + method_words(m)) * plan_heads(c, m) * rows * sizeof(int32_t);
 }
 
@@ -965,9 +989,13 @@ Plan plan_run(const Config *c, const Method *m, int n_ctx, int n_first, int n_la
               int64_t rows_kept, int chunk) {
     Plan p;
     size_t attn = (size_t)config_attn_layers(c), row = config_row_bytes(c),
-           heads = attn * c->n_kv_heads, first = (size_t)n_first;
-    int window = method_window(m);
-    size_t kept = plan_kept(m, n_first, rows_kept);
+           heads = plan_heads(c, m), first = (size_t)n_first, base = attn * c->n_kv_heads;
+    int window = method_window(m), part = m->size.stream;
+    size_t kept = plan_kept(m, n_first, rows_kept), lists = attn ? heads / attn : 0;
+    if (part > 0 && part < n_first) {           // the prompt is never there whole
+        if (kept + (size_t)part < first) first = kept + (size_t)part;
+        n_first = part;
+    }
     memset(&p, 0, sizeof p);
     p.upper_bound = rows_kept < 0 && method_evicts(m) && !method_has_budget(m);
     p.weights = config_weight_bytes(c);
@@ -975,13 +1003,13 @@ Plan plan_run(const Config *c, const Method *m, int n_ctx, int n_first, int n_la
     p.scratch = scratch_bytes(c, m, n_first, (int)longest, chunk);
     if (shared) {
         // the context, its window rows, and a tail for question 1 and all that follows
-        p.kv = (first + (size_t)n_later) * row * heads;
+        p.kv = (first * base + (size_t)n_later * heads) * row;
         p.kv += attn * (window < n_ctx ? window : n_ctx) * c->n_heads * c->head_dim *
                 (c->dtype == DT_F32 ? 4 : 2);
     } else {
         // all layers settled but the last one, whose rows are all there; or everything settled
         size_t settled = (kept + (size_t)n_later) * row, last = first * row;
-        size_t during = (heads - (size_t)c->n_kv_heads) * settled + (size_t)c->n_kv_heads * last;
+        size_t during = (heads - lists) * settled + lists * last;
         size_t after = (heads - 1) * settled + last + (kept < first ? kept * row : 0);
         p.kv = during > after ? during : after;
         if (heads * settled > p.kv) p.kv = heads * settled;
@@ -989,6 +1017,9 @@ Plan plan_run(const Config *c, const Method *m, int n_ctx, int n_first, int n_la
     // recurrent state: of the branch, of its mark or fork, of the shared context
     p.kv += (shared ? 3 : 2) * config_state_bytes(c);
     p.policy = plan_lists(c, m, kept + (size_t)n_later);
+    Needs needs = { 0, 0, GROUP_MEAN };
+    method_needs(m, &needs);
+    if (shared) p.policy += (size_t)needs.sums * heads * (size_t)n_ctx * sizeof(float);
     p.total = p.weights + p.kv + p.scratch + p.policy;
     return p;
 }

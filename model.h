@@ -49,6 +49,7 @@ struct Branch {
     char *kept;                 // and at kept_pos, for branch_cut
     int64_t kept_pos;
     float *logits;              // (V)
+    bool streaming;             // inside a first feed that comes in parts
     bool fed, stopped;          // stopped: a feed was interrupted, the branch can only be dropped
 };
 

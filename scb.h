@@ -289,6 +289,7 @@ bool method_has_budget(const Method *m);
 bool method_evicts(const Method *m);                    // false for full, quest, topk
 bool method_in_cache(const Method *m);                  // a cache-stage method: all but full
 bool method_at_steps(const Method *m);                  // acts on every step
+bool method_acts_once(const Method *m);                 // after the first feed, or every one
 bool method_groups(const Method *m);                    // has a choice of how heads are joined
 const char *method_group(const Method *m);              // name of that choice, or NULL
 int  method_window(const Method *m);                    // window rows it needs, 0 = none
@@ -678,6 +679,7 @@ KVBase *kv_base_ref(KVBase *b);
 void kv_base_drop(KVBase *b);
 // the feed to come is the first of an empty cache: rows are settled into a base layer by layer
 void kv_first_begin(KVCache *c);
+void kv_streaming(KVCache *c, bool on); // a prompt comes in parts, the policy acts after each
 
 int  kv_len(const KVCache *c, int layer, int g);        // live rows
 int  kv_max_len(const KVCache *c);

@@ -13,7 +13,7 @@
 
 typedef struct {
     const char *task, *method, *mode, *ctx, *budget, *keep, *query_aware, *history, *positions,
-        *preset, *scorer, *data, *shard, *repo, *templates, *jieba;
+        *group, *compress, *preset, *scorer, *data, *shard, *repo, *templates, *jieba;
     const char *out, *device, *shape, *tokenizer, *order;
     ReportOpts report;
     const char *save_context;
@@ -87,9 +87,14 @@ static const OptSpec run_opts[] = {
       "its whole width, as runs through the transformers library have it" },
     { "--positions", NULL, OPT_STR, AT(positions), NULL, "original|cache",
       "rotate a kept key at its own position or at its place in the cache; default: the method's" },
+    { "--group", NULL, OPT_STR, AT(group), NULL, "mean|max|sum|query-head",
+      "how the query heads of a KV head choose rows; query-head: each keeps its own, as the "
+      "released program stores them; default mean" },
+    { "--compress", NULL, OPT_STR, AT(compress), NULL, "once|every-turn",
+      "snapkv and pyramidkv choose after the first feed alone, or after every feed; default once" },
     { "--preset", NULL, OPT_STR, AT(preset), NULL, "scbench|corm|harness",
-      "whose default sizes; default scbench, corm for LongBench; harness: prompts, limits, cuts and "
-      "scores as the released program has them, so far for full and the sparse prefills" },
+      "whose default sizes; default scbench, corm for LongBench; harness: prompts, limits, cuts, "
+      "caches and scores as the released program has them" },
     { "--scorer", NULL, OPT_STR, AT(scorer), NULL, "ours|harness",
       "scores as the paper means them or as the released program computes them; default ours, "
       "harness with --preset harness and for LongBench" },
@@ -220,7 +225,7 @@ static int method_names(Run *r, Names *names, Err *err) {
     } else if (names_of("--method", o->method, names, err)) return -1;
     for (int i = 0; i < names->n; i++) {
         if (method_find(names->p[i], &m, err)) return -1;
-        evicting += method_evicts(&m);
+        evicting += method_in_cache(&m);
         budgets += method_has_budget(&m);
     }
     if ((o->budget || o->keep) && !budgets)
@@ -237,7 +242,8 @@ static int method_names(Run *r, Names *names, Err *err) {
         memmove(names->p[1], names->p[0], sizeof names->p[0] * (size_t)names->n++);
         strcpy(names->p[0], "full");
     }
-    if (!keep_last && names->n < MAX_LIST) strcpy(names->p[names->n++], "keep-last");
+    if (!keep_last && strcmp(o->preset ? o->preset : "", "harness") && names->n < MAX_LIST)
+        strcpy(names->p[names->n++], "keep-last");
     return 0;
 }
 
@@ -295,6 +301,10 @@ static int arm_sets(Run *r, const char *text, Err *err) {
         Arm *a = &r->b.arms[i];
         if (!method_is(&a->method, name) || a->follows >= 0) continue;
         if (method_set(&a->method, size, eq + 1, err)) return -1;
+        if (!strcmp(size, "prefill")) {         // such an arm shares no context: its name says so
+            size_t n = strlen(a->label);
+            snprintf(a->label + n, sizeof a->label - n, " %.20s", eq + 1);
+        }
         used++;
     }
     if (used) return 0;
@@ -359,11 +369,12 @@ static int harness_resolve(Run *r, Err *err) {
         return FAIL_CODE(err, EXIT_USAGE, "--preset harness has multi-turn with question 1 in the "
                          "first feed and multi-request without; leave --query-aware and --mode "
                          "single out");
+    Method m;
+    if (b->positions == POSITIONS_CACHE || b->group >= 0 || b->every_turn)
+        return FAIL_CODE(err, EXIT_USAGE, "--preset harness keeps rows per query head, at their own "
+                         "positions, chosen once; leave --positions, --group and --compress out");
     for (int i = 0; i < b->n_arms; i++)
-        if (method_evicts(&b->arms[i].method))
-            return FAIL_CODE(err, EXIT_USAGE, "--preset harness runs full and the "
-                             "sparse prefills alone so far: that program's sizes for %s are not built, or it has no such method; "
-                             "use --preset scbench", b->arms[i].method.name);
+        if (arm_method(b, &b->arms[i], HARNESS_MAX_SEQ, &m, err)) return -1;
     return 0;
 }
 
@@ -379,6 +390,32 @@ static int shard_resolve(Run *r, Err *err) {
         return FAIL_CODE(err, EXIT_USAGE, "--shard needs --out DIR, the same for all shards");
     r->shard = i - 1;
     r->n_shards = n;
+    return 0;
+}
+
+// --group and --compress: each must act on some method of the run
+static int choices_resolve(Run *r, Err *err) {
+    static const char *const groups[] = { "mean", "max", "sum", "query-head" };
+    static const char *const compress[] = { "once", "every-turn" };
+    const Opts *o = &r->o;
+    Bench *b = &r->b;
+    bool grouped = false, cached = false, once = false;
+    for (int i = 0; i < b->n_arms; i++) {
+        const Method *m = &b->arms[i].method;
+        grouped = grouped || method_groups(m);
+        cached = cached || method_in_cache(m);
+        once = once || method_acts_once(m);
+    }
+    b->group = -1;
+    if (o->group && (b->group = choose("--group", o->group, groups, 4, err)) < 0) return -1;
+    if (o->group && !(b->group == GROUP_QUERY_HEAD ? cached : grouped))
+        return FAIL_CODE(err, EXIT_USAGE, "--group %s acts on no method here: %s joins no query "
+                         "heads by a choice", o->group, o->method);
+    if (o->compress && (b->every_turn = choose("--compress", o->compress, compress, 2, err)) < 0)
+        return -1;
+    if (o->compress && !once)
+        return FAIL_CODE(err, EXIT_USAGE, "--compress acts on no method here: %s evicts while it "
+                         "decodes, or never", o->method);
     return 0;
 }
 
@@ -399,6 +436,7 @@ static int switches_resolve(Run *r, Err *err) {
     b->positions = -1;
     if (o->positions && (b->positions = choose("--positions", o->positions, positions, 2, err)) < 0)
         return -1;
+    if (choices_resolve(r, err)) return -1;
     if (o->device && (k = choose("--device", o->device, devices, 2, err)) < 0) return -1;
     if (o->device && k == 1)
         return FAIL(err, "this build computes on the CPU only; use --device cpu");
@@ -496,7 +534,8 @@ static int arm_plan(const Run *r, const Arm *a, Lengths l, int ctx, bool shared,
     if (m.size.budget > 0) snprintf(budget, sizeof budget, " %d", m.size.budget);
     snprintf(line->label, sizeof line->label, "%.30s%s %s", m.name, budget, mode_name[a->mode]);
     line->plan = plan_run(&r->config, &m, l.context, l.first, l.later, shared, -1, r->o.chunk);
-    plan_more(&line->plan, &r->config, &m, l.context, l.first, l.later, shared, -1, l.branches - 1);
+    plan_more(&line->plan, &r->config, &m, l.context, l.first, l.later, shared, -1,
+              l.branches - 1);
     return 0;
 }
 
@@ -888,12 +927,14 @@ static json_t *manifest_options(const Run *r) {
                             "mode", mode_name[a->mode], "query_aware", aware_name[a->aware]));
     }
     for (int i = 0; i < o->set.n; i++) json_array_append_new(set, json_string(o->set.p[i]));
-    return json_pack("{s:o, s:o, s:i, s:s, s:I, s:s, s:s, s:s, s:s, s:b, s:s, s:o}", "tasks",
+    return json_pack("{s:o, s:o, s:i, s:s, s:I, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:s, s:o}", "tasks",
                      manifest_tasks(r), "arms", arms, "turns", o->turns, "ctx",
                      o->ctx ? o->ctx : "default", "seed", (json_int_t)o->seed, "history",
                      b->own_history ? "own" : "golden", "preset", preset_name[b->preset], "scorer",
                      b->scorer == SCORER_HARNESS ? "harness" : "ours", "positions",
-                     b->positions < 0 ? "default" : b->positions ? "cache" : "original", "chat",
+                     b->positions < 0 ? "default" : b->positions ? "cache" : "original", "group",
+                     o->group ? o->group : "default", "compress",
+                     o->compress ? o->compress : "once", "chat",
                      (int)b->prompter.chat->present, "shard", o->shard ? o->shard : "1/1", "set",
                      set);
 }

@@ -373,13 +373,20 @@ int arm_method(const Bench *b, const Arm *a, int ctx, Method *m, Err *err) {
                          budget);
     *m = a->method;
     m->seed = b->seed;
+    if (b->group >= 0 && (method_groups(m) || b->group == GROUP_QUERY_HEAD))
+        m->set.group = (Group)b->group;
+    m->set.every_turn = b->every_turn;
     return method_resolve(m, b->preset, ctx, budget, b->positions, err);
 }
+
+// evicts within the prompt: what is left of it is the method's alone
+static bool streams(const Arm *a) { return a->method.set.stream > 0; }
 
 // The rows of a dense prefill are those of the bare context; a sparse one depends on the whole first
 // feed, so its rows also depend on the question in it.
 static bool same_rows(const Arm *a, const Arm *b) {
     const Method *m = &a->method, *n = &b->method;
+    if (streams(a) || streams(b)) return a == b;
     if (m->prefill != n->prefill) return false;
     if (!m->prefill) return true;
     if (!m->pattern_path != !n->pattern_path ||
@@ -404,7 +411,7 @@ SharedBy arm_sharers(const Bench *b, const Arm *a, int n_turns) {
     // there while it is fed
     bool alone = is_whole(a) && (a->aware == AWARE_EACH ||
                                  (a->mode == MULTI_REQUEST && a->aware == AWARE_FIRST));
-    by.shared = (users > 1 || b->save.dir) && b->preset != PRESET_HARNESS && !alone;
+    by.shared = (users > 1 || b->save.dir) && b->preset != PRESET_HARNESS && !alone && !streams(a);
     return by;
 }
 
@@ -510,7 +517,8 @@ static int check_first_feed(Play *p, const Branch *root, Err *err);
 static Branch *first_feed(Play *p, const IntVec *ids, int reserve, unsigned flags, int turn,
                           double *seconds, int *restored, Err *err) {
     IntVec all = { 0 };
-    bool saves = p->b->save.dir && method_evicts(&p->method);
+    // one that chooses after every feed looks at query rows that a saved root has not
+    bool saves = p->b->save.dir && method_evicts(&p->method) && !p->method.size.every_turn;
     if (p->shared) add_ids(&all, &p->s->context);
     if (p->whole && p->arm->aware == AWARE_FIRST) add_ids(&all, &p->s->turn[0].first);
     add_ids(&all, ids);
@@ -557,7 +565,8 @@ static void row_begin(const Play *p, int turn, Row *row) {
     row->params = p->params.p;
     row->scaled = p->method.size.scaled;
     if (p->arm->mode == MULTI_TURN) row->history = b->own_history ? "own" : "golden";
-    if (method_evicts(&p->method) && !method_at_steps(&p->method)) row->compress = "once";
+    if (method_evicts(&p->method) && !method_at_steps(&p->method))
+        row->compress = p->method.size.feeds ? "every-turn" : "once";
     row->group = method_group(&p->method);
     row->query_aware = aware_name[p->arm->aware];
     row->positions = p->method.size.positions == POSITIONS_CACHE ? "cache" : "original";

@@ -195,7 +195,8 @@ typedef struct {                // a run as the turn loops see it
     Prompter prompter;
     Preset preset;
     Scorer scorer;
-    int positions;              // -1: the method's default
+    int positions, group;       // -1: the method's default
+    int every_turn;             // --compress every-turn
     int max_new;                // 0: the task's limits
     SaveDir save;               // --save-context
     int batch;                  // requests of a session that decode together; 0: all

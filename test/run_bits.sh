@@ -182,7 +182,7 @@ refuse 2 'one first feed' "$model" --query-aware each $o
 refuse 2 'acts on no mode' "$model" --mode single --query-aware first $o
 refuse 2 'mixes' "$model" --task longbench/hotpotqa,retr_kv $o
 refuse 2 'names retr_kv twice' "$model" --task retr_kv,scbench_kv $o
-refuse 2 'alone so far' "$model" --preset harness --method corm $o
+refuse 2 'has no corm' "$model" --preset harness --method corm $o
 refuse 2 'leave .*scorer' "$model" --preset harness --scorer ours $o
 refuse 2 'single' "$model" --preset harness --mode single $o
 refuse 2 'I/N' "$model" --shard 3/2 $o

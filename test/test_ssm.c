@@ -188,7 +188,7 @@ static void test_branches(Opened *o, const float *want) {
         expect(o, "a cut", b, want);
         branch_drop(b);
 
-        Context *c = context_open(o->m, ids, at[i], 0, &err);
+        Context *c = context_open(o->m, ids, at[i], NULL, &err);
         CHECK(c, "%s", err.msg);
         Branch *r = root(o, c, "full"), *other = root(o, c, "full");
         context_drop(c);

@@ -1,0 +1,192 @@
+// read.cu - rows chosen anew for every token: quest and topk evict nothing and read little.
+//
+//   quest   pages of rows by a bound on their scores          Tang et al., arXiv 2406.10774
+//   topk    the B rows of most attention, found by reading all: what any choice can reach
+//
+// From the second feed on every token has a list of its own per KV head. Differs: SCBench's code
+// chooses pages for a whole feed at once by the sum of its queries' signs.
+#include "cache.h"
+
+// Per thread, for a list of len entries: choices and what leads to them
+typedef struct {
+    float *scores;              // (group, ld)
+    float *score;               // (ld) joined over the group
+    uint32_t *rank;             // (ld)
+    int32_t *live;              // (ld) rows chosen
+    float *parts;               // (panels, group, hd + 2)
+    float *out;                 // (group, hd)
+    float *q;                   // (group, hd) as products see it
+    uint8_t *keep;              // (ld)
+    size_t ld;
+} Reader;
+
+static size_t reader_at(const AttnShape *s, int group, int len, char *base, Reader *r) {
+    size_t panels = (size_t)CEIL_DIV(len, PANEL) + 1, ld = panels * PANEL, at = 0;
+    size_t hd = (size_t)s->head_dim, heads = (size_t)group;
+    r->ld = ld;
+#define CARVE(field, type, count)                                                                  \
+    (r->field = (type *)(void *)(base + at),                                                       \
+     at += ((size_t)(count) * sizeof(type) + 63) & ~(size_t)63)
+    CARVE(scores, float, heads * ld);
+    CARVE(score, float, ld);
+    CARVE(rank, uint32_t, ld);
+    CARVE(live, int32_t, ld);
+    CARVE(parts, float, panels * heads * (hd + 2));
+    CARVE(out, float, heads * hd);
+    CARVE(q, float, heads * hd);
+    CARVE(keep, uint8_t, ld);
+#undef CARVE
+    return at;
+}
+
+size_t reader_bytes(const AttnShape *s, int group, int len) {
+    static char base[1];                        // only offsets are wanted
+    Reader r;
+    return reader_at(s, group, len, base, &r);
+}
+
+// ---------------------------------------------------------------------------
+// Pages: element-wise max and min of the keys of `page` consecutive entries. Complete ones are
+// kept; a token always reads the one it is in.
+
+static float element(const AttnShape *s, const void *row, int i) {
+    return s->elem == 4 ? ((const float *)row)[i] : bf16_f32(((const uint16_t *)row)[i]);
+}
+static void element_set(const AttnShape *s, void *row, int i, float x) {
+    if (s->elem == 4) ((float *)row)[i] = x;
+    else ((uint16_t *)row)[i] = f32_bf16(x);    // exact: x is such an element
+}
+
+// entries [from, to) of a list -> max (hd), min (hd)
+static void page_make(const AttnShape *s, const KeyList *list, int from, int to, char *page) {
+    size_t row = (size_t)s->head_dim * s->elem;
+    for (int j = from; j < to; j++) {
+        int number = list->live ? list->live[j] : j, own = number >= list->split;
+        size_t at = (size_t)(number - (own ? list->split : 0)) * row;
+        const char *k = (const char *)list->k[own] + at;
+        for (int i = 0; i < s->head_dim; i++) {
+            float x = element(s, k, i);
+            if (j == from || x > element(s, page, i)) element_set(s, page, i, x);
+            if (j == from || x < element(s, page + row, i)) element_set(s, page + row, i, x);
+        }
+    }
+}
+
+void pages_complete(KVCache *c, Head *h) {
+    int size = c->method.size.page, want = h->len / size;
+    size_t one = page_bytes(c->s);
+    KeyList list = head_list(c, h);
+    if (want > h->page_cap) {
+        int cap = want + want / 8 + 8;
+        char *more = (char *)mem_take(c->mem, (size_t)cap, one, "bounds of pages");
+        if (h->n_pages) memcpy(more, h->pages, (size_t)h->n_pages * one);
+        mem_give(c->mem, h->pages, (size_t)h->page_cap * one);
+        h->pages = more;
+        h->page_cap = cap;
+    }
+    for (; h->n_pages < want; h->n_pages++)
+        page_make(c->s, &list, h->n_pages * size, (h->n_pages + 1) * size,
+                  h->pages + (size_t)h->n_pages * one);
+}
+
+// the largest q . k a page can hold: sum over channels of max(q max, q min)
+static float page_bound(const AttnShape *s, const float *q, const char *page) {
+    const char *low = page + (size_t)s->head_dim * s->elem;
+    float lane[LANES] = { 0 };
+    for (int i = 0; i < s->head_dim; i++) {
+        float a = q[i] * element(s, page, i), b = q[i] * element(s, low, i);
+        lane[i % LANES] += a > b ? a : b;
+    }
+    return lanes_sum(lane);
+}
+
+// The page that holds the token is read, and of the others those of the largest bounds, B / page in
+// all and at least 3. Differs: the paper's kernel forces that page, SCBench's code none.
+static int choose_pages(const KVCache *c, const Head *h, int seen, int group, Reader *r) {
+    const Sizes *z = &c->method.size;
+    size_t one = page_bytes(c->s);
+    int pages = CEIL_DIV(seen, z->page), k = z->budget / z->page, n = 0;
+    if (k < 3) k = 3;
+    if (seen <= z->budget || pages <= k) return seen;
+    for (int g = 0; g < group; g++)
+        for (int p = 0; p < pages - 1; p++)
+            r->scores[(size_t)g * r->ld + p] =
+                page_bound(c->s, r->q + (size_t)g * c->s->head_dim, h->pages + (size_t)p * one);
+    group_join(z->group, r->scores, r->ld, group, pages - 1, r->score);
+    keep_top(r->score, r->rank, pages - 1, k - 1, false, r->keep);
+    r->keep[pages - 1] = 1;
+    for (int p = 0; p < pages; p++)
+        for (int j = p * z->page; r->keep[p] && j < (p + 1) * z->page && j < seen; j++)
+            r->live[n++] = j;
+    return n;
+}
+
+// ---------------------------------------------------------------------------
+// One token under one KV head
+
+// attention of q (group, hd) over a list: parts, then out and lse2; scores (group, ld) or NULL
+static void read_list(const AttnShape *s, const KeyList *list, const float *q, Reader *r,
+                      float *scores, float *out, float *lse2, void *scratch) {
+    int group = s->n_heads / s->n_kv_heads, panels = CEIL_DIV(list->len, PANEL);
+    size_t part = (size_t)group * ((size_t)s->head_dim + 2);
+    for (int p = 0; p < panels; p++) {
+        StepRows t = { q, r->parts + (size_t)p * part, scores, r->ld };
+        attn_step_panel(s, list, p, &t, 1, scratch);
+    }
+    attn_fold(s, r->parts, panels, out, lse2);
+}
+
+// the B rows of largest joined attention
+static int choose_rows(const KVCache *c, const KeyList *list, const float *q, int group, Reader *r,
+                       void *scratch) {
+    const Sizes *z = &c->method.size;
+    float lse2[STRIP_ROWS];
+    int n = 0;
+    if (list->len <= z->budget) return list->len;
+    read_list(c->s, list, q, r, r->scores, r->out, lse2, scratch);
+    for (int g = 0; g < group; g++)
+        for (int j = 0; j < list->len; j++)
+            r->scores[(size_t)g * r->ld + j] = fexp2(r->scores[(size_t)g * r->ld + j] - lse2[g]);
+    group_join(z->group, r->scores, r->ld, group, list->len, r->score);
+    keep_top(r->score, r->rank, list->len, z->budget, false, r->keep);
+    for (int j = 0; j < list->len; j++) if (r->keep[j]) r->live[n++] = j;
+    return n;
+}
+
+static void read_token(KVCache *c, const Head *h, int seen, const float *q, float *out, Reader *r,
+                       void *scratch) {
+    const AttnShape *s = c->s;
+    int group = s->n_heads / s->n_kv_heads, n;
+    KeyList list = head_list(c, h);
+    list.len = seen;
+    for (int i = 0; i < group * s->head_dim; i++)
+        r->q[i] = s->kind == MUL_F32 ? q[i] : round_bf16(q[i]);
+    n = c->method.policy->at_read == READ_PAGES ? choose_pages(c, h, seen, group, r)
+                                                : choose_rows(c, &list, q, group, r, scratch);
+    if (n < seen) {
+        for (int j = 0; list.live && j < n; j++) r->live[j] = list.live[r->live[j]];
+        list.live = r->live;
+        list.len = n;
+    }
+    read_list(s, &list, q, r, NULL, out, NULL, scratch);
+}
+
+void read_rows(KVCache *c, KVWork *w, int layer, int n, const float *q, float *out) {
+    const AttnShape *s = c->s;
+    int G = s->n_kv_heads, group = s->n_heads / G, longest = 0;
+    size_t row = (size_t)s->n_heads * s->head_dim, one = w->reader_bytes / (size_t)w->threads;
+    for (int g = 0; g < G; g++) {
+        Head *h = head_of(c, layer, g);
+        if (c->method.policy->at_read == READ_PAGES) pages_complete(c, h);
+        if (h->len > longest) longest = h->len;
+    }
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int item = 0; item < n * G; item++) {
+        int i = item / G, g = item % G;
+        const Head *h = head_of(c, layer, g);
+        size_t at = (size_t)i * row + (size_t)(g * group) * s->head_dim;
+        Reader r;
+        reader_at(s, group, longest, w->readers + one * (size_t)omp_get_thread_num(), &r);
+        read_token(c, h, h->len - n + i + 1, q + at, out + at, &r, thread_scratch(w));
+    }
+}
