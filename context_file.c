@@ -2,9 +2,10 @@
 //
 //   head (FileHead) | parts (n_parts x FilePart) | pad | data, every part 64-byte aligned
 // A part is ids, the rows of one KV head as they lie in memory (K, V, positions), query rows,
-// policy state, recurrent state or logits. A root is stored compressed: its live rows alone, whosever they are, become
-// the rows of the loaded one. Every byte stands under an xxh64, every size is checked against the
-// file before use, and a file bears its name only once it is whole.
+// column sums, policy state, recurrent state or logits. A root is stored compressed: its live rows
+// alone, whosever they are, become the rows of the loaded one. Every byte stands under an xxh64,
+// every size is checked against the file before use, and a file bears its name only once it is
+// whole.
 #include "cache.h"
 #include "model.h"
 #include <dirent.h>
@@ -13,7 +14,7 @@
 #include <sys/stat.h>
 #include <xxhash.h>
 
-enum { SAVE_VERSION = 1, KIND_CONTEXT = 1, KIND_ROOT = 2 };     // a change of any bit: a new version
+enum { SAVE_VERSION = 1, KIND_CONTEXT = 1, KIND_ROOT = 2 };     // any other bit: a new version
 enum { PART_IDS, PART_ROWS, PART_WINDOW, PART_SUMS, PART_POLICY, PART_STATE, PART_LOGITS };
 static const char *const part_name[] = { "ids", "rows", "query rows", "column sums", "policy state",
                                          "recurrent state", "logits" };
@@ -216,8 +217,8 @@ static int write_parts(int fd, FileHead *h, Parts *l, const KVCache *gather) {
            write_at(fd, h, sizeof *h, 0) || fsync(fd);
 }
 
-// Opens path.tmp for one writer. One that a killed run left is taken over; -1 with errno EWOULDBLOCK
-// while another run writes it.
+// Opens path.tmp for one writer. One that a killed run left is taken over; -1 with errno
+// EWOULDBLOCK while another run writes it.
 static int tmp_open(const char *tmp) {
     struct stat mine, there;
     int fd = open(tmp, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
@@ -430,7 +431,8 @@ static const FilePart *context_parts(const Saved *f, const Model *m, int n, cons
         FAIL(err, "%s kept %d query rows, this run reads %d", f->path, rows, needs->window);
         return NULL;
     }
-    if (needs->sums && ((int)h->sum_words < needs->sums || (int)h->sum_group != (int)needs->group)) {
+    bool sums = (int)h->sum_words >= needs->sums && h->sum_group == (uint32_t)needs->group;
+    if (needs->sums && !sums) {
         FAIL(err, "%s kept no column sums as this run reads them", f->path);
         return NULL;
     }
@@ -454,8 +456,8 @@ static void sums_of_file(Model *m, const Saved *f, KVBase *b) {
     b->sum_group = (Group)f->head->sum_group;
     b->sums = (Sums *)xrealloc(NULL, (size_t)b->n_heads * sizeof *b->sums);
     for (int i = 0; i < b->n_heads; i++) {
-        const FilePart *p = part_want(f, PART_SUMS, i, 0, INT32_MAX,
-                                      (size_t)b->sum_words * b->sum_units * sizeof(uint32_t), &none);
+        size_t unit = (size_t)b->sum_words * b->sum_units * sizeof(uint32_t);
+        const FilePart *p = part_want(f, PART_SUMS, i, 0, INT32_MAX, unit, &none);
         b->sums[i].cap = (int)p->count;
         b->sums[i].p = TAKE(&m->mem, uint32_t, p->bytes / sizeof(uint32_t), "column sums");
         memcpy(b->sums[i].p, f->p + p->offset, p->bytes);
@@ -598,17 +600,24 @@ static void keep(SaveDir *d, FileHead *h, Parts *l, const KVCache *gather, const
 }
 
 Context *context_get(Model *m, SaveDir *d, const Method *method, const int32_t *ids, int n,
-                     const Needs *needs, bool *restored, Err *err) {
+                     const Needs *needs, bool *restored, double *seconds, Err *err) {
     StrBuf path = { 0 };
     Err bad = { 0 };
     Context *c = NULL;
+    double t = now_s();
     *restored = false;
-    if (!d->dir) return context_open_sparse(m, method, ids, n, needs, err);
+    if (!d->dir) {
+        c = context_open_sparse(m, method, ids, n, needs, err);
+        *seconds = now_s() - t;
+        return c;
+    }
     path_of(d, m, KIND_CONTEXT, prefill_how(method), ids, n, &path);
     if (!access(path.p, F_OK) && !(c = context_load(m, method, ids, n, needs, path.p, &bad)))
         fprintf(stderr, "warning: %s; computed again\n", bad.msg);
     *restored = c != NULL;
-    if (!c && (c = context_open_sparse(m, method, ids, n, needs, err)) != NULL) {
+    bool fresh = !c && (c = context_open_sparse(m, method, ids, n, needs, err)) != NULL;
+    *seconds = now_s() - t;
+    if (fresh) {
         Parts l = { NULL, NULL, 0 };
         FileHead h = parts_of_context(c, ids, &l);
         keep(d, &h, &l, NULL, path.p);

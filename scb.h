@@ -380,8 +380,8 @@ size_t config_row_bytes(const Config *c);       // K, V and position of one row 
 
 // ===========================================================================
 // Contexts and roots on disk (context_file.c). A file is checked as a whole before anything of it
-// is used, then mapped; what it gives is bit for bit what was saved. It holds the ids (n): they, the
-// model and the method must be the same. A root is stored with its live rows alone.
+// is used, then mapped; what it gives is bit for bit what was saved. It holds the ids (n): they,
+// the model and the method must be the same. A root is stored with its live rows alone.
 int  context_save(const Context *c, const int32_t *ids, const char *path, Err *err);
 // method: whose prefill stage the rows come from, NULL: dense; needs: as in context_open, a file
 // that kept less is an error
@@ -396,10 +396,11 @@ typedef struct {                // where a run keeps them, one file per key
     int64_t limit;              // bytes of all files that saving may not pass; 0: none
     bool said;                  // that the limit is reached
 } SaveDir;
-// The context from its file, or computed and then saved. A damaged file is computed again; a context
-// that cannot be saved is used all the same; both are said on stderr.
+// The context from its file, or computed and then saved. A damaged file is computed again, a
+// context that cannot be saved is used all the same; both are said on stderr. *seconds: without the
+// saving.
 Context *context_get(Model *m, SaveDir *d, const Method *method, const int32_t *ids, int n,
-                     const Needs *needs, bool *restored, Err *err);
+                     const Needs *needs, bool *restored, double *seconds, Err *err);
 bool root_saved(const SaveDir *d, Model *m, const Method *method, const int32_t *ids, int n);
 // NULL where there is none or it is damaged
 Branch *root_get(Model *m, const SaveDir *d, const Method *method, const int32_t *ids, int n,

@@ -1017,10 +1017,8 @@ static int rows_shared(Bench *b, const Task *task, const Session *s, const Arm *
     if (is_whole(a) && a->aware == AWARE_FIRST) add_ids(&ids, &s->turn[0].first);
     int rc = b->prompts ? dump_feed(&p, 0, is_whole(a) ? m.name : "context", &ids, err) : 0;
     progress_of(&p, is_whole(a) ? m.name : "context", ids.n);
-    double t = now_s();
     if (!rc) rows->c = context_get(b->model, &b->save, is_whole(a) ? &m : NULL, ids.p, (int)ids.n,
-                                   &needs, &rows->restored, err);
-    rows->seconds = now_s() - t;
+                                   &needs, &rows->restored, &rows->seconds, err);
     progress_end(&b->progress);
     free(ids.p);
     return rows->c ? 0 : -1;

@@ -315,20 +315,21 @@ static void limited(const TinySpec *spec) {
     Err err = { 0 };
     Tiny t;
     bool read;
+    double seconds;
     SaveDir d = { dir, 1 << 20, true };         // said: no line on stderr
     tiny_open(&t, spec);
     for (int i = 0; i < 40; i++) {
         ids_of(ids, 200, 50 + (uint64_t)i);
-        Context *c = context_get(t.m, &d, NULL, ids, 200, &window_only, &read, &err);
+        Context *c = context_get(t.m, &d, NULL, ids, 200, &window_only, &read, &seconds, &err);
         expect(c && !read, "context %d under a limit", i);
         context_drop(c);
     }
     ids_of(ids, 200, 50);
-    Context *c = context_get(t.m, &d, NULL, ids, 200, &window_only, &read, &err);
+    Context *c = context_get(t.m, &d, NULL, ids, 200, &window_only, &read, &seconds, &err);
     expect(c && read, "the first context was given up for a later one");
     context_drop(c);
     ids_of(ids, 200, 50 + 39);
-    c = context_get(t.m, &d, NULL, ids, 200, &window_only, &read, &err);
+    c = context_get(t.m, &d, NULL, ids, 200, &window_only, &read, &seconds, &err);
     expect(c && !read, "the limit did not refuse");
     context_drop(c);
     tiny_close(&t);
