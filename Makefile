@@ -116,8 +116,10 @@ demo-smollm2:
 findings:
 	@test/findings.sh
 
-bench: all $B/order
-	@test/bench/run.sh $B/order
+bench: all $B/order $B/sparse
+	@test/bench/run.sh $B/order $B/sparse
+$B/sparse: test/bench/sparse.c $B/libscb.a
+	$(ALLC) $(LDFLAGS) $< $B/libscb.a $(LDLIBS) -o $@
 $B/order: test/bench/order.c matmul.cu scb.h base.h
 	$(ALLC) $< $(LDLIBS) -o $@
 

@@ -580,14 +580,12 @@ typedef struct {                // one query head in one feed
     int n_vertical;
     const int32_t *vertical;    // kept columns, ascending
     const uint64_t *slash;      // (len / 64, rounded up) bit d: distance d is kept
-    int blocks, head_dim;
-    const float *k_mean;        // (len / 64, rounded up; hd) means of the keys of a tile
+    int blocks;                 // block-sparse: tiles of 64 entries per list
 } HeadLists;
 // The list of feed rows [64 block, 64 block + 64) of a head: how many spans were written to out. A
 // list ends with the last of these rows. Room for n_vertical + len / 64 + 2 spans; block-sparse needs
-// the rows' mean query (hd) and score, chosen (len / 64 + 1) as scratch.
-int  attn_list(const HeadLists *h, int block, const float *q_mean, KeySpan *out, float *score,
-               int32_t *chosen);
+// the scores of the tiles that the first row sees, and chosen (len / 64 + 1) as scratch.
+int  attn_list(const HeadLists *h, int block, const float *score, KeySpan *out, int32_t *chosen);
 // the k largest of x (n), ties to the lower index: indices ascending into out, returns how many
 int  top_k(const float *x, int n, int k, int32_t *out);
 

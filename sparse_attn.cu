@@ -567,15 +567,18 @@ static inline uint32_t order_bits(float f) {    // the same order as the floats'
 }
 
 int top_k(const float *x, int n, int k, int32_t *out) {
+    enum { WAYS = 4 };                  // histograms in turn: neighbours often share a bin
     uint32_t prefix = 0, mask = 0;
     int left = k, at = 0;               // still wanted among those that share the prefix
     for (int shift = 24; shift >= 0 && k < n; shift -= 8) {
-        int count[256] = { 0 }, bin = 255;
+        int count[WAYS][256] = { { 0 } }, bin = 255;
         for (int i = 0; i < n; i++) {
             uint32_t u = order_bits(x[i]);
-            count[u >> shift & 255] += (u & mask) == prefix;
+            count[i % WAYS][u >> shift & 255] += (u & mask) == prefix;
         }
-        for (; count[bin] < left; bin--) left -= count[bin];
+        for (int b = 0; b < 256; b++)
+            for (int w = 1; w < WAYS; w++) count[0][b] += count[w][b];
+        for (; count[0][bin] < left; bin--) left -= count[0][bin];
         prefix |= (uint32_t)bin << shift;
         mask |= 255u << shift;
     }
@@ -602,6 +605,11 @@ int top_k(const float *x, int n, int k, int32_t *out) {
 static int list_end(const HeadLists *h, int block) {
     int end = h->len - h->n + (block + 1) * SPARSE_ROWS;
     return end < h->len ? end : h->len;
+}
+
+// tiles of keys that the first row of a block sees
+static int list_tiles(const HeadLists *h, int block) {
+    return (h->len - h->n + block * SPARSE_ROWS) / SPARSE_ROWS + 1;
 }
 
 static int a_shape_list(const HeadLists *h, int block, KeySpan *out) {
@@ -670,24 +678,13 @@ static int vertical_slash_list(const HeadLists *h, int block, KeySpan *out) {
 // Block-sparse: the tiles of 64 keys whose mean has the largest product with the mean query of the
 // block, among those that its first row sees; ties keep the earlier tile. Nothing is forced, not even
 // the block's own tile.
-static int block_sparse_list(const HeadLists *h, int block, const float *q_mean, KeySpan *out,
-                             float *score, int32_t *chosen) {
-    int end = list_end(h, block), start = h->len - h->n + block * SPARSE_ROWS;
-    int tiles = start / SPARSE_ROWS + 1, n = 0;
+static int block_sparse_list(const HeadLists *h, int block, const float *score, KeySpan *out,
+                             int32_t *chosen) {
+    int end = list_end(h, block), tiles = list_tiles(h, block), n = 0;
     if (tiles <= h->blocks) {
         out[0].at = 0;
         out[0].n = end;
         return 1;
-    }
-    for (int t = 0; t < tiles; t++) {
-        const float *k = h->k_mean + (size_t)t * h->head_dim;
-        score[t] = 0;
-        for (int b = 0; b < h->head_dim; b += BLK) {
-            float chain[2] = { 0, 0 };
-            for (int i = b; i < h->head_dim && i < b + BLK; i++)
-                chain[i & 1] = fmaf(q_mean[i], k[i], chain[i & 1]);
-            score[t] += chain[0] + chain[1];
-        }
     }
     top_k(score, tiles, h->blocks, chosen);
     for (int i = 0; i < h->blocks; i++) {
@@ -697,12 +694,10 @@ static int block_sparse_list(const HeadLists *h, int block, const float *q_mean,
     return n;
 }
 
-int attn_list(const HeadLists *h, int block, const float *q_mean, KeySpan *out, float *score,
-              int32_t *chosen) {
+int attn_list(const HeadLists *h, int block, const float *score, KeySpan *out, int32_t *chosen) {
     return h->kind == HEAD_A_SHAPE          ? a_shape_list(h, block, out)
            : h->kind == HEAD_VERTICAL_SLASH ? vertical_slash_list(h, block, out)
-                                            : block_sparse_list(h, block, q_mean, out, score,
-                                                                chosen);
+                                            : block_sparse_list(h, block, score, out, chosen);
 }
 
 // ---------------------------------------------------------------------------
@@ -813,9 +808,19 @@ static void estimate_panel(const AttnShape *s, const void *panel, int p, const A
         for (int i = 0; i < rows; i++) {
             float *x = scores + (size_t)i * PANEL, *c = column + p * PANEL;
             float *d = diagonal + p * PANEL + probe->rows - 1 - (r + i), base = lse2[r + i];
-            for (int j = 0; j < vis[i]; j++) x[j] = fexp2(x[j] - base);
-            for (int j = 0; j < vis[i]; j++) c[j] += x[j];
-            for (int j = 0; j < vis[i]; j++) d[j] += x[j];
+            int j = 0;
+#if defined(__AVX512F__)
+            for (; j + LANES <= vis[i]; j += LANES) {
+                __m512 e = exp2_16(_mm512_sub_ps(_mm512_loadu_ps(x + j), _mm512_set1_ps(base)));
+                _mm512_storeu_ps(c + j, _mm512_add_ps(_mm512_loadu_ps(c + j), e));
+                _mm512_storeu_ps(d + j, _mm512_add_ps(_mm512_loadu_ps(d + j), e));
+            }
+#endif
+            for (; j < vis[i]; j++) {
+                float e = fexp2(x[j] - base);
+                c[j] += e;
+                d[j] += e;
+            }
         }
     }
 }
@@ -860,7 +865,8 @@ int attn_select(float *column, float *distance, int n, int verticals, int slashe
     return top_k(column, n, at_most(verticals, n), vertical);
 }
 
-// mean of 64 rows, those that are missing count as zero, rounded as the input of a product
+// Block-sparse pools 64 rows to their mean (missing ones count as zero), which is rounded as the input
+// of a product, and scores a tile by the product of the means.
 static void mean_round(const AttnShape *s, float *mean) {
     for (int i = 0; i < s->head_dim; i++) {
         float x = mean[i] * (1.0f / SPARSE_ROWS);
@@ -868,24 +874,43 @@ static void mean_round(const AttnShape *s, float *mean) {
     }
 }
 
-static void mean_keys(const AttnShape *s, const KeyList *keys, int tile, float *mean) {
-    memset(mean, 0, (size_t)s->head_dim * sizeof *mean);
-    for (int j = tile * SPARSE_ROWS; j < at_most(keys->len, (tile + 1) * SPARSE_ROWS); j++) {
-        const void *row = row_at(keys->k, keys, keys->live ? keys->live[j] : j,
-                                 (size_t)s->head_dim * s->elem);
-        for (int i = 0; i < s->head_dim; i++)
-            mean[i] += s->elem == 4 ? ((const float *)row)[i] : bf16_f32(((const uint16_t *)row)[i]);
+// means of 32 tiles from tile first on, packed as keys are; rows (32, hd) elements and mean: scratch
+static void mean_keys(const AttnShape *s, const KeyList *keys, int first, char *dst, char *rows,
+                      float *mean) {
+    const void *row[BLK];
+    size_t bytes = (size_t)s->head_dim * s->elem;
+    for (int t = 0; t < BLK; t++) {
+        int from = (first + t) * SPARSE_ROWS, to = from + SPARSE_ROWS;
+        row[t] = from < keys->len ? rows + (size_t)t * bytes : NULL;
+        memset(mean, 0, (size_t)s->head_dim * sizeof *mean);
+        for (int j = from; j < to && j < keys->len; j++) {
+            const void *r = row_at(keys->k, keys, keys->live ? keys->live[j] : j, bytes);
+            for (int i = 0; i < s->head_dim; i++)
+                mean[i] += s->elem == 4 ? ((const float *)r)[i] : bf16_f32(((const uint16_t *)r)[i]);
+        }
+        mean_round(s, mean);
+        for (int i = 0; i < s->head_dim; i++) {
+            if (s->elem == 4) ((float *)(void *)(rows + (size_t)t * bytes))[i] = mean[i];
+            else ((uint16_t *)(void *)(rows + (size_t)t * bytes))[i] = f32_bf16(mean[i]);
+        }
     }
-    mean_round(s, mean);
+    for (int b = 0; b < channel_blocks(s); b++)
+        pack_keys(s, dst + (size_t)b * tile_block(s), row, b);
 }
 
-static void mean_queries(const AttnShape *s, const float *q, size_t ldq, int rows, float *mean) {
+// score (tiles) of the mean of rows queries against packed means; act: one row of (hd)
+static void tile_scores(const AttnShape *s, const char *means, int tiles, const float *q, size_t ldq,
+                        int rows, float *mean, void *act, float *score) {
+    int kb = channel_blocks(s);
     memset(mean, 0, (size_t)s->head_dim * sizeof *mean);
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < s->head_dim; i++)
             mean[i] += s->kind == MUL_F32 ? q[(size_t)r * ldq + i]
                                           : round_bf16(q[(size_t)r * ldq + i]);
     mean_round(s, mean);
+    act_pack(s->kind, act, mean, (size_t)s->head_dim, 1, s->head_dim);
+    mul_block(s->kind, score, (size_t)tiles, act, kb, 1, means, (size_t)kb * tile_block(s), tiles, kb,
+              false);
 }
 
 // ---------------------------------------------------------------------------
@@ -898,7 +923,7 @@ struct Sparse {
     HeadLists *head;            // (H)
     int32_t *vertical;          // (H, verticals)
     uint64_t *slash;            // (H, len / 64)
-    float *k_mean;              // (G, len / 64, hd)
+    char *k_mean;               // (G) means of the keys of every tile, packed
     uint64_t *listed;           // (H, marks / 64, len / 64) entries of the lists of a chunk's rows
     int first;                  // the chunk's first row
     char *thread;               // (threads) what a thread needs besides attention's scratch
@@ -911,6 +936,7 @@ typedef struct { size_t vertical, slash, k_mean, head, listed, thread; } SparseS
 
 typedef struct {                // of one thread
     float *column, *distance, *scores, *mean;   // (len) (len) (32, 512) (hd)
+    char *rows, *act;           // (32, hd) means, (16, hd) one of them
     int32_t *chosen;            // (len)
     KeySpan *span;                 // (verticals + len / 64 + 1, at least blocks)
 } Scratch;
@@ -923,10 +949,16 @@ static size_t sparse_scratch(const AttnShape *s, int len, int verticals, char *b
     CARVE(distance, float, len);
     CARVE(scores, float, STRIP_ROWS * PANEL);
     CARVE(mean, float, s->head_dim);
+    CARVE(rows, char, BLK * (size_t)s->head_dim * s->elem);
+    CARVE(act, char, act_bytes(s->kind, 1, s->head_dim));
     CARVE(chosen, int32_t, len);
     CARVE(span, KeySpan, verticals + CEIL_DIV(len, SPARSE_ROWS) + 2);
 #undef CARVE
     return at;
+}
+
+static size_t mean_bytes(const AttnShape *s, int len) {
+    return (size_t)CEIL_DIV(CEIL_DIV(len, SPARSE_ROWS), BLK) * channel_blocks(s) * tile_block(s);
 }
 
 static SparseSizes sparse_sizes(const AttnShape *s, int len, int verticals, int marks) {
@@ -937,7 +969,7 @@ static SparseSizes sparse_sizes(const AttnShape *s, int len, int verticals, int 
     z.head = h * sizeof(HeadLists);
     z.vertical = h * (size_t)verticals * sizeof(int32_t);
     z.slash = h * tiles * sizeof(uint64_t);
-    z.k_mean = h * tiles * s->head_dim * sizeof(float);         // a cache may have H KV heads
+    z.k_mean = h * mean_bytes(s, len);                          // a cache may have H KV heads
     z.listed = h * (size_t)CEIL_DIV(marks, SPARSE_ROWS) * tiles * sizeof(uint64_t);
     z.thread = sparse_scratch(s, len, verticals, base, &t) * (size_t)cpu_threads();
     return z;
@@ -986,7 +1018,7 @@ void sparse_reserve(Sparse *p, int len, int verticals, int marks) {
     p->head = (HeadLists *)mem_take(p->mem, z.head, 1, what);
     p->vertical = (int32_t *)mem_take(p->mem, z.vertical, 1, what);
     p->slash = (uint64_t *)mem_take(p->mem, z.slash, 1, what);
-    p->k_mean = (float *)mem_take(p->mem, z.k_mean, 1, what);
+    p->k_mean = (char *)mem_take(p->mem, z.k_mean, 1, what);
     p->listed = (uint64_t *)mem_take(p->mem, z.listed, 1, what);
     p->thread = (char *)mem_take(p->mem, z.thread, 1, what);
 }
@@ -1008,14 +1040,12 @@ static void head_plan(Sparse *p, int h, const HeadPattern *pattern, int dense_ro
     l->kind = pattern->kind;
     l->len = p->keys[g].len;
     l->n = n;
-    l->head_dim = s->head_dim;
     if (l->kind == HEAD_A_SHAPE) {
         l->sinks = pattern->a;
         l->local = pattern->b;
         l->dense_rows = dense_rows;
     } else if (l->kind == HEAD_BLOCK_SPARSE) {
         l->blocks = pattern->a;
-        l->k_mean = p->k_mean + (size_t)g * CEIL_DIV(p->len, SPARSE_ROWS) * s->head_dim;
     } else {
         Scratch t = thread_lists(p);
         AttnProbe probe = { p->panels[g], l->len, q + (size_t)h * q_rows * s->head_dim, q_rows };
@@ -1031,18 +1061,23 @@ static void head_plan(Sparse *p, int h, const HeadPattern *pattern, int dense_ro
 
 void sparse_plan(Sparse *p, const SparseLayer *layer, char *scratch, size_t per_thread) {
     const AttnShape *s = layer->s;
-    int tiles = 0, room = CEIL_DIV(p->len, SPARSE_ROWS);
+    int groups = 0;                     // of 32 tiles
+    size_t kb = (size_t)channel_blocks(s) * tile_block(s);
     p->layer_s = s;
     p->keys = layer->keys;
     p->panels = layer->panels;
     for (int h = 0; h < s->n_heads; h++)
-        if (layer->pattern[h].kind == HEAD_BLOCK_SPARSE) tiles = room;
+        if (layer->pattern[h].kind == HEAD_BLOCK_SPARSE)
+            groups = CEIL_DIV(CEIL_DIV(p->len, SPARSE_ROWS), BLK);
 #pragma omp parallel
     {
-#pragma omp for schedule(dynamic, 64) nowait
-        for (int i = 0; i < s->n_kv_heads * tiles; i++)
-            if (i % room * SPARSE_ROWS < p->keys[i / room].len)
-                mean_keys(s, &p->keys[i / room], i % room, p->k_mean + (size_t)i * s->head_dim);
+#pragma omp for schedule(dynamic, 4) nowait
+        for (int i = 0; i < s->n_kv_heads * groups; i++) {
+            int g = i / groups, at = i % groups;
+            Scratch t = thread_lists(p);
+            if (at * BLK * SPARSE_ROWS < p->keys[g].len)
+                mean_keys(s, &p->keys[g], at * BLK, p->k_mean + (size_t)i * kb, t.rows, t.mean);
+        }
 #pragma omp for schedule(dynamic, 1)
         for (int h = 0; h < s->n_heads; h++)
             head_plan(p, h, &layer->pattern[h], layer->dense_rows, layer->n, layer->q,
@@ -1092,9 +1127,11 @@ static int64_t block_rows(const Sparse *p, int h, int block, const float *q, flo
     a.ldq = a.ldo = ld;
     a.rows = at_most(l->n - first, SPARSE_ROWS);
     a.own = l->len - l->n + first;
-    if (l->kind == HEAD_BLOCK_SPARSE) mean_queries(s, q, ld, a.rows, t.mean);
+    if (l->kind == HEAD_BLOCK_SPARSE && list_tiles(l, block) > l->blocks)
+        tile_scores(s, p->k_mean + (size_t)g * mean_bytes(s, p->len), list_tiles(l, block), q, ld,
+                    a.rows, t.mean, t.act, t.column);
     a.span = t.span;
-    a.n_spans = attn_list(l, block, t.mean, t.span, t.column, t.chosen);
+    a.n_spans = attn_list(l, block, t.column, t.span, t.chosen);
     if (l->kind == HEAD_A_SHAPE) {
         a.sinks = l->sinks;
         a.local = l->local;

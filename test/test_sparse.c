@@ -31,7 +31,7 @@ typedef struct {
     int32_t vertical[MAX_LEN];
     uint64_t slash[MAX_LEN / 64 + 1];
     bool column[MAX_LEN], distance[MAX_LEN];
-    float k_mean[(MAX_LEN / 64 + 1) * 8], q_mean[8];
+    float score[MAX_LEN / 64 + 1];          // of the tiles
 } Kept;
 
 static void keep_column(Kept *k, int j) { k->column[j] = true; }
@@ -79,13 +79,8 @@ static void a_shape_plain(const Kept *k, int block, uint8_t *in) {
 
 static void block_sparse_plain(const Kept *k, int block, uint8_t *in) {
     int first = k->l.len - k->l.n + 64 * block, tiles = first / 64 + 1;
-    double score[MAX_LEN / 64 + 1];
+    const float *score = k->score;
     memset(in, tiles <= k->l.blocks, MAX_LEN + 64);
-    for (int t = 0; t < tiles; t++) {
-        score[t] = 0;
-        for (int i = 0; i < k->l.head_dim; i++)
-            score[t] += (double)k->q_mean[i] * k->k_mean[t * k->l.head_dim + i];
-    }
     for (int t = 0; t < tiles; t++) {
         int before = 0;
         for (int u = 0; u < tiles; u++)
@@ -96,10 +91,9 @@ static void block_sparse_plain(const Kept *k, int block, uint8_t *in) {
 
 static void check_list(const Kept *k, int block, const uint8_t *in, const char *what) {
     static KeySpan span[MAX_SPANS];
-    static float score[MAX_LEN];
     static int32_t chosen[MAX_LEN];
     static uint8_t got[MAX_LEN + 64];
-    int n = attn_list(&k->l, block, k->q_mean, span, score, chosen);
+    int n = attn_list(&k->l, block, k->score, span, chosen);
     int end = k->l.len - k->l.n + 64 * (block + 1), at = 0;
     if (end > k->l.len) end = k->l.len;
     memset(got, 0, sizeof got);
@@ -128,14 +122,11 @@ static void random_kept(Rng *r, Kept *k) {
     k->l.dense_rows = below(r, 2) ? 0 : below(r, 150);
     if (k->l.dense_rows > k->l.n) k->l.dense_rows = k->l.n;
     k->l.blocks = 1 + below(r, 12);
-    k->l.head_dim = 8;
     for (int j = below(r, 40); j < k->l.len; j += 1 + below(r, 120)) keep_column(k, j);
     int band = below(r, 120);
     for (int d = 0; d < k->l.len; d++)
         if (d <= band || below(r, 200) == 0) keep_distance(k, d);
-    for (size_t i = 0; i < COUNTOF(k->k_mean); i++) k->k_mean[i] = uniform(r);
-    for (size_t i = 0; i < COUNTOF(k->q_mean); i++) k->q_mean[i] = uniform(r);
-    k->l.k_mean = k->k_mean;
+    for (size_t i = 0; i < COUNTOF(k->score); i++) k->score[i] = (float)below(r, 20) - 10;
     kept_settle(k);
 }
 
@@ -179,7 +170,7 @@ static void published_vectors(void) {
             for (int i = 0; i < 30; i++) vertical[l.n_vertical++] = i;
             for (int d = 0; d < 100; d++) slash[d / 64] |= 1ull << d % 64;
         }
-        int n = attn_list(&l, cases[c].block, NULL, span, NULL, NULL), listed = 0;
+        int n = attn_list(&l, cases[c].block, NULL, span, NULL), listed = 0;
         for (int i = 0; i < n; i++) listed += span[i].n;
         uint8_t in[13064] = { 0 };
         for (int i = 0; i < cases[c].columns; i++) in[i] = 1;
@@ -353,7 +344,6 @@ static bool equal(const Keys *k, float a, float b) {
 static void attention_case(Rng *r, MulKind kind) {
     static Kept kept;
     static KeySpan span[MAX_SPANS];
-    static float score[MAX_LEN];
     static int32_t chosen[MAX_LEN];
     static int j[MAX_LEN];
     static bool seen[MAX_LEN];
@@ -370,7 +360,7 @@ static void attention_case(Rng *r, MulKind kind) {
     for (int i = 0; i < rows * hd; i++) q[i] = uniform(r);
     AttnBlock a = { .keys = &k.list, .panels = k.panels, .span = span, .q = q, .ldq = (size_t)hd,
                     .rows = rows, .own = own, .out = out, .ldo = (size_t)hd, .lse2 = lse2 };
-    a.n_spans = attn_list(l, block, kept.q_mean, span, score, chosen);
+    a.n_spans = attn_list(l, block, kept.score, span, chosen);
     if (l->kind == HEAD_A_SHAPE) {
         a.sinks = l->sinks;
         a.local = l->local;
