@@ -387,6 +387,20 @@ int method_set(Method *m, const char *name, const char *value, Err *err) {
                      name);
 }
 
+int method_set_stage(Method *m, const char *stage, const char *name, const char *value, Err *err) {
+    const Prefill *prefill = m->prefill;
+    if (!prefill || !strcmp(stage, m->name)) return method_set(m, name, value, err);
+    if (!strcmp(stage, prefill->name)) {
+        int rc = prefill_set(m, name, value, err);
+        return rc <= 0 ? rc : FAIL_CODE(err, EXIT_USAGE, "--set %s.%s: %s has no option '%s'", stage,
+                                        name, stage, name);
+    }
+    m->prefill = NULL;
+    int rc = method_set(m, name, value, err);
+    m->prefill = prefill;
+    return rc;
+}
+
 // ---------------------------------------------------------------------------
 // Sizes. Each preset has a reference length and budget, and the sizes its paper names; whatever a
 // paper does not name follows from the budget.

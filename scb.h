@@ -282,6 +282,8 @@ typedef struct {                // what policies want of the queries of a shared
 
 int  method_find(const char *name, Method *m, Err *err);            // unknown: "did you mean"
 int method_set(Method *m, const char *name, const char *value, Err *err); // --set METHOD.name=value
+// the same where METHOD names one of its stages, whose option is meant: sinks is one of both
+int method_set_stage(Method *m, const char *stage, const char *name, const char *value, Err *err);
 // budget 0: the preset's or scaled default; positions -1: the method's default
 int  method_resolve(Method *m, Preset preset, int ctx, int budget, int positions, Err *err);
 void method_params(const Method *m, StrBuf *json); // {"sinks":128,...}: what acts, for the rows

@@ -300,7 +300,7 @@ static int arm_sets(Run *r, const char *text, Err *err) {
     for (int i = 0; i < r->b.n_arms; i++) {
         Arm *a = &r->b.arms[i];
         if (!method_is(&a->method, name) || a->follows >= 0) continue;
-        if (method_set(&a->method, size, eq + 1, err)) return -1;
+        if (method_set_stage(&a->method, name, size, eq + 1, err)) return -1;
         if (!strcmp(size, "prefill")) {         // such an arm shares no context: its name says so
             size_t n = strlen(a->label);
             snprintf(a->label + n, sizeof a->label - n, " %.20s", eq + 1);

@@ -99,8 +99,10 @@ static inline bool pair_has_group(NaiveKind kind) {
 // naive_groups in the runtime's words
 static const Group pair_groups[] = { GROUP_MEAN, GROUP_MAX, GROUP_SUM, GROUP_QUERY_HEAD };
 
-// the runtime's method with the sizes of the slow one
-static inline Method pair_method(const NaiveMethod *n, int ctx) {
+// the runtime's method with the sizes of the slow one; stage: the name of a sparse prefill before
+// it, with its sizes and, if not NULL, a table of heads
+static inline Method pair_method_after(const NaiveMethod *n, int ctx, const char *stage,
+                                       const PrefillSizes *z, PatternFile *heads) {
     static const struct { const char *name; size_t at; unsigned kinds; } sizes[] = {
 #define IN(kind) (1u << (kind))
         { "budget", offsetof(NaiveMethod, budget),
@@ -119,7 +121,9 @@ static inline Method pair_method(const NaiveMethod *n, int ctx) {
     Err err = { 0 };
     Method m;
     memset(&m, 0, sizeof m);
-    const char *name = naive_names[n->kind];
+    char name[64];
+    snprintf(name, sizeof name, "%s%s%s", stage ? stage : "", stage && n->kind ? "+" : "",
+             stage && !n->kind ? "" : naive_names[n->kind]);
     pair_must(method_find(name, &m, &err), &err, name);
     for (size_t i = 0; i < COUNTOF(sizes); i++)
         if (sizes[i].kinds & IN(n->kind)) {
@@ -137,8 +141,16 @@ static inline Method pair_method(const NaiveMethod *n, int ctx) {
     if (pair_has_group(n->kind)) m.set.group = pair_groups[n->group];
     m.seed = n->seed;
     m.session = n->session;
+    if (stage) {
+        m.prefill_set = *z;
+        m.pattern = heads;
+    }
     pair_must(method_resolve(&m, PRESET_SCBENCH, ctx, 0, -1, &err), &err, "method_resolve");
     return m;
+}
+
+static inline Method pair_method(const NaiveMethod *n, int ctx) {
+    return pair_method_after(n, ctx, NULL, NULL, NULL);
 }
 
 // sizes around n rows, from 32 on

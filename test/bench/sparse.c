@@ -1,21 +1,22 @@
-// sparse.c - attention of one layer's first feed, sparse against dense, in the same rounds: one KV
-// head of the 135M shape with its three query heads. Queries and keys are random, or planted: some
+// sparse.c - attention of one layer's first feed, sparse against dense, in the same rounds: two KV
+// heads of the 135M shape with their six query heads. Queries and keys are random, or planted: some
 // columns that everybody looks at and three bands of distances, so that MInference finds clustered
 // diagonals. Sizes are the preset's, scaled by the length as a run scales them.
 #include "../../scb.h"
 #include <omp.h>
 
-enum { GROUP = 3, WIDTH = 64, COLUMNS = 40 };
+enum { KV_HEADS = 2, GROUP = 3, HEADS = KV_HEADS * GROUP, WIDTH = 64, COLUMNS = 40 };
 
 typedef struct {
     AttnShape s;
     Mem mem;
     int n;
-    char *k, *v, *panels, *scratch;
+    char *k, *v, *panels, *scratch;     // (G, n, hd) (G, n, hd) (G, panels)
     int32_t *pos;
     float *q, *out, *probe;     // (n, H, hd) (n, H, hd) (H, 64, hd)
-    size_t per_thread;
-    KeyList list;
+    size_t per_thread, panels_bytes;    // panels: of one KV head
+    KeyList list[KV_HEADS];
+    const void *at[KV_HEADS];   // its panels
     Sparse *sparse;
 } Layer;
 
@@ -36,26 +37,29 @@ static float planted(bool query, int64_t t, int head, int c, int n) {
 static void layer_fill(Layer *l, bool plant) {
 #pragma omp parallel for
     for (int i = 0; i < l->n; i++) {
-        uint64_t at = (uint64_t)i * 4096;
-        for (int c = 0; c < WIDTH; c++) {
-            float noise = 0.3f * uniform(at + (uint64_t)c);
-            float k = plant ? planted(false, i, 0, c, l->n) + noise : 2.0f * uniform(at + (uint64_t)c);
-            ((uint16_t *)l->k)[(size_t)i * WIDTH + c] = f32_bf16(k);
-            ((uint16_t *)l->v)[(size_t)i * WIDTH + c] = f32_bf16(uniform(at + 100 + (uint64_t)c));
+        uint64_t seed = (uint64_t)i * 4096;
+        for (int x = 0; x < KV_HEADS * WIDTH; x++) {
+            int g = x / WIDTH, c = x % WIDTH;
+            size_t at = ((size_t)g * l->n + (size_t)i) * WIDTH + (size_t)c;
+            float noise = 0.3f * uniform(seed + (uint64_t)x), k = 2.0f * uniform(seed + (uint64_t)x);
+            ((uint16_t *)(void *)l->k)[at] =
+                f32_bf16(plant ? planted(false, i, g, c, l->n) + noise : k);
+            ((uint16_t *)(void *)l->v)[at] = f32_bf16(uniform(seed + 1000 + (uint64_t)x));
         }
-        for (int h = 0; h < GROUP; h++)
-            for (int c = 0; c < WIDTH; c++)
-                l->q[((size_t)i * GROUP + h) * WIDTH + c] =
-                    plant ? planted(true, i, h, c, l->n)
-                          : 2.0f * uniform(at + 200 + (uint64_t)(h * WIDTH + c));
+        for (int x = 0; x < HEADS * WIDTH; x++)
+            l->q[(size_t)i * HEADS * WIDTH + (size_t)x] =
+                plant ? planted(true, i, x / WIDTH, x % WIDTH, l->n)
+                      : 2.0f * uniform(seed + 2000 + (uint64_t)x);
         l->pos[i] = i;
     }
-    for (int e = 0; e < l->n; e += PANEL)
-        attn_pack(&l->s, l->panels, &l->list, e, e + PANEL < l->n ? e + PANEL : l->n, l->scratch);
-    for (int h = 0; h < GROUP; h++)
+    for (int g = 0; g < KV_HEADS; g++)
+        for (int e = 0; e < l->n; e += PANEL)
+            attn_pack(&l->s, l->panels + (size_t)g * l->panels_bytes, &l->list[g], e,
+                      e + PANEL < l->n ? e + PANEL : l->n, l->scratch);
+    for (int h = 0; h < HEADS; h++)
         for (int i = 0; i < 64; i++)
             memcpy(l->probe + (h * 64 + i) * WIDTH,
-                   l->q + ((size_t)(l->n - 64 + i) * GROUP + h) * WIDTH, WIDTH * sizeof(float));
+                   l->q + ((size_t)(l->n - 64 + i) * HEADS + h) * WIDTH, WIDTH * sizeof(float));
 }
 
 static void layer_open(Layer *l, int n) {
@@ -64,36 +68,41 @@ static void layer_open(Layer *l, int n) {
     l->n = n;
     l->s.kind = mul_kind(DT_BF16);
     l->s.head_dim = l->s.rope_dim = WIDTH;
-    l->s.n_heads = GROUP;
-    l->s.n_kv_heads = 1;
+    l->s.n_heads = HEADS;
+    l->s.n_kv_heads = KV_HEADS;
     l->s.elem = 2;
     l->s.scale = (float)(1.4426950408889634 / sqrt((double)WIDTH));
     l->per_thread = (attn_scratch_bytes(&l->s) + 4095) & ~(size_t)4095;
-    l->k = TAKE(&l->mem, char, rows * WIDTH * 2, "keys");
-    l->v = TAKE(&l->mem, char, rows * WIDTH * 2, "values");
+    l->k = TAKE(&l->mem, char, rows * KV_HEADS * WIDTH * 2, "keys");
+    l->v = TAKE(&l->mem, char, rows * KV_HEADS * WIDTH * 2, "values");
     l->pos = TAKE(&l->mem, int32_t, rows, "positions");
-    l->q = TAKE(&l->mem, float, rows * GROUP * WIDTH, "queries");
-    l->out = TAKE(&l->mem, float, rows * GROUP * WIDTH, "results");
-    l->probe = TAKE(&l->mem, float, GROUP * 64 * WIDTH, "last queries");
-    l->panels = TAKE(&l->mem, char, (size_t)CEIL_DIV(n, PANEL) * attn_panel_bytes(&l->s), "panels");
+    l->q = TAKE(&l->mem, float, rows * HEADS * WIDTH, "queries");
+    l->out = TAKE(&l->mem, float, rows * HEADS * WIDTH, "results");
+    l->probe = TAKE(&l->mem, float, HEADS * 64 * WIDTH, "last queries");
+    l->panels_bytes = (size_t)CEIL_DIV(n, PANEL) * attn_panel_bytes(&l->s);
+    l->panels = TAKE(&l->mem, char, KV_HEADS * l->panels_bytes, "panels");
     l->scratch = TAKE(&l->mem, char, l->per_thread * (size_t)cpu_threads(), "scratch");
-    l->list.k[0] = l->list.k[1] = l->k;
-    l->list.v[0] = l->list.v[1] = l->v;
-    l->list.pos[0] = l->list.pos[1] = l->pos;
-    l->list.split = l->list.len = n;
+    for (int g = 0; g < KV_HEADS; g++) {
+        size_t at = (size_t)g * rows * WIDTH * 2;
+        l->list[g].k[0] = l->list[g].k[1] = l->k + at;
+        l->list[g].v[0] = l->list[g].v[1] = l->v + at;
+        l->list[g].pos[0] = l->list[g].pos[1] = l->pos;
+        l->list[g].split = l->list[g].len = n;
+        l->at[g] = l->panels + (size_t)g * l->panels_bytes;
+    }
     l->sparse = sparse_open(&l->mem, &l->s);
 }
 
 static void layer_close(Layer *l) {
     size_t rows = (size_t)l->n;
     sparse_close(l->sparse);
-    mem_give(&l->mem, l->k, rows * WIDTH * 2);
-    mem_give(&l->mem, l->v, rows * WIDTH * 2);
+    mem_give(&l->mem, l->k, rows * KV_HEADS * WIDTH * 2);
+    mem_give(&l->mem, l->v, rows * KV_HEADS * WIDTH * 2);
     mem_give(&l->mem, l->pos, rows * sizeof *l->pos);
-    mem_give(&l->mem, l->q, rows * GROUP * WIDTH * sizeof *l->q);
-    mem_give(&l->mem, l->out, rows * GROUP * WIDTH * sizeof *l->out);
-    mem_give(&l->mem, l->probe, GROUP * 64 * WIDTH * sizeof *l->probe);
-    mem_give(&l->mem, l->panels, (size_t)CEIL_DIV(l->n, PANEL) * attn_panel_bytes(&l->s));
+    mem_give(&l->mem, l->q, rows * HEADS * WIDTH * sizeof *l->q);
+    mem_give(&l->mem, l->out, rows * HEADS * WIDTH * sizeof *l->out);
+    mem_give(&l->mem, l->probe, HEADS * 64 * WIDTH * sizeof *l->probe);
+    mem_give(&l->mem, l->panels, KV_HEADS * l->panels_bytes);
     mem_give(&l->mem, l->scratch, l->per_thread * (size_t)cpu_threads());
 }
 
@@ -102,14 +111,14 @@ static double dense(Layer *l) {
     double t = now_s();
     int blocks = CEIL_DIV(l->n, ATTN_ROWS);
 #pragma omp parallel for schedule(dynamic, 1)
-    for (int item = 0; item < blocks * GROUP; item++) {
-        int r = (blocks - 1 - item / GROUP) * ATTN_ROWS;
-        size_t at = ((size_t)r * GROUP + (size_t)(item % GROUP)) * WIDTH;
+    for (int item = 0; item < blocks * HEADS; item++) {
+        int r = (blocks - 1 - item / HEADS) * ATTN_ROWS;
+        size_t at = ((size_t)r * HEADS + (size_t)(item % HEADS)) * WIDTH;
         AttnRows a;
         memset(&a, 0, sizeof a);
-        a.panels = l->panels;
+        a.panels = l->at[item % HEADS / GROUP];
         a.q = l->q + at;
-        a.ldq = a.ldo = GROUP * WIDTH;
+        a.ldq = a.ldo = HEADS * WIDTH;
         a.rows = l->n - r < ATTN_ROWS ? l->n - r : ATTN_ROWS;
         a.vis0 = r + 1;
         a.vis_step = 1;
@@ -129,8 +138,8 @@ static double lists(const Layer *l) {
         KeySpan *span = (KeySpan *)xrealloc(NULL, sizeof *span * (size_t)(l->n + 64));
         int32_t *chosen = (int32_t *)xrealloc(NULL, sizeof *chosen * (size_t)(blocks + 1));
 #pragma omp for schedule(dynamic, 4)
-        for (int item = 0; item < blocks * GROUP; item++)
-            sink += attn_list(sparse_head(l->sparse, item % GROUP), item / GROUP, l->q, span, chosen);
+        for (int item = 0; item < blocks * HEADS; item++)
+            sink += attn_list(sparse_head(l->sparse, item % HEADS), item / HEADS, l->q, span, chosen);
         free(span);
         free(chosen);
     }
@@ -160,10 +169,10 @@ static Method method_of(const Way *w, int n) {
 
 static void measure(Layer *l, const Way *w, Times *best) {
     Method m = method_of(w, l->n);
-    HeadPattern head[GROUP];
-    const void *panels[1] = { l->panels };
-    method_heads(&m, 0, GROUP, head);
-    SparseLayer layer = { head, m.prefill_size.dense_rows, &l->s, &l->list, panels, l->n, l->probe, 64 };
+    HeadPattern head[HEADS];
+    method_heads(&m, 0, HEADS, head);
+    SparseLayer layer = { head, m.prefill_size.dense_rows, &l->s, l->list, l->at, l->n, l->probe,
+                          64 };
     sparse_reserve(l->sparse, l->n, method_verticals(&m), 0);
     double t = now_s();
     sparse_plan(l->sparse, &layer, l->scratch, l->per_thread);
@@ -172,7 +181,7 @@ static void measure(Layer *l, const Way *w, Times *best) {
     int64_t pairs = sparse_rows(l->sparse, 0, l->n, l->q, l->out, NULL, 0, l->scratch,
                                 l->per_thread);
     double attn = now_s() - t, list = lists(l), all = dense(l);
-    best->ratio = (double)pairs / (double)(GROUP * sparse_all_pairs(l->n, l->n));
+    best->ratio = (double)pairs / (double)(HEADS * sparse_all_pairs(l->n, l->n));
     if (plan < best->plan) best->plan = plan;
     if (list < best->list) best->list = list;
     if (attn < best->attn) best->attn = attn;
@@ -184,7 +193,7 @@ int main(int argc, char **argv) {
     Err err = { "", 0 };
     int most = argc > 1 ? atoi(argv[1]) : 131072;
     CHECK(!cpu_init(0, &err), "%s", err.msg);
-    printf("attention of one layer, one KV head of smollm2-135m with its 3 query heads, %s, %d "
+    printf("attention of one layer, two KV heads of smollm2-135m with their 6 query heads, %s, %d "
            "threads; best of the rounds\n", cpu_isa(), cpu_threads());
     printf("%7s %-20s %7s %9s %9s %9s %9s %8s %9s %8s\n", "tokens", "lists", "pairs", "plan s",
            "lists s", "attn s", "dense s", "speedup", "of bound", "index %");
