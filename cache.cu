@@ -744,10 +744,13 @@ void kv_work_look(KVWork *w, LayerLook fn, void *user) {
 
 static void layer_look(KVCache *c, KVWork *w, int layer) {
     int G = c->s->n_kv_heads;
-    const void **k = (const void **)xrealloc(NULL, (size_t)G * sizeof *k);
-    LayerSeen l = { c->s, layer, w->feed_n, w->window, k };
+    const void **k = (const void **)xrealloc(NULL, 2 * (size_t)G * sizeof *k), **v = k + G;
+    LayerSeen l = { c->s, layer, w->feed_n, w->window, k, v };
     CHECK(w->window_rows == w->feed_n, "%d queries kept of %d", w->window_rows, w->feed_n);
-    for (int g = 0; g < G; g++) k[g] = rows_k(&head_of(c, layer, g)->own);
+    for (int g = 0; g < G; g++) {
+        k[g] = rows_k(&head_of(c, layer, g)->own);
+        v[g] = rows_v(&head_of(c, layer, g)->own, c->s);
+    }
     w->look(w->look_user, &l);
     free((void *)k);
 }

@@ -313,6 +313,7 @@ PatternFile *pattern_open(const char *path, const Config *c, Err *err);
 PatternFile *pattern_parse(const char *text, size_t n, const char *name, Err *err);
 void pattern_close(PatternFile *p);
 int  pattern_write(const PatternFile *p, const char *path, Err *err);
+int  search_command(int argc, char **argv, Err *err);   // scbench search (search.c)
 
 // ===========================================================================
 // Context and branch (model.c): the heart. See SEMANTICS 3.
@@ -656,6 +657,7 @@ typedef struct {                // one layer of the first feed of a branch witho
     int layer, n;
     const float *q;             // (n, H, hd), rotated
     const void *const *k;       // (G): (n, hd) each, rotated, in the cache's elements
+    const void *const *v;
 } LayerSeen;
 typedef void (*LayerLook)(void *user, const LayerSeen *l);
 // called at the end of every layer of such feeds, whose queries are all kept until then (window at

@@ -1452,6 +1452,7 @@ static const struct {           // commands with a table of options of their own
 } programs[] = {
     { "compress", "ENCODER.bin --text FILE [options]", lingua_command },
     { "probe", "MODEL.bin --what W --out FILE.csv [options]", probe_command },
+    { "search", "MODEL.bin --out PATTERN.json [options]", search_command },
 };
 
 static void print_help(const struct Command *c) {

@@ -12,7 +12,10 @@
 // the rows beside it, nor on threads or chunks. Keys and values are packed as tiles (scb.h) and
 // both products are mul_block, so the matrix unit and plain C agree to the bit.
 //
-// A list is dense here; A-shape, Tri-shape and MInference are other lists over the same core.
+// Dense attention looks at a list as it is. In a sparse prefill every query head has, for every 64
+// rows of the feed, a shorter one: A-shape and Tri-shape by rule, MInference's vertical-slash from an
+// online estimation, block-sparse from pooled tiles. Whole pieces of such a list are used where the
+// packed panels hold them, the rest is gathered; the products are the same.
 #include "scb.h"
 #include <omp.h>
 #if defined(__AVX512F__)
