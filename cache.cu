@@ -191,6 +191,7 @@ static KVCache *kv_new(Mem *mem, const AttnShape *s, int n_layers, KVBase *base,
 KVCache *kv_open(Mem *mem, const AttnShape *s, int n_layers, KVBase *base, const Method *m,
                  int reserve) {
     KVCache *c = kv_new(mem, s, n_layers, base, m, reserve);
+    c->first_done = c->n_heads == 0;            // without layers there is nothing to settle
     for (int i = 0; i < c->n_heads; i++) {
         Head *h = &c->head[i];
         h->len = base_rows(c, h);

@@ -436,7 +436,7 @@ static const FilePart *context_parts(const Saved *f, const Model *m, int n, cons
         FAIL(err, "%s kept no column sums as this run reads them", f->path);
         return NULL;
     }
-    if (h->sum_words > 16 || h->sum_units > (uint32_t)m->c.n_heads) {
+    if (h->sum_words > 16 || h->sum_units > (uint32_t)m->shape.n_heads) {
         FAIL(err, "%s: the size of its column sums is out of range", f->path);
         return NULL;
     }
