@@ -881,7 +881,8 @@ class RandomModels(Case):
                   "mistral-7b": 7_241_732_096, "qwen2.5-0.5b": 494_032_768, "qwen2.5-7b": 7_615_616_512,
                   "qwen2.5-32b": 32_763_876_352, "qwen2.5-72b": 72_706_203_648,
                   "glm-4-9b-1m": 9_483_857_920, "mamba-codestral-7b": 7_285_403_648,
-                  "jamba-1.5-mini": 51_570_323_328, "jamba-1.5-large": 398_555_145_696}
+                  "jamba-1.5-mini": 51_570_323_328, "jamba-1.5-large": 398_555_145_696,
+                  "xlm-roberta-large": 558_945_282}
         self.assertEqual(set(counts), set(export.SHAPES))
         for name, count in counts.items():
             shape = export.SHAPES[name]
