@@ -251,8 +251,8 @@ static void heap_make(int *heap, int n, const float *key, bool newer) {
 }
 
 // RoCo: of the B - R rows with the smallest deviation of their attention the one of least mean
-// goes, again and again until B are left. Mean and deviation are over the queries since the row came; the
-// newest rows count as unsteady.
+// goes, again and again until B are left. Mean and deviation are over the queries since the row
+// came; the newest rows count as unsteady.
 // Differs: in the released code the budget is of generated rows alone, and R is 0.3 B whatever the
 // user says.
 static int keep_roco(const Acting *a, uint8_t *keep) {

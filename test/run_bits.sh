@@ -182,6 +182,13 @@ refuse 2 'one first feed' "$model" --query-aware each $o
 refuse 2 'acts on no mode' "$model" --mode single --query-aware first $o
 refuse 2 'mixes' "$model" --task longbench/hotpotqa,retr_kv $o
 refuse 2 'names retr_kv twice' "$model" --task retr_kv,scbench_kv $o
+refuse 2 'has no quest' "$model" --preset harness --method quest $o
+refuse 2 'acts on no method' "$model" --method corm --group max $o
+refuse 2 'acts on no method' "$model" --method full --group query-head $o
+refuse 2 'acts on no method' "$model" --method h2o,corm --compress every-turn $o
+refuse 2 'odd number' "$model" --method snapkv --set snapkv.kernel=4 $o
+refuse 2 'stream:TOKENS' "$model" --method h2o --set h2o.prefill=dense $o
+refuse 2 'has no meaning' "$model" --method quest --positions cache $o
 refuse 2 'has no corm' "$model" --preset harness --method corm $o
 refuse 2 'leave .*scorer' "$model" --preset harness --scorer ours $o
 refuse 2 'single' "$model" --preset harness --mode single $o

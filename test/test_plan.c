@@ -46,6 +46,8 @@ static const Point points[] = {         // (model, context, method)
     { &spec_small, "streamingllm", FIRST, 400, false }, { &spec_f32, "full", 1000, 0, false },
     { &spec_f32, "keep-last", FIRST, 1500, false }, { &spec_small, "full", FIRST, 0, true },
     { &spec_small, "corm", FIRST, 0, false }, { &spec_f32, "corm", FIRST / 2, 0, false },
+    { &spec_small, "snapkv", FIRST, 400, false }, { &spec_small, "snapkv", FIRST, 300, true },
+    { &spec_small, "h2o", FIRST, 400, false }, { &spec_f32, "tova", FIRST, 300, false },
 };
 
 static void ids_of(int32_t *ids, int n) {
