@@ -79,11 +79,11 @@ unit portable 'PORTABLE=1' 'all tests'
 for script in test/run_*.sh; do
     run "$(basename "$script" .sh)" bash "$script"
 done
-ENOUGH=$([ "${SOAK:-0}" = 1 ] || echo 150) unit asan 'SAN=asan' tests
 for source in test/fuzz/fuzz_*.c; do
     name=$(basename "$source" .c)
     run "asan/$name" sh -c "make -s SAN=asan build/asan/$name && build/asan/$name ${FUZZ_SECONDS:-3}"
 done
+ENOUGH=$([ "${SOAK:-0}" = 1 ] || echo 60) unit asan 'SAN=asan' tests
 if [ "${SOAK:-0}" = 1 ]; then
     for script in test/soak_*.sh test/mutate.sh; do
         run "$(basename "$script" .sh)" bash "$script"
