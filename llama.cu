@@ -261,7 +261,8 @@ void products(Forward *f, const FeedBuffers *b, const LinearJob *jobs, int n_job
     }
 }
 
-static void qkv(Forward *f, const FeedBuffers *b, int layer, int first, int n, int make, int stored) {
+static void qkv(Forward *f, const FeedBuffers *b, int layer, int first, int n, int make,
+                int stored) {
     const Config *c = f->c;
     const LlamaLayer *w = &f->w->layer[layer];
     size_t q = (size_t)c->n_heads * c->head_dim, kv = (size_t)c->n_kv_heads * c->head_dim;
@@ -327,8 +328,8 @@ void feed_attend_end(Forward *f, int kv_layer) {
     f->phases->evict_s += now_s() - t;
 }
 
-// In a sparse feed the keys of all chunks come first, then the last query rows, from which the lists
-// are made. Queries are cheaper to make again when they are wanted than to keep.
+// In a sparse feed the keys of all chunks come first, then the last query rows, from which the
+// lists are made. Queries are cheaper to make again when they are wanted than to keep.
 void feed_attend_begin(Forward *f, const FeedBuffers *b, int layer, int kv_layer) {
     int last = f->n < SPARSE_ROWS ? f->n : SPARSE_ROWS;
     double t;

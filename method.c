@@ -31,13 +31,19 @@ static const char *prefill_name_at(int i) {
     return i >= 0 && i < (int)COUNTOF(prefills) ? prefills[i].name : NULL;
 }
 
-typedef struct { const char *name; size_t at; int min; bool windows, dense_tail, heads; } PrefillOption;
+typedef struct {
+    const char *name;
+    size_t at;
+    int min;
+    bool windows, dense_tail, heads;    // methods that read such sizes have it
+} PrefillOption;
 #define PREFILL_OPTION(field, min, windows, tail, heads)                                           \
     { #field, offsetof(PrefillSizes, field), min, windows, tail, heads }
 static const PrefillOption prefill_options[] = {
     PREFILL_OPTION(sinks, 0, true, false, false), PREFILL_OPTION(local, 1, true, false, false),
     PREFILL_OPTION(dense_rows, 0, false, true, false),
-    PREFILL_OPTION(verticals, 1, false, false, true), PREFILL_OPTION(slashes, 1, false, false, true),
+    PREFILL_OPTION(verticals, 1, false, false, true),
+    PREFILL_OPTION(slashes, 1, false, false, true),
     PREFILL_OPTION(blocks, 1, false, false, true),
     PREFILL_OPTION(dense_below, 0, false, false, false),
 };
@@ -392,8 +398,9 @@ int method_set_stage(Method *m, const char *stage, const char *name, const char 
     if (!prefill || !strcmp(stage, m->name)) return method_set(m, name, value, err);
     if (!strcmp(stage, prefill->name)) {
         int rc = prefill_set(m, name, value, err);
-        return rc <= 0 ? rc : FAIL_CODE(err, EXIT_USAGE, "--set %s.%s: %s has no option '%s'", stage,
-                                        name, stage, name);
+        if (rc <= 0) return rc;
+        return FAIL_CODE(err, EXIT_USAGE, "--set %s.%s: %s has no option '%s'", stage, name, stage,
+                         name);
     }
     m->prefill = NULL;
     int rc = method_set(m, name, value, err);

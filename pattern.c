@@ -2,7 +2,8 @@
 //
 // The file is the one the released program ships and writes: an array with one object per layer,
 // whose keys are the query heads "0" ... and whose values are [type, size, size, score]:
-//   ["vertical_and_slash", columns, distances, score]     ["stream_llm", sinks, local window, score]
+//   ["vertical_and_slash", columns, distances, score]
+//   ["stream_llm", sinks, local window, score]
 //   ["block_sparse", _, _, score]      always 100 tiles per row block, as that program has it
 #include "scb.h"
 #include <jansson.h>
@@ -54,8 +55,8 @@ static int head_read(const json_t *v, const char *name, int layer, int head, Hea
 static int layers_read(PatternFile *p, const json_t *root, const char *name, Err *err) {
     size_t layers = json_array_size(root), heads = json_object_size(json_array_get(root, 0));
     if (!json_is_array(root) || !layers || layers > MOST_LAYERS || !heads || heads > MOST_HEADS)
-        return FAIL(err, "%s: not a file of head patterns: an array with an object per layer and an "
-                    "entry per query head is wanted", name);
+        return FAIL(err, "%s: not a file of head patterns: an array with an object per layer and "
+                    "an entry per query head is wanted", name);
     p->n_layers = (int)layers;
     p->n_heads = (int)heads;
     p->head = (HeadPattern *)xrealloc(NULL, layers * heads * sizeof *p->head);

@@ -555,8 +555,8 @@ void attn_step_panel(const AttnShape *s, const KeyList *list, int p, const StepR
 void attn_fold(const AttnShape *s, const float *parts, int n, float *out, float *lse2);
 
 // ===========================================================================
-// Sparse prefill (sparse_attn.cu): in a feed every query head may look at a list of its own for every
-// 64 rows. Lists are ascending disjoint spans of the KV head's list.
+// Sparse prefill (sparse_attn.cu): in a feed every query head may look at a list of its own for
+// every 64 rows. Lists are ascending disjoint spans of the KV head's list.
 enum { SPARSE_ROWS = 64 };
 typedef struct { int at, n; } KeySpan;             // entries [at, at + n)
 
@@ -586,8 +586,8 @@ typedef struct {                // one query head in one feed
     int blocks;                 // block-sparse: tiles of 64 entries per list
 } HeadLists;
 // The list of feed rows [64 block, 64 block + 64) of a head: how many spans were written to out. A
-// list ends with the last of these rows. Room for n_vertical + len / 64 + 2 spans; block-sparse needs
-// the scores of the tiles that the first row sees, and chosen (len / 64 + 1) as scratch.
+// list ends with the last of these rows. Room for n_vertical + len / 64 + 2 spans; block-sparse
+// needs the scores of the tiles that the first row sees, and chosen (len / 64 + 1) as scratch.
 int  attn_list(const HeadLists *h, int block, const float *score, KeySpan *out, int32_t *chosen);
 // the k largest of x (n), ties to the lower index: indices ascending into out, returns how many
 int  top_k(const float *x, int n, int k, int32_t *out);

@@ -4,8 +4,8 @@
 //
 //   recall    the share of attention's probability that a candidate's pairs hold, the mean over the
 //             rows from 2,500 on; the most is best. Pairs one by one, without the fill of blocks.
-//   output    |dense - sparse|^2 / |dense|^2 of the head's outputs; the least is best. The lists and
-//             the kernel of a run.
+//   output    |dense - sparse|^2 / |dense|^2 of the head's outputs; the least is best. The lists
+//             and the kernel of a run.
 // Columns and distances are estimated from the last 64 rows in both. Differs: the released search
 // scores recall and stores the winners "a-shape" as (100, 800) and "block-sparse" as (1000, 6096)
 // vertical-slash heads; so does --space released.
@@ -108,7 +108,8 @@ static void layer_open(Search *s, const LayerSeen *seen, Layer *y) {
     for (size_t h = 0; h < heads; h++)
         for (int i = 0; i < y->probe_rows; i++)
             memcpy(y->probe + (h * (size_t)y->probe_rows + (size_t)i) * hd,
-                   seen->q + ((size_t)(n - y->probe_rows + i) * heads + h) * hd, hd * sizeof(float));
+                   seen->q + ((size_t)(n - y->probe_rows + i) * heads + h) * hd,
+                   hd * sizeof(float));
 }
 
 static void layer_close(Search *s, Layer *y) {
@@ -255,7 +256,8 @@ static void recall_strip(const Search *s, const Layer *y, int h, const Kept *kep
 
 // score (candidates) of one head
 static void head_recall(const Search *s, const Layer *y, int h, double *score) {
-    int from = s->n > 2 * FROM_ROW ? FROM_ROW : s->n / 2, strips = CEIL_DIV(s->n - from, STRIP_ROWS);
+    int from = s->n > 2 * FROM_ROW ? FROM_ROW : s->n / 2;
+    int strips = CEIL_DIV(s->n - from, STRIP_ROWS);
     Kept kept[MOST_CANDIDATES];
     double *recall = (double *)calloc((size_t)strips * STRIP_ROWS * s->n_space, sizeof *recall);
 #pragma omp parallel
@@ -266,14 +268,16 @@ static void head_recall(const Search *s, const Layer *y, int h, double *score) {
 #pragma omp for schedule(dynamic, 1)
         for (int i = 0; i < strips; i++) {
             int at = strips - 1 - i, first = from + at * STRIP_ROWS;
-            recall_strip(s, y, h, kept, first, s->n - first < STRIP_ROWS ? s->n - first : STRIP_ROWS,
-                         p, recall + (size_t)at * STRIP_ROWS * s->n_space);
+            int rows = s->n - first < STRIP_ROWS ? s->n - first : STRIP_ROWS;
+            recall_strip(s, y, h, kept, first, rows, p,
+                         recall + (size_t)at * STRIP_ROWS * s->n_space);
         }
         free(p);
     }
     for (int c = 0; c < s->n_space; c++) {
         score[c] = 0;
-        for (int i = 0; i < s->n - from; i++) score[c] += recall[(size_t)i * s->n_space + (size_t)c];
+        for (int i = 0; i < s->n - from; i++)
+            score[c] += recall[(size_t)i * s->n_space + (size_t)c];
         score[c] /= s->n - from;
         kept_free(&kept[c]);
     }
@@ -385,7 +389,8 @@ static void on_layer(void *user, const LayerSeen *seen) {
     KeySpan *span = (KeySpan *)calloc((size_t)s->n + SPARSE_ROWS, sizeof *span);
     int32_t *chosen = (int32_t *)calloc((size_t)s->n + 1, sizeof *chosen);
     for (int h = 0; h < heads; h++)
-        s->share[(size_t)seen->layer * heads + (size_t)h] = pairs_share(lists, h, s->n, span, chosen);
+        s->share[(size_t)seen->layer * heads + (size_t)h] =
+            pairs_share(lists, h, s->n, span, chosen);
     free(span);
     free(chosen);
     free(score);
@@ -445,8 +450,8 @@ static void print_found(const Search *s) {
            s->output ? "error" : "recall", "pairs in %");
     for (int i = 0; i < s->found.n_layers * s->found.n_heads; i++) {
         const HeadPattern *p = &s->found.head[i];
-        printf("%5d %4d  %-14s %6d %6d  %-8.5f %10.2f\n", i / s->found.n_heads, i % s->found.n_heads,
-               kind[p->kind], p->a, p->b, p->score, 100 * s->share[i]);
+        printf("%5d %4d  %-14s %6d %6d  %-8.5f %10.2f\n", i / s->found.n_heads,
+               i % s->found.n_heads, kind[p->kind], p->a, p->b, p->score, 100 * s->share[i]);
         all += s->share[i];
     }
     printf("mean of %d heads at %d tokens: %.2f %% of the pairs\n",

@@ -13,9 +13,9 @@
 // both products are mul_block, so the matrix unit and plain C agree to the bit.
 //
 // Dense attention looks at a list as it is. In a sparse prefill every query head has, for every 64
-// rows of the feed, a shorter one: A-shape and Tri-shape by rule, MInference's vertical-slash from an
-// online estimation, block-sparse from pooled tiles. Whole pieces of such a list are used where the
-// packed panels hold them, the rest is gathered; the products are the same.
+// rows of the feed, a shorter one: A-shape and Tri-shape by rule, MInference's vertical-slash from
+// an online estimation, block-sparse from pooled tiles. Whole pieces of such a list are used where
+// the packed panels hold them, the rest is gathered; the products are the same.
 #include "scb.h"
 #include <omp.h>
 #if defined(__AVX512F__)
@@ -163,8 +163,8 @@ static void pack_values(const AttnShape *s, void *dst, const void *const *row, i
 
 enum { AHEAD = 16 }; // rows; measured: 8 to 16 best, a step's attention 1.3 x faster than without
 
-// pointers to the key or value rows of 32 entries, NULL where entry is -1. Rows that lie side by side
-// fetch those behind them, others the rows of the entries next.
+// pointers to the key or value rows of 32 entries, NULL where entry is -1. Rows that lie side by
+// side fetch those behind them, others the rows of the entries next.
 static void rows_of_block(const AttnShape *s, const void *const part[2], const KeyList *list,
                           const int32_t *entry, const int32_t *next, const void **row) {
     size_t bytes = (size_t)s->head_dim * s->elem;
@@ -645,8 +645,8 @@ static int a_shape_list(const HeadLists *h, int block, KeySpan *out) {
 
 // Vertical-slash (Jiang et al., arXiv 2407.02490): kept columns and kept distances. A distance d
 // stands for the 64 entries before R = max(e - d, 64); going from the largest distance below e, an
-// interval [A, E) grows by 64 for every R beyond E and ends where R is beyond E + 64. Columns that no
-// interval covers stand alone, those from the last E on are left out.
+// interval [A, E) grows by 64 for every R beyond E and ends where R is beyond E + 64. Columns that
+// no interval covers stand alone, those from the last E on are left out.
 
 // the largest kept distance below d, or -1
 static int next_distance(const uint64_t *slash, int d) {
@@ -691,8 +691,8 @@ static int vertical_slash_list(const HeadLists *h, int block, KeySpan *out) {
 }
 
 // Block-sparse: the tiles of 64 keys whose mean has the largest product with the mean query of the
-// block, among those that its first row sees; ties keep the earlier tile. Nothing is forced, not even
-// the block's own tile.
+// block, among those that its first row sees; ties keep the earlier tile. Nothing is forced, not
+// even the block's own tile.
 static int block_sparse_list(const HeadLists *h, int block, const float *score, KeySpan *out,
                              int32_t *chosen) {
     int end = list_end(h, block), tiles = list_tiles(h, block), n = 0;
@@ -801,11 +801,11 @@ void attn_fold(const AttnShape *s, const float *parts, int n, float *out, float 
 }
 
 // ---------------------------------------------------------------------------
-// MInference's online estimation (Jiang et al., arXiv 2407.02490, algorithm 2) from the last L <= 64
-// query rows of a feed. With P the softmax of their scores over everything they see:
+// MInference's online estimation (Jiang et al., arXiv 2407.02490, algorithm 2) from the last
+// L <= 64 query rows of a feed. With P the softmax of their scores over everything they see:
 //   column j scores sum_a P[a][j],  distance d scores sum_a P[a][len - L + a - d],  a ascending.
-// The first 30 columns and the 100 smallest distances are always kept, then the largest scores, ties
-// to the smaller index. P = 2^(s - lse2).
+// The first 30 columns and the 100 smallest distances are always kept, then the largest scores,
+// ties to the smaller index. P = 2^(s - lse2).
 
 enum { FORCED_COLUMNS = 30, FORCED_DISTANCES = 100, LEAST_VERTICALS = 30, LEAST_SLASHES = 50 };
 
@@ -880,8 +880,8 @@ int attn_select(float *column, float *distance, int n, int verticals, int slashe
     return top_k(column, n, at_most(verticals, n), vertical);
 }
 
-// Block-sparse pools 64 rows to their mean (missing ones count as zero), which is rounded as the input
-// of a product, and scores a tile by the product of the means.
+// Block-sparse pools 64 rows to their mean (missing ones count as zero), which is rounded as the
+// input of a product, and scores a tile by the product of the means.
 static void mean_round(const AttnShape *s, float *mean) {
     for (int i = 0; i < s->head_dim; i++) {
         float x = mean[i] * (1.0f / SPARSE_ROWS);
@@ -889,7 +889,7 @@ static void mean_round(const AttnShape *s, float *mean) {
     }
 }
 
-// means of 32 tiles from tile first on, packed as keys are; rows (32, hd) elements and mean: scratch
+// means of 32 tiles from tile first on, packed as keys are; scratch: rows (32, hd) elements, mean
 static void mean_keys(const AttnShape *s, const KeyList *keys, int first, char *dst, char *rows,
                       float *mean) {
     const void *row[BLK];
@@ -901,7 +901,8 @@ static void mean_keys(const AttnShape *s, const KeyList *keys, int first, char *
         for (int j = from; j < to && j < keys->len; j++) {
             const void *r = row_at(keys->k, keys, keys->live ? keys->live[j] : j, bytes);
             for (int i = 0; i < s->head_dim; i++)
-                mean[i] += s->elem == 4 ? ((const float *)r)[i] : bf16_f32(((const uint16_t *)r)[i]);
+                mean[i] +=
+                    s->elem == 4 ? ((const float *)r)[i] : bf16_f32(((const uint16_t *)r)[i]);
         }
         mean_round(s, mean);
         for (int i = 0; i < s->head_dim; i++) {
@@ -914,8 +915,8 @@ static void mean_keys(const AttnShape *s, const KeyList *keys, int first, char *
 }
 
 // score (tiles) of the mean of rows queries against packed means; act: one row of (hd)
-static void tile_scores(const AttnShape *s, const char *means, int tiles, const float *q, size_t ldq,
-                        int rows, float *mean, void *act, float *score) {
+static void tile_scores(const AttnShape *s, const char *means, int tiles, const float *q,
+                        size_t ldq, int rows, float *mean, void *act, float *score) {
     int kb = channel_blocks(s);
     memset(mean, 0, (size_t)s->head_dim * sizeof *mean);
     for (int r = 0; r < rows; r++)
@@ -924,8 +925,8 @@ static void tile_scores(const AttnShape *s, const char *means, int tiles, const 
                                           : round_bf16(q[(size_t)r * ldq + i]);
     mean_round(s, mean);
     act_pack(s->kind, act, mean, (size_t)s->head_dim, 1, s->head_dim);
-    mul_block(s->kind, score, (size_t)tiles, act, kb, 1, means, (size_t)kb * tile_block(s), tiles, kb,
-              false);
+    mul_block(s->kind, score, (size_t)tiles, act, kb, 1, means, (size_t)kb * tile_block(s), tiles,
+              kb, false);
 }
 
 // ---------------------------------------------------------------------------
@@ -959,7 +960,8 @@ typedef struct {                // of one thread
 static size_t sparse_scratch(const AttnShape *s, int len, int verticals, char *base, Scratch *t) {
     size_t at = 0;
 #define CARVE(field, type, count)                                                                  \
-    (t->field = (type *)(void *)(base + at), at += ((size_t)(count) * sizeof(type) + 63) & ~(size_t)63)
+    (t->field = (type *)(void *)(base + at),                                                       \
+     at += ((size_t)(count) * sizeof(type) + 63) & ~(size_t)63)
     CARVE(column, float, len);
     CARVE(distance, float, len);
     CARVE(scores, float, STRIP_ROWS * PANEL);

@@ -382,8 +382,8 @@ int arm_method(const Bench *b, const Arm *a, int ctx, Method *m, Err *err) {
 // evicts within the prompt: what is left of it is the method's alone
 static bool streams(const Arm *a) { return a->method.set.stream > 0; }
 
-// The rows of a dense prefill are those of the bare context; a sparse one depends on the whole first
-// feed, so its rows also depend on the question in it.
+// The rows of a dense prefill are those of the bare context; a sparse one depends on the whole
+// first feed, so its rows also depend on the question in it.
 static bool same_rows(const Arm *a, const Arm *b) {
     const Method *m = &a->method, *n = &b->method;
     if (streams(a) || streams(b)) return a == b;
@@ -588,8 +588,8 @@ static int check_first_feed(Play *p, const Branch *root, Err *err) {
     BranchStats st = branch_stats(root);
     if (st.pairs_ratio > 0.95 && p->method.prefill && !p->b->all_but_dense &&
         st.pos > method_prefill_window(&p->method)) {
-        fprintf(stderr, "warning: %s computed %.1f %% of all pairs in session %d (%lld tokens): its "
-                "rows say pairs_ratio\n", p->method.name, 100 * st.pairs_ratio, p->s->s.number,
+        fprintf(stderr, "warning: %s computed %.1f %% of all pairs in session %d (%lld tokens): "
+                "its rows say pairs_ratio\n", p->method.name, 100 * st.pairs_ratio, p->s->s.number,
                 (long long)st.pos);
         p->b->all_but_dense = true;
     }

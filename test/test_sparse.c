@@ -106,8 +106,8 @@ static void check_list(const Kept *k, int block, const uint8_t *in, const char *
     }
     for (int j = 0; j < end; j++)
         if (got[j] != in[j]) {
-            expect(false, "%s, len %d, n %d, block %d: entry %d %s", what, k->l.len, k->l.n, block, j,
-                   got[j] ? "should not be there" : "is missing");
+            expect(false, "%s, len %d, n %d, block %d: entry %d %s", what, k->l.len, k->l.n, block,
+                   j, got[j] ? "should not be there" : "is missing");
             return;
         }
 }
@@ -151,7 +151,8 @@ static void published_vectors(void) {
         200 };
     static const struct { int n, block, blocks, from[4], columns; } cases[] = {
         { 512, 5, 4, { 120, 219, 283, 347 }, 4 },
-        { 13000, 0, 1, { 0 }, 0 }, { 13000, 1, 2, { 0, 64 }, 0 }, { 13000, 2, 3, { 29, 93, 157 }, 29 },
+        { 13000, 0, 1, { 0 }, 0 }, { 13000, 1, 2, { 0, 64 }, 0 },
+        { 13000, 2, 3, { 29, 93, 157 }, 29 },
         { 13000, 3, 3, { 93, 157, 221 }, 30 }, { 13000, 200, 3, { 12701, 12765, 12829 }, 30 },
     };
     static int32_t vertical[64];
@@ -191,7 +192,9 @@ static void top_k_ties(void) {
     for (int c = 0; c < 400; c++) {
         int n = 1 + below(&r, 500), k = 1 + below(&r, n), at = 0;
         for (int i = 0; i < n; i++)
-            x[i] = below(&r, 9) == 0 ? INFINITY : (float)(below(&r, 7) - 3) * 0.5f * (below(&r, 5) ? 1 : -0.0f);
+            x[i] = below(&r, 9) == 0   ? INFINITY
+                   : below(&r, 5) == 0 ? -0.0f
+                                       : (float)(below(&r, 7) - 3) * 0.5f;
         int m = top_k(x, n, k, got);
         expect(m == k, "top %d of %d gave %d", k, n, m);
         for (int i = 0; i < n; i++) {
@@ -256,7 +259,8 @@ static void keys_make(Rng *r, Keys *k, MulKind kind, int hd, int len, bool live,
     list.v[1] = k->v + (size_t)list.split * hd * k->s.elem;
     list.pos[1] = k->pos + list.split;
     k->list = list;
-    k->panels = (char *)mem_take(&k->mem, (size_t)CEIL_DIV(len, PANEL), attn_panel_bytes(&k->s), "");
+    k->panels =
+        (char *)mem_take(&k->mem, (size_t)CEIL_DIV(len, PANEL), attn_panel_bytes(&k->s), "");
     k->scratch = mem_take(&k->mem, 1, attn_scratch_bytes(&k->s), "");
     attn_pack(&k->s, k->panels, &k->list, 0, len, k->scratch);
 }
@@ -379,8 +383,9 @@ static void attention_case(Rng *r, MulKind kind) {
         int bad = 0;
         for (int c = 0; c < hd; c++) bad += !equal(&k, out[(size_t)i * hd + c], want[c]);
         expect(bad == 0 && equal(&k, lse2[i], lse),
-               "kind %d, pattern %d, hd %d, len %d, block %d, row %d: %d channels differ, lse2 %.9g "
-               "and %.9g", kind, l->kind, hd, l->len, block, i, bad, (double)lse2[i], (double)lse);
+               "kind %d, pattern %d, hd %d, len %d, block %d, row %d: %d channels differ, lse2 "
+               "%.9g and %.9g", kind, l->kind, hd, l->len, block, i, bad, (double)lse2[i],
+               (double)lse);
     }
     free(q);
     free(out);
@@ -399,7 +404,8 @@ static void whole_list_is_dense(Rng *r, MulKind kind) {
     AttnRows dense = { .panels = k.panels, .q = q, .ldq = WIDTH, .rows = 64, .vis0 = LEN - 63,
                        .vis_step = 1, .out = a, .ldo = WIDTH, .lse2 = la };
     AttnBlock list = { .keys = &k.list, .panels = k.panels, .span = pieces, .n_spans = 4, .q = q,
-                       .ldq = WIDTH, .rows = 64, .own = LEN - 64, .out = b, .ldo = WIDTH, .lse2 = lb };
+                       .ldq = WIDTH, .rows = 64, .own = LEN - 64, .out = b, .ldo = WIDTH,
+                       .lse2 = lb };
     attn_rows(&k.s, &dense, k.scratch);
     attn_block(&k.s, &list, k.scratch);
     expect(!memcmp(a, b, 64 * WIDTH * sizeof *a) && !memcmp(la, lb, sizeof la),
@@ -419,7 +425,8 @@ static void estimation(Rng *r, int len, int rows) {
     keys_make(r, &k, mul_kind(DT_BF16), WIDTH, len, false, false);
     float *q = floats((size_t)rows * WIDTH), *column = floats((size_t)len), key[WIDTH], qr[WIDTH];
     float *distance = floats((size_t)len), *scores = floats(32 * PANEL);
-    double *c = (double *)calloc((size_t)len, sizeof *c), *d = (double *)calloc((size_t)len, sizeof *d);
+    double *c = (double *)calloc((size_t)len, sizeof *c);
+    double *d = (double *)calloc((size_t)len, sizeof *d);
     double *p = (double *)calloc((size_t)len, sizeof *p), sums[2] = { 0, 0 };
     for (int i = 0; i < rows * WIDTH; i++) q[i] = uniform(r);
     for (int a = 0; a < rows; a++) {
@@ -448,12 +455,13 @@ static void estimation(Rng *r, int len, int rows) {
         sums[1] += distance[j];
     }
     expect(fabs(sums[0] - rows) < 1e-3 && fabs(sums[1] - rows) < 1e-3,
-           "len %d: columns sum to %g, distances to %g, not to %d rows", len, sums[0], sums[1], rows);
+           "len %d: columns sum to %g, distances to %g, not to %d rows", len, sums[0], sums[1],
+           rows);
     free(q); free(column); free(distance); free(scores); free(c); free(d); free(p);
     keys_free(&k);
 }
 
-// forced columns and distances come first, then scores; too small a set keeps the smallest distances
+// forced columns and distances come first, then scores; a set that is too small keeps the smallest
 static void selection(void) {
     enum { N = 400 };
     float column[N], distance[N];
@@ -576,7 +584,8 @@ static void feeds(void) {
                    "%s %s: on a shared context the logits or pairs differ", methods[i].name,
                    methods[i].set);
             expect(same(&p, &full) == methods[i].whole, "%s %s: %s", methods[i].name,
-                   methods[i].set, methods[i].whole ? "whole lists are not dense" : "same as dense");
+                   methods[i].set,
+                   methods[i].whole ? "whole lists are not dense" : "same as dense");
             expect(methods[i].whole ? p.ratio[0] == 1 : p.ratio[0] < 1 && p.ratio[0] > 0,
                    "%s %s: pairs ratio %g", methods[i].name, methods[i].set, p.ratio[0]);
         }
@@ -593,7 +602,8 @@ int main(void) {
     published_vectors();
     top_k_ties();
     selection();
-    for (int i = 0; i < 90; i++) attention_case(&r, i % 3 == 0 ? mul_kind(DT_BF16) : i % 3 == 1 ? MUL_BF16 : MUL_F32);
+    const MulKind kinds[] = { mul_kind(DT_BF16), MUL_BF16, MUL_F32 };
+    for (int i = 0; i < 90; i++) attention_case(&r, kinds[i % 3]);
     whole_list_is_dense(&r, mul_kind(DT_BF16));
     whole_list_is_dense(&r, MUL_BF16);
     whole_list_is_dense(&r, MUL_F32);

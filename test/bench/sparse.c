@@ -41,7 +41,8 @@ static void layer_fill(Layer *l, bool plant) {
         for (int x = 0; x < KV_HEADS * WIDTH; x++) {
             int g = x / WIDTH, c = x % WIDTH;
             size_t at = ((size_t)g * l->n + (size_t)i) * WIDTH + (size_t)c;
-            float noise = 0.3f * uniform(seed + (uint64_t)x), k = 2.0f * uniform(seed + (uint64_t)x);
+            float noise = 0.3f * uniform(seed + (uint64_t)x);
+            float k = 2.0f * uniform(seed + (uint64_t)x);
             ((uint16_t *)(void *)l->k)[at] =
                 f32_bf16(plant ? planted(false, i, g, c, l->n) + noise : k);
             ((uint16_t *)(void *)l->v)[at] = f32_bf16(uniform(seed + 1000 + (uint64_t)x));
@@ -139,7 +140,8 @@ static double lists(const Layer *l) {
         int32_t *chosen = (int32_t *)xrealloc(NULL, sizeof *chosen * (size_t)(blocks + 1));
 #pragma omp for schedule(dynamic, 4)
         for (int item = 0; item < blocks * HEADS; item++)
-            sink += attn_list(sparse_head(l->sparse, item % HEADS), item / HEADS, l->q, span, chosen);
+            sink += attn_list(sparse_head(l->sparse, item % HEADS), item / HEADS, l->q, span,
+                              chosen);
         free(span);
         free(chosen);
     }
@@ -206,8 +208,9 @@ int main(int argc, char **argv) {
             if (w == 0 || ways[w].plant != ways[w - 1].plant) layer_fill(&l, ways[w].plant);
             for (int r = 0; r < rounds[i]; r++) measure(&l, &ways[w], &t);
             double index = t.plan + t.list;         // the lists' part is inside attn s as well
-            printf("%7d %-20s %7.4f %9.4f %9.4f %9.4f %9.4f %7.2fx %9.3f %8.2f\n", l.n, ways[w].name,
-                   t.ratio, t.plan, t.list, t.attn, t.dense, t.dense / (t.plan + t.attn),
+            printf("%7d %-20s %7.4f %9.4f %9.4f %9.4f %9.4f %7.2fx %9.3f %8.2f\n", l.n,
+                   ways[w].name, t.ratio, t.plan, t.list, t.attn, t.dense,
+                   t.dense / (t.plan + t.attn),
                    (t.plan + t.attn) / (1.3 * t.ratio * t.dense + index),
                    100 * index / (t.plan + t.attn));
             fflush(stdout);
