@@ -210,6 +210,27 @@ void opts_help(FILE *out, const OptSpec *spec, int n) {
     }
 }
 
+int opt_choose(const char *option, const char *value, const char *const *names, int n, Err *err) {
+    StrBuf all = { 0 };
+    for (int i = 0; i < n; i++) {
+        if (!strcmp(value, names[i])) {
+            free(all.p);
+            return i;
+        }
+        str_fmt(&all, "%s%s", i ? ", " : "", names[i]);
+    }
+    FAIL_CODE(err, EXIT_USAGE, "%s wants one of %s, got '%s'", option, all.p, value);
+    free(all.p);
+    return -1;
+}
+
+void path_stem(const char *path, char *out, size_t n) {
+    const char *slash = strrchr(path, '/');
+    snprintf(out, n, "%s", slash ? slash + 1 : path);
+    char *dot = strrchr(out, '.');
+    if (dot && dot != out) *dot = 0;
+}
+
 // ---------------------------------------------------------------------------
 // Interrupts
 

@@ -1,7 +1,7 @@
 // llama.cu - the transformer's pieces and the forward pass of the dense family: Llama 2, 3, 3.1,
 // SmolLM2 (arXiv 2302.13971, 2407.21783), Mistral (2310.06825), Qwen2.5 (2412.15115), GLM-4
-// (2406.12793). They differ in widths, biases and the rotary part alone. Per layer, for the residual
-// stream x (n, E):
+// (2406.12793). They differ in widths, biases and the rotary part alone. Per layer, for the
+// residual stream x (n, E):
 //   q, k, v = W_{q,k,v} norm(x)     rotated by position (arXiv 2104.09864)
 //   x += W_o attention(q, k, v)     sparse_attn.cu, cache.cu
 //   x += W_2 (silu(W_1 norm(x)) * W_3 norm(x))

@@ -505,8 +505,8 @@ static int check_sizes(const Method *m, Err *err) {
                          "budget", m->name, z->budget, z->window, m->name);
     if (z->stream && m->prefill)
         return FAIL_CODE(err, EXIT_USAGE,
-                         "%s: a prompt that is evicted in parts has no sparse prefill of the whole: "
-                         "leave prefill=stream out", m->name);
+                         "%s: a prompt that is evicted in parts has no sparse prefill of the "
+                         "whole: leave prefill=stream out", m->name);
     if (z->positions == POSITIONS_CACHE && (m->policy->at_read || z->every_turn))
         return FAIL_CODE(err, EXIT_USAGE,
                          m->policy->at_read

@@ -1,5 +1,5 @@
-// model.h - the border between model.c (models, contexts, branches) and context_file.c (contexts and
-// roots on disk): what they are made of. No other file includes it.
+// model.h - the border between model.c (models, contexts, branches) and context_file.c (contexts
+// and roots on disk): what they are made of. No other file includes it.
 #ifndef MODEL_H
 #define MODEL_H
 #include "scb.h"

@@ -2,11 +2,11 @@
 // queries and keys of that layer are looked at, head by head, and forgotten: memory is that of the
 // feed and O(n) per head.
 //
-//   sparsity      share of minor keys per layer and head: a_tj < 1/t      CORM figure 1
+//   sparsity      share of minor keys per layer and head: a_tj < 1/t    CORM figure 1
 //   similarity    cosine of a query and the one d tokens before; keys that are important to a query
-//                 and to the earlier query most like it                   CORM figures 2 and 3
-//   compression   rows corm keeps, by length and window                   CORM figure 4
-//   attention     where the answers' first tokens look, by turn           SharedContextBench figure 5
+//                 and to the earlier query most like it                 CORM figures 2 and 3
+//   compression   rows corm keeps, by length and window                 CORM figure 4
+//   attention     where the answers' first tokens look, by turn         SharedContextBench figure 5
 #include "probe.h"
 #include "tasks/tasks.h"
 #include <omp.h>

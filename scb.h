@@ -195,7 +195,7 @@ void model_close(Model *m);
 const Config *model_config(const Model *m);
 Mem *model_mem(Model *m);                       // the account of everything the model holds
 size_t model_weight_bytes(const Model *m);
-uint64_t model_hash(const Model *m); // of the file and norm_groups; of (shape, seed) for a random one
+uint64_t model_hash(const Model *m);    // of file and norm_groups; of (shape, seed) when random
 void model_set_tap(Model *m, Tap tap);
 // called during a feed with the share done; returning true stops the feed (interrupted)
 void model_set_progress(Model *m, bool (*fn)(void *user, double share), void *user);
@@ -313,7 +313,6 @@ PatternFile *pattern_open(const char *path, const Config *c, Err *err);
 PatternFile *pattern_parse(const char *text, size_t n, const char *name, Err *err);
 void pattern_close(PatternFile *p);
 int  pattern_write(const PatternFile *p, const char *path, Err *err);
-int  search_command(int argc, char **argv, Err *err);   // scbench search (search.c)
 
 // ===========================================================================
 // Context and branch (model.c): the heart. See SEMANTICS 3.
@@ -910,6 +909,10 @@ int  parse_real(const char *what, const char *text, double lo, double hi, double
 // next item of a comma list into out; false at the end. Empty or overlong items come out as "".
 bool list_next(const char **cursor, char *out, size_t cap);
 
+// the index of value among n names; a usage error that names the option otherwise
+int  opt_choose(const char *option, const char *value, const char *const *names, int n, Err *err);
+void path_stem(const char *path, char *out, size_t n); // file name without directories and suffix
+
 void interrupt_install(void);   // SIGINT, SIGTERM raise a flag; a second one ends the process
 bool interrupted(void);
 
@@ -1010,6 +1013,18 @@ void plan_seconds(FILE *out, const Config *c, int ctx);
 // Prefill of ctx random ids and n_decode steps there, three rounds, ceilings measured in each
 // round; prints time, work and share of the limit per phase. name is printed only.
 int  speed_run(FILE *out, Model *m, const char *name, int ctx, int n_decode, bool json, Err *err);
+
+// ===========================================================================
+// Commands that play no session: argv[0] is the command's name (commands.c, search.c)
+int  list_command(int argc, char **argv, Err *err);
+int  gen_command(int argc, char **argv, Err *err);
+int  speed_command(int argc, char **argv, Err *err);
+int  score_command(int argc, char **argv, Err *err);
+int  report_command(int argc, char **argv, Err *err);
+int  search_command(int argc, char **argv, Err *err);
+// The Config of a known shape, or of the one model file among pos, which is then open.
+int  config_of(const char *shape, const StrList *pos, bool verify, ModelFile *file, Config *c,
+               Err *err);
 
 EXTERN_C_END
 #endif

@@ -1,6 +1,7 @@
-// scbench.c - SharedContextBench (Li et al. 2024): options, the run, the other commands.
+// scbench.c - SharedContextBench (Li et al. 2024): options, the run, its plan.
 //
-// Prompts and turn loops are in turns.c, tasks in tasks/, rows and tables in report.c.
+// Prompts and turn loops are in turns.c, tasks in tasks/, rows and tables in report.c, the commands
+// that play no session in commands.c.
 #include "tasks/longbench.h"
 #include "lingua.h"
 #include "probe.h"
@@ -14,15 +15,12 @@
 typedef struct {
     const char *task, *method, *mode, *ctx, *budget, *keep, *query_aware, *history, *positions,
         *group, *compress, *preset, *scorer, *data, *shard, *repo, *templates, *jieba;
-    const char *out, *device, *shape, *tokenizer, *order;
-    ReportOpts report;
-    const char *save_context;
-    int64_t save_limit;
-    int sessions, turns, max_new, batch, chunk, threads, n_decode;
-    int64_t seed;
+    const char *out, *device, *shape, *save_context;
+    int64_t save_limit, seed;
+    int sessions, turns, max_new, batch, chunk, threads;
     StrList set;
-    bool no_baselines, plan, verify, quiet, dump_prompts, chat, no_chat, resume, skip_bad, json;
-    bool stream, help;
+    bool no_baselines, plan, verify, quiet, dump_prompts, chat, no_chat, resume, skip_bad, stream,
+        help;
 } Opts;
 
 enum { MAX_TASKS = 40, LONGBENCH_CTX = 4096, HARNESS_TURNS = 5, HARNESS_MAX_SEQ = 131072 };
@@ -83,8 +81,8 @@ static const OptSpec run_opts[] = {
     { "--history", NULL, OPT_STR, AT(history), "golden", "golden|own",
       "what a follow-up turn sees as earlier answers" },
     { "--set", NULL, OPT_LIST, AT(set), NULL, "METHOD.name=value",
-      "one size of a method; may be repeated. mamba.norm_groups=1: the gated norm of a Mamba-2 over "
-      "its whole width, as runs through the transformers library have it" },
+      "one size of a method; may be repeated. mamba.norm_groups=1: the gated norm of a Mamba-2 "
+      "over its whole width, as runs through the transformers library have it" },
     { "--positions", NULL, OPT_STR, AT(positions), NULL, "original|cache",
       "rotate a kept key at its own position or at its place in the cache; default: the method's" },
     { "--group", NULL, OPT_STR, AT(group), NULL, "mean|max|sum|query-head",
@@ -132,21 +130,6 @@ static const OptSpec run_opts[] = {
     { "--quiet", NULL, OPT_FLAG, AT(quiet), NULL, NULL, "no progress" },
     { "--help", "-h", OPT_FLAG, AT(help), NULL, NULL, "this text" },
 };
-static const OptSpec gen_opts[] = {
-    { "--task", NULL, OPT_STR, AT(task), "retr_kv", "TASK", "one task" },
-    { "--tokenizer", NULL, OPT_STR, AT(tokenizer), NULL, "FILE.bin", "whose tokens --ctx counts" },
-    { "--ctx", NULL, OPT_STR, AT(ctx), "paper", "TOKENS|paper",
-      "tokens of template, context and question 1" },
-    { "--sessions", NULL, OPT_INT, AT(sessions), "20", "N", "contexts" },
-    { "--turns", NULL, OPT_INT, AT(turns), "0", "N", "questions per context; 0: the task's" },
-    { "--seed", NULL, OPT_INT64, AT(seed), "1", "S", "of contexts and questions" },
-    { "--order", NULL, OPT_STR, AT(order), "shuffled", "shuffled|paper",
-      "of the questions: paper is the order in which their answers stand in the text" },
-    { "--no-chat", NULL, OPT_FLAG, AT(no_chat), NULL, NULL,
-      "leave the chat template out of the count" },
-    { "--out", NULL, OPT_STR, AT(out), NULL, "FILE.jsonl", "one session per line; must not exist" },
-    { "--help", "-h", OPT_FLAG, AT(help), NULL, NULL, "this text" },
-};
 static const OptSpec plan_opts[] = {
     { "--shape", NULL, OPT_STR, AT(shape), NULL, "NAME",
       "a known model's shape instead of a file; see scbench list shapes" },
@@ -165,35 +148,6 @@ static const OptSpec plan_opts[] = {
     { "--threads", NULL, OPT_INT, AT(threads), "0", "N", "0: all cores" },
     { "--help", "-h", OPT_FLAG, AT(help), NULL, NULL, "this text" },
 };
-static const OptSpec speed_opts[] = {
-    { "--shape", NULL, OPT_STR, AT(shape), NULL, "NAME",
-      "random weights of a known model's shape instead of a file" },
-    { "--ctx", NULL, OPT_STR, AT(ctx), "2048", "TOKENS", "ids to prefill, where the steps begin" },
-    { "--n-decode", NULL, OPT_INT, AT(n_decode), "64", "N", "steps per round" },
-    { "--json", NULL, OPT_FLAG, AT(json), NULL, NULL, "one JSON object instead of text" },
-    { "--chunk", NULL, OPT_INT, AT(chunk), "0", "N", "tokens per prefill chunk; 0: 512" },
-    { "--threads", NULL, OPT_INT, AT(threads), "0", "N", "0: all cores" },
-    { "--verify", NULL, OPT_FLAG, AT(verify), NULL, NULL,
-      "check the model file's checksums (always below 1 GB)" },
-    { "--help", "-h", OPT_FLAG, AT(help), NULL, NULL, "this text" },
-};
-
-// the index of value among n names; usage error naming the option otherwise
-static int choose(const char *option, const char *value, const char *const *names, int n,
-                  Err *err) {
-    StrBuf all = { 0 };
-    for (int i = 0; i < n; i++) {
-        if (!strcmp(value, names[i])) {
-            free(all.p);
-            return i;
-        }
-        str_fmt(&all, "%s%s", i ? ", " : "", names[i]);
-    }
-    FAIL_CODE(err, EXIT_USAGE, "%s wants one of %s, got '%s'", option, all.p, value);
-    free(all.p);
-    return -1;
-}
-
 enum { MAX_LIST = 64, NAME = 48 };
 typedef struct { char p[MAX_LIST][NAME]; int n; } Names;
 
@@ -322,7 +276,7 @@ static int arms_resolve(Run *r, Err *err) {
         return -1;
     if (list && names_of(o->budget ? "--budget" : "--keep", list, &sizes, err)) return -1;
     for (int k = 0; k < modes.n; k++) {
-        int mode = choose("--mode", modes.p[k], mode_name, N_MODES, err);
+        int mode = opt_choose("--mode", modes.p[k], mode_name, N_MODES, err);
         if (mode < 0) return -1;
         for (int i = 0; i < methods.n; i++)
             if (arms_of(r, methods.p[i], (Mode)mode, &sizes, err)) return -1;
@@ -341,7 +295,7 @@ static bool has_mode(const Run *r, Mode mode) {
 // which question every arm's first feed holds
 static int aware_resolve(Run *r, Err *err) {
     const char *given = r->o.query_aware;
-    int aware = given ? choose("--query-aware", given, aware_name, 3, err) : 0;
+    int aware = given ? opt_choose("--query-aware", given, aware_name, 3, err) : 0;
     if (aware < 0) return -1;
     if (given && aware == AWARE_EACH && has_mode(r, MULTI_TURN))
         return FAIL_CODE(err, EXIT_USAGE, "--query-aware each is for multi-request: a dialogue has "
@@ -371,8 +325,9 @@ static int harness_resolve(Run *r, Err *err) {
                          "single out");
     Method m;
     if (b->positions == POSITIONS_CACHE || b->group >= 0 || b->every_turn)
-        return FAIL_CODE(err, EXIT_USAGE, "--preset harness keeps rows per query head, at their own "
-                         "positions, chosen once; leave --positions, --group and --compress out");
+        return FAIL_CODE(err, EXIT_USAGE, "--preset harness keeps rows per query head, at their "
+                         "own positions, chosen once; leave --positions, --group and --compress "
+                         "out");
     for (int i = 0; i < b->n_arms; i++)
         if (arm_method(b, &b->arms[i], HARNESS_MAX_SEQ, &m, err)) return -1;
     return 0;
@@ -407,11 +362,12 @@ static int choices_resolve(Run *r, Err *err) {
         once = once || method_acts_once(m);
     }
     b->group = -1;
-    if (o->group && (b->group = choose("--group", o->group, groups, 4, err)) < 0) return -1;
+    if (o->group && (b->group = opt_choose("--group", o->group, groups, 4, err)) < 0) return -1;
     if (o->group && !(b->group == GROUP_QUERY_HEAD ? cached : grouped))
         return FAIL_CODE(err, EXIT_USAGE, "--group %s acts on no method here: %s joins no query "
                          "heads by a choice", o->group, o->method);
-    if (o->compress && (b->every_turn = choose("--compress", o->compress, compress, 2, err)) < 0)
+    if (o->compress &&
+        (b->every_turn = opt_choose("--compress", o->compress, compress, 2, err)) < 0)
         return -1;
     if (o->compress && !once)
         return FAIL_CODE(err, EXIT_USAGE, "--compress acts on no method here: %s evicts while it "
@@ -428,26 +384,28 @@ static int switches_resolve(Run *r, Err *err) {
     Bench *b = &r->b;
     bool lb = r->tasks[0].task && r->tasks[0].task->lb; // a plan has no task
     int preset = lb ? PRESET_CORM : PRESET_SCBENCH, k = 0;
-    if (o->preset && (preset = choose("--preset", o->preset, preset_name, 3, err)) < 0) return -1;
+    if (o->preset && (preset = opt_choose("--preset", o->preset, preset_name, 3, err)) < 0)
+        return -1;
     if (lb && preset == PRESET_HARNESS)
         return FAIL_CODE(err, EXIT_USAGE, "--preset harness is SharedContextBench's program; for "
                          "LongBench use --templates and --scorer harness");
     b->preset = (Preset)preset;
     b->positions = -1;
-    if (o->positions && (b->positions = choose("--positions", o->positions, positions, 2, err)) < 0)
+    if (o->positions &&
+        (b->positions = opt_choose("--positions", o->positions, positions, 2, err)) < 0)
         return -1;
     if (choices_resolve(r, err)) return -1;
-    if (o->device && (k = choose("--device", o->device, devices, 2, err)) < 0) return -1;
+    if (o->device && (k = opt_choose("--device", o->device, devices, 2, err)) < 0) return -1;
     if (o->device && k == 1)
         return FAIL(err, "this build computes on the CPU only; use --device cpu");
-    if (o->scorer && (k = choose("--scorer", o->scorer, scorers, 2, err)) < 0) return -1;
+    if (o->scorer && (k = opt_choose("--scorer", o->scorer, scorers, 2, err)) < 0) return -1;
     b->scorer = o->scorer ? (Scorer)k : lb ? SCORER_HARNESS : SCORER_OURS;
     if (o->chunk < 0 || o->max_new < 0 || o->threads < 0 || o->sessions < 0 || o->turns < 0 ||
         o->batch < 0)
         return FAIL_CODE(err, EXIT_USAGE, "--chunk, --max-new, --threads, --sessions, --turns and "
                          "--batch cannot be negative");
     if (o->history) {
-        if ((k = choose("--history", o->history, histories, 2, err)) < 0) return -1;
+        if ((k = opt_choose("--history", o->history, histories, 2, err)) < 0) return -1;
         b->own_history = k == 1;
         if (b->own_history && !has_mode(r, MULTI_TURN))
             return FAIL_CODE(err, EXIT_USAGE,
@@ -458,8 +416,8 @@ static int switches_resolve(Run *r, Err *err) {
     if (o->save_limit < 0 || (o->save_limit && !o->save_context))
         return FAIL_CODE(err, EXIT_USAGE, "--save-limit is a number of MB for --save-context");
     if (o->save_context && b->preset == PRESET_HARNESS)
-        return FAIL_CODE(err, EXIT_USAGE, "--save-context has nothing to keep with --preset harness, "
-                         "which shares nothing");
+        return FAIL_CODE(err, EXIT_USAGE, "--save-context has nothing to keep with --preset "
+                         "harness, which shares nothing");
     b->save.dir = o->save_context;
     b->save.limit = o->save_limit << 20;
     b->seed = o->seed;
@@ -603,7 +561,7 @@ static int turns_played(const Run *r, int had) {
 static Maker maker_of(const Run *r, const TaskRun *k) {
     int n = turns_made(r, k->task);
     Maker m = { k->task, k->task == &task_repoqa ? r->o.repo : NULL, (uint64_t)r->o.seed, n,
-                turns_played(r, n), r->o.order && !strcmp(r->o.order, "paper") };
+                turns_played(r, n), false };
     return m;
 }
 
@@ -892,13 +850,6 @@ static void stamp(char out[24], const char *format) {
     strftime(out, 24, format, &tm);
 }
 
-static void base_name(const char *path, char *out, size_t n) {
-    const char *slash = strrchr(path, '/');
-    snprintf(out, n, "%s", slash ? slash + 1 : path);
-    char *dot = strrchr(out, '.');
-    if (dot && dot != out) *dot = 0;
-}
-
 static json_t *manifest_tasks(const Run *r) {
     json_t *tasks = json_array();
     for (int i = 0; i < r->n_tasks; i++) {
@@ -927,8 +878,8 @@ static json_t *manifest_options(const Run *r) {
                             "mode", mode_name[a->mode], "query_aware", aware_name[a->aware]));
     }
     for (int i = 0; i < o->set.n; i++) json_array_append_new(set, json_string(o->set.p[i]));
-    return json_pack("{s:o, s:o, s:i, s:s, s:I, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:s, s:o}", "tasks",
-                     manifest_tasks(r), "arms", arms, "turns", o->turns, "ctx",
+    return json_pack("{s:o, s:o, s:i, s:s, s:I, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:s, s:o}",
+                     "tasks", manifest_tasks(r), "arms", arms, "turns", o->turns, "ctx",
                      o->ctx ? o->ctx : "default", "seed", (json_int_t)o->seed, "history",
                      b->own_history ? "own" : "golden", "preset", preset_name[b->preset], "scorer",
                      b->scorer == SCORER_HARNESS ? "harness" : "ours", "positions",
@@ -1241,7 +1192,7 @@ static void run_free(Run *r) {
 // the run's directory: a shard's lies in that of all
 static int run_dir(const Run *r, const char *model, StrBuf *dir, Err *err) {
     char name[64], date[24];
-    base_name(model, name, sizeof name);
+    path_stem(model, name, sizeof name);
     stamp(date, "%Y%m%d-%H%M%S");
     if (r->o.out) str_puts(dir, r->o.out);
     else str_fmt(dir, "out/%s-%.64s-%s", name, r->o.method, date);
@@ -1273,83 +1224,16 @@ static int cmd_run(Run *r, const char *model, Err *err) {
 }
 
 // ---------------------------------------------------------------------------
-// list, gen, plan, speed, report
-
-static void list_tasks(void) {
-    int own = 0;
-    while (task_at(own)) own++;
-    for (int i = 0; i < own + lb_n_sets(); i++) {
-        const Task *t = i < own ? task_at(i) : lb_task_at(i - own);
-        char limits[24];
-        if (t->n_parts == 2) snprintf(limits, sizeof limits, "%d/%d", t->parts[0].max_new,
-                                      t->parts[1].max_new);
-        else snprintf(limits, sizeof limits, "%d", t->parts[0].max_new);
-        printf("%-30s %-28s %-13s %d turns, answers of %7s tokens; %s\n", t->name, t->official,
-               t->category, t->turns, limits, t->help);
-    }
-}
-
-static int cmd_list(const StrList *pos, Err *err) {
-    static const char *const kinds[] = { "tasks", "methods", "shapes" };
-    int only = pos->n ? choose("scbench list", pos->p[0], kinds, 3, err) : 3;
-    if (only < 0) return -1;
-    if (only == 3) puts("tasks");
-    if (only == 0 || only == 3) list_tasks();
-    if (only == 3) puts("\nmethods");
-    if (only == 1 || only == 3) method_list(stdout);
-    if (only == 3) puts("\nshapes");
-    if (only == 2 || only == 3) config_shapes(stdout);
-    return 0;
-}
-
-static int cmd_gen(Run *r, Err *err) {
-    const Opts *o = &r->o;
-    int64_t ctx = 0;
-    TaskRun *k = &r->tasks[0];
-    if (!(k->task = task_find(o->task, err))) return -1;
-    if (!o->tokenizer || !o->out)
-        return FAIL_CODE(err, EXIT_USAGE,
-                         "scbench gen needs --tokenizer FILE.bin and --out FILE.jsonl");
-    if (o->sessions < 1 || o->turns < 0)
-        return FAIL_CODE(err, EXIT_USAGE, "--sessions wants at least 1, --turns at least 0");
-    if (strcmp(o->ctx, "paper") && parse_int("--ctx", o->ctx, 1, INT_MAX / 2, &ctx, err)) return -1;
-    if (strcmp(o->order, "paper") && strcmp(o->order, "shuffled"))
-        return FAIL_CODE(err, EXIT_USAGE, "--order is 'shuffled' or 'paper', got '%s'", o->order);
-    if (access(o->out, F_OK) == 0) return FAIL(err, "%s exists; choose another --out", o->out);
-    if (file_open(&r->file, o->tokenizer, false, err) || !(r->tok = tok_open(&r->file, err)))
-        return -1;
-    prompter_open(&r->b.prompter, r->tok, o->no_chat, &r->plain);
-    k->ctx = (int)ctx;
-    StrBuf all = { 0 };
-    int guess = 0, rc = 0;
-    for (int i = 0; !rc && i < o->sessions; i++) {
-        Session s;
-        if ((rc = make_one(r, k, i + 1, guess, &s, err))) break;
-        if (i == 0) guess = s.s.units;
-        record_write(k->task, &s.s, &all);
-        str_puts(&all, "\n");
-        session_free(&s);
-    }
-    if (!rc) rc = write_whole(o->out, all.p, all.n, err);
-    free(all.p);
-    return rc;
-}
-
-// the Config of --shape or of the model file
-static int config_of(Run *r, const StrList *pos, Err *err) {
-    if ((pos->n == 1) == (r->o.shape != NULL))
-        return FAIL_CODE(err, EXIT_USAGE, "give either a model file or --shape NAME");
-    if (r->o.shape) return config_shape(r->o.shape, &r->config, err);
-    if (file_open(&r->file, pos->p[0], r->o.verify, err)) return -1;
-    return config_read(&r->file, &r->config, err);
-}
+// The plan without a run, and main
 
 static int cmd_plan(Run *r, const StrList *pos, Err *err) {
     int64_t n;
     if (!r->o.ctx) return FAIL_CODE(err, EXIT_USAGE, "scbench plan needs --ctx TOKENS");
     if (parse_int("--ctx", r->o.ctx, 1, INT_MAX / 2, &n, err)) return -1;
     if (arms_resolve(r, err) || switches_resolve(r, err)) return -1;
-    if (cpu_init(r->o.threads, err) || config_of(r, pos, err) || arms_patterns(r, err)) return -1;
+    if (cpu_init(r->o.threads, err) ||
+        config_of(r->o.shape, pos, false, &r->file, &r->config, err) || arms_patterns(r, err))
+        return -1;
     r->config.stream = r->o.stream;
     PlanLine *lines = (PlanLine *)calloc((size_t)r->b.n_arms, sizeof *lines);
     int rc = 0, ctx = (int)n, n_lines = 0;
@@ -1369,100 +1253,34 @@ static int cmd_plan(Run *r, const StrList *pos, Err *err) {
     return rc;
 }
 
-static int cmd_speed(Run *r, const StrList *pos, Err *err) {
-    int64_t ctx;
-    Method full;
-    char name[64];
-    if (parse_int("--ctx", r->o.ctx, 1, INT_MAX / 2, &ctx, err)) return -1;
-    if (r->o.n_decode < 1 || r->o.chunk < 0 || r->o.threads < 0)
-        return FAIL_CODE(err, EXIT_USAGE,
-                         "--n-decode wants at least 1, --chunk and --threads at least 0");
-    if (cpu_init(r->o.threads, err) || config_of(r, pos, err)) return -1;
-    if (r->o.shape && ctx + r->o.n_decode > r->config.max_ctx)  // random weights take any length
-        r->config.max_ctx = (int)ctx + r->o.n_decode;
-    if (ctx + r->o.n_decode > r->config.max_ctx)
-        return FAIL(err, "--ctx %lld and %d steps are more than the model's %d tokens",
-                    (long long)ctx, r->o.n_decode, r->config.max_ctx);
-    if (method_find("full", &full, err) ||
-        method_resolve(&full, PRESET_SCBENCH, (int)ctx, 0, -1, err))
-        return -1;
-    Plan p = plan_run(&r->config, &full, (int)ctx, (int)ctx, r->o.n_decode, false, -1, r->o.chunk);
-    size_t have = memory_available();
-    if (have && p.total > have)
-        return FAIL_CODE(err, EXIT_MEMORY,
-                         "needs %zu MB, %zu MB are available; try a smaller --ctx", p.total >> 20,
-                         have >> 20);
-    ModelOpts opts = { .chunk = r->o.chunk };
-    r->b.model =
-        r->o.shape ? model_random(&r->config, &opts, 1, err) : model_open(&r->file, &opts, err);
-    if (!r->b.model) return -1;
-    base_name(r->o.shape ? r->o.shape : pos->p[0], name, sizeof name);
-    if (r->o.shape) snprintf(name, sizeof name, "%s (random weights)", r->o.shape);
-    return speed_run(stdout, r->b.model, name, (int)ctx, r->o.n_decode, r->o.json, err);
-}
-
-static const OptSpec report_opts[] = {
-    { "--table", NULL, OPT_STR, AT(report.table), NULL, "NAME",
-      "turns, tasks, categories, methods, query, reuse, history, depth; default: those that say "
-      "most" },
-    { "--cases", NULL, OPT_INT, AT(report.cases), "0", "N",
-      "example turns per method that scores otherwise than full" },
-    { "--format", NULL, OPT_STR, AT(report.format), "text", "text|csv|md", "how to print" },
-    { "--help", "-h", OPT_FLAG, AT(help), NULL, NULL, "this text" },
-};
-
-static const OptSpec score_opts[] = {
-    { "--task", NULL, OPT_STR, AT(task), NULL, "TASK", "the task of the file; needed" },
-    { "--scorer", NULL, OPT_STR, AT(scorer), "ours", "ours|harness",
-      "scores as the paper means them or as the released program computes them" },
-    { "--help", "-h", OPT_FLAG, AT(help), NULL, NULL, "this text" },
-};
-
-// scores of predictions that another program wrote
-static int cmd_score(const Opts *o, const char *path, Err *err) {
-    static const char *const scorers[] = { "ours", "harness" };
-    if (!o->task) return FAIL_CODE(err, EXIT_USAGE, "scbench score needs --task TASK");
-    const Task *task = task_find(o->task, err);
-    int scorer = choose("--scorer", o->scorer, scorers, 2, err);
-    if (!task || scorer < 0) return -1;
-    return predictions_score(stdout, task, path, (Scorer)scorer, err);
-}
-
-static const OptSpec help_opts[] = { { "--help", "-h", OPT_FLAG, AT(help), NULL, NULL,
-                                       "this text" } };
-
-static const struct Command {
+static const struct Command {   // what a run and its plan have in common
     const char *name, *usage;
     const OptSpec *opts;
-    int n_opts, min_pos, max_pos;
-} commands[] = {
-    { NULL, "MODEL.bin [options]", run_opts, COUNTOF(run_opts), 1, 1 },
-    { "list", "[tasks|methods|shapes]", help_opts, COUNTOF(help_opts), 0, 1 },
-    { "gen", "--tokenizer FILE.bin --out FILE.jsonl [options]", gen_opts, COUNTOF(gen_opts), 0, 0 },
-    { "plan", "MODEL.bin | --shape NAME, --ctx TOKENS [options]", plan_opts, COUNTOF(plan_opts), 0,
-      1 },
-    { "speed", "MODEL.bin | --shape NAME [options]", speed_opts, COUNTOF(speed_opts), 0, 1 },
-    { "score", "--task TASK PREDICTIONS.jsonl [options]", score_opts, COUNTOF(score_opts), 1, 1 },
-    { "report", "DIR... [options]", report_opts, COUNTOF(report_opts), 1, INT_MAX },
-};
+    int n_opts;
+} run_command = { "", "MODEL.bin [options]", run_opts, COUNTOF(run_opts) },
+  plan_command = { "plan ", "MODEL.bin | --shape NAME, --ctx TOKENS [options]", plan_opts,
+                   COUNTOF(plan_opts) };
 
 static const struct {           // commands with a table of options of their own
     const char *name, *usage;
     int (*run)(int argc, char **argv, Err *err);
 } programs[] = {
+    { "list", "[tasks|methods|shapes]", list_command },
+    { "gen", "--tokenizer FILE.bin --out FILE.jsonl [options]", gen_command },
+    { "speed", "MODEL.bin | --shape NAME [options]", speed_command },
+    { "score", "--task TASK PREDICTIONS.jsonl [options]", score_command },
+    { "report", "DIR... [options]", report_command },
     { "compress", "ENCODER.bin --text FILE [options]", lingua_command },
     { "probe", "MODEL.bin --what W --out FILE.csv [options]", probe_command },
     { "search", "MODEL.bin --out PATTERN.json [options]", search_command },
 };
 
 static void print_help(const struct Command *c) {
-    if (c->name) printf("usage: scbench %s %s\n\n", c->name, c->usage);
+    if (c == &plan_command) printf("usage: scbench %s%s\n\n", c->name, c->usage);
     else {
         puts("scbench: how much does a long-context method lose when the KV cache is reused?\n");
-        for (size_t i = 0; i < COUNTOF(commands); i++)
-            printf("%s scbench %s%s%s\n",
-                   i ? "      " : "usage:", commands[i].name ? commands[i].name : "",
-                   commands[i].name ? " " : "", commands[i].usage);
+        printf("usage: scbench %s\n", c->usage);
+        printf("       scbench %s%s\n", plan_command.name, plan_command.usage);
         for (size_t i = 0; i < COUNTOF(programs); i++)
             printf("       scbench %s %s\n", programs[i].name, programs[i].usage);
         puts("");
@@ -1470,40 +1288,31 @@ static void print_help(const struct Command *c) {
     opts_help(stdout, c->opts, c->n_opts);
 }
 
-static int dispatch(const struct Command *c, Run *r, const StrList *pos, Err *err) {
-    if (pos->n < c->min_pos || pos->n > c->max_pos)
-        return FAIL_CODE(err, EXIT_USAGE, "usage: scbench %s%s%s; see --help",
-                         c->name ? c->name : "", c->name ? " " : "", c->usage);
-    if (!c->name) return cmd_run(r, pos->p[0], err);
-    if (!strcmp(c->name, "list")) return cmd_list(pos, err);
-    if (!strcmp(c->name, "gen")) return cmd_gen(r, err);
-    if (!strcmp(c->name, "plan")) return cmd_plan(r, pos, err);
-    if (!strcmp(c->name, "speed")) return cmd_speed(r, pos, err);
-    if (!strcmp(c->name, "score")) return cmd_score(&r->o, pos->p[0], err);
-    return report_print(stdout, pos->p, pos->n, &r->o.report, err);
+static int run_or_plan(const struct Command *c, int argc, char **argv, Err *err) {
+    Run run;
+    StrList pos;
+    memset(&run, 0, sizeof run);
+    bool plan = c == &plan_command;
+    int rc = opts_parse(c->opts, c->n_opts, argc, argv, &run.o, &pos, err);
+    if (!rc && (run.o.help || (argc == 1 && !plan))) print_help(c);
+    else if (!rc && (plan ? pos.n > 1 : pos.n != 1))
+        rc = FAIL_CODE(err, EXIT_USAGE, "usage: scbench %s%s; see --help", c->name, c->usage);
+    else if (!rc) rc = plan ? cmd_plan(&run, &pos, err) : cmd_run(&run, pos.p[0], err);
+    run_free(&run);
+    free(pos.p);
+    return rc;
 }
 
 int main(int argc, char **argv) {
-    const struct Command *c = &commands[0];
-    Run run;
-    StrList pos;
     Err err = { "", 0 };
-    memset(&run, 0, sizeof run);
-    for (size_t i = 1; argc > 1 && i < COUNTOF(commands); i++)
-        if (!strcmp(argv[1], commands[i].name)) c = &commands[i];
-    for (size_t i = 0; argc > 1 && i < COUNTOF(programs); i++) {
-        if (strcmp(argv[1], programs[i].name)) continue;
-        int rc = programs[i].run(argc - 1, argv + 1, &err);
-        if (rc) fprintf(stderr, "scbench: %s\n", err.msg);
-        return rc ? err.code ? err.code : EXIT_USER : 0;
-    }
-    int skip = c->name != NULL;
-    int rc = opts_parse(c->opts, c->n_opts, argc - skip, argv + skip, &run.o, &pos, &err);
-    if (!rc && (run.o.help || argc == 1)) print_help(c);
-    else if (!rc) rc = dispatch(c, &run, &pos, &err);
+    const char *name = argc > 1 ? argv[1] : "";
+    size_t i = 0;
+    int rc;
+    while (i < COUNTOF(programs) && strcmp(name, programs[i].name)) i++;
+    if (i < COUNTOF(programs)) rc = programs[i].run(argc - 1, argv + 1, &err);
+    else if (!strcmp(name, "plan")) rc = run_or_plan(&plan_command, argc - 1, argv + 1, &err);
+    else rc = run_or_plan(&run_command, argc, argv, &err);
     if (fflush(stdout) && !rc) rc = FAIL(&err, "the output cannot be written: %s", strerror(errno));
-    run_free(&run);
-    free(pos.p);
     if (rc) fprintf(stderr, "scbench: %s\n", err.msg);
     return rc ? err.code ? err.code : EXIT_USER : 0;
 }

@@ -789,7 +789,7 @@ static int32_t end_id(const Prompter *p) {
     return -1;
 }
 
-// the shared context's time stands in one row of an arm: its prefill and the root's, or reading them
+// the shared context's time stands in one row of an arm: its prefill, the root's, or reading them
 static void share_row(const Play *p, Row *row, double root_s) {
     row->shared_prefill_s = p->shared_s + root_s;
     row->restored = row->restored || p->restored;

@@ -562,7 +562,8 @@ static const char icl_instruction[] =
 
 const Task task_icl = {
     "icl", "scbench_many_shot", "global", "choose the right option after many solved exercises", 5,
-    150, "exercises", { { "icl", 10, SCORE_LETTER } }, 1, icl_instruction, "\n\n", 1, icl_make, NULL,
+    150, "exercises", { { "icl", 10, SCORE_LETTER } }, 1, icl_instruction, "\n\n", 1, icl_make,
+    NULL,
 };
 
 const Task task_icl_wide = {

@@ -1,5 +1,5 @@
-// longbench.c - LongBench (Bai et al., arXiv 2308.14508): 21 data sets as tasks of one turn, and the
-// 13 of LongBench-E, whose scores are split by the length of the record.
+// longbench.c - LongBench (Bai et al., arXiv 2308.14508): 21 data sets as tasks of one turn, and
+// the 13 of LongBench-E, whose scores are split by the length of the record.
 //
 // A prompt is: text before the context, the context, text after it with the question in place. The
 // wording is this program's own; lb_task_templates takes another. The few-shot and code sets are

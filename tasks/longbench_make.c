@@ -47,8 +47,9 @@ static void name_of(const LbMaker *m, Rng *r, char *out, size_t n) {
 }
 
 static void person_of(const LbMaker *m, Rng *r, char *out, size_t n) {
-    static const char *const first[] = { "Ada", "Bruno", "Clara", "Denis", "Edith", "Felix", "Greta",
-        "Hugo", "Irene", "Jonas", "Karin", "Leo", "Mina", "Noel", "Olga", "Paul", "Rosa", "Theo" };
+    static const char *const first[] = { "Ada", "Bruno", "Clara", "Denis", "Edith", "Felix",
+        "Greta", "Hugo", "Irene", "Jonas", "Karin", "Leo", "Mina", "Noel", "Olga", "Paul", "Rosa",
+        "Theo" };
     static const char *const family[] = { "王", "李", "张", "刘", "陈", "杨", "黄", "赵", "吴", "周" };
     static const char *const given[] = { "明远", "思齐", "文清", "海生", "国栋", "丽华", "晓峰", "玉兰",
         "建平", "子恒", "秋实", "若水" };
@@ -104,9 +105,10 @@ static void tell(const LbMaker *m, int i, const Place *p, StrBuf *out) {
     if (m->zh) str_fmt(out, "%s位于%s，由%s主持修建，于%d年落成，全长%d米。", p->name, p->town,
                        p->builder, p->year, p->metres);
     else if (i % 2) str_fmt(out, "The %s stands in %s. %s built it, and it was finished in %d. It "
-                            "measures %d metres.", p->name, p->town, p->builder, p->year, p->metres);
-    else str_fmt(out, "In %s there is the %s, %d metres long, which %s built; the work ended in %d.",
-                 p->town, p->name, p->metres, p->builder, p->year);
+                            "measures %d metres.", p->name, p->town, p->builder, p->year,
+                            p->metres);
+    else str_fmt(out, "In %s there is the %s, %d metres long, which %s built; the work ended in "
+                 "%d.", p->town, p->name, p->metres, p->builder, p->year);
     for (int k = 0; k < 3; k++) filler(m, &r, out);
 }
 
@@ -168,8 +170,8 @@ static void make_facts(const LbMaker *m, bool many, bool hop, bool sentence) {
         free(q.question);
         q.question = text_fmt(what & 1 ? "In which town does the other work of the builder of the "
                                          "%s stand?"
-                                       : "When was the other work of the builder of the %s finished?",
-                              a.name);
+                                       : "When was the other work of the builder of the %s "
+                                         "finished?", a.name);
     }
     if (sentence) {
         free(q.answer);
@@ -215,7 +217,8 @@ static void decision(const LbMaker *m, int i, char **topic, char **text) {
     static const char *const verb[] = { "repair", "extend", "close", "rent out", "postpone", "test",
                                         "pay for", "review" };
     static const char *const when[] = { "before the winter", "in the spring", "next year",
-                                        "within two months", "after the election", "by the summer" };
+                                        "within two months", "after the election",
+                                        "by the summer" };
     static const char *const what_zh[] = { "图书馆屋顶", "夜间公交", "学校食堂", "轮渡时刻", "游泳馆",
         "档案室", "东环路", "水费", "青年中心", "菜市场" };
     static const char *const verb_zh[] = { "维修", "扩建", "关闭", "出租", "推迟", "试行", "拨款", "审查" };
@@ -252,7 +255,8 @@ static void discuss(const LbMaker *m, int i, const char *topic, const char *end,
 
 static void make_minutes(const LbMaker *m, bool query) {
     static const char *const open_topic[] = { "the parking places", "the old mill", "the choir",
-        "the bicycle stands", "the street lamps", "the post office", "the fountain", "the archive" };
+        "the bicycle stands", "the street lamps", "the post office", "the fountain",
+        "the archive" };
     static const char *const open_zh[] = { "停车位", "老磨坊", "合唱团", "自行车棚", "路灯", "邮局",
                                            "喷泉", "花园" };
     TaskSession *s = m->s;
@@ -293,13 +297,15 @@ static const Class types[] = {
                            "Which family ruled %s?" } },
     { "City", { "What city lies north of %s?", "Which city is twinned with %s?",
                 "What is the nearest city to %s?" } },
-    { "Location", { "Where is %s?", "What sea does %s face?", "Where does the road to %s begin?" } },
+    { "Location", { "Where is %s?", "What sea does %s face?",
+                    "Where does the road to %s begin?" } },
     { "Other location", { "What valley runs past %s?", "What island can be seen from %s?",
                           "Which street leads out of %s?" } },
     { "Date", { "When was %s founded?", "What day is the fair of %s?", "When did %s burn down?" } },
     { "Number", { "How many people live in %s?", "How many bridges has %s?",
                   "How many miles is it to %s?" } },
-    { "Other number", { "What is the postal code of %s?", "What is the house number of the inn of %s?",
+    { "Other number", { "What is the postal code of %s?",
+                        "What is the house number of the inn of %s?",
                         "What is the bus line to %s?" } },
     { "Definition", { "What does the word %s mean?", "What is a %s?", "Define %s." } },
     { "Reason", { "Why was %s given up?", "Why is %s so quiet?", "Why do birds avoid %s?" } },
@@ -359,12 +365,13 @@ static void make_talks(const LbMaker *m) {
         const char *where = PICK(&r, thing), *when = PICK(&r, day), *why = PICK(&r, no);
         bool yes = below(&r, 2);
         str_fmt(&text, "Dialogue: %s: Shall we go to %s on %s?\n%s: ", a, where, when, b);
-        if (yes) str_fmt(&text, "Gladly. What time?\n%s: At %d.\n%s: Good, see you there.\nSummary:",
-                         a, 1 + below(&r, 11), b);
-        else str_fmt(&text, "I am afraid not, %s.\n%s: A pity. Another time then.\nSummary:", why, a);
+        if (yes) str_fmt(&text, "Gladly. What time?\n%s: At %d.\n%s: Good, see you there.\n"
+                         "Summary:", a, 1 + below(&r, 11), b);
+        else str_fmt(&text, "I am afraid not, %s.\n%s: A pity. Another time then.\nSummary:", why,
+                     a);
         char *told = yes ? text_fmt("%s and %s will go to %s on %s.", a, b, where, when)
-                         : text_fmt("%s cannot go to %s with %s on %s because %s.", b, where, a, when,
-                                    why);
+                         : text_fmt("%s cannot go to %s with %s on %s because %s.", b, where, a,
+                                    when, why);
         if (i == m->n) {
             Asked q = { text.p, told, NULL };
             turn_of(&s->turns[0], q, NAN);

@@ -4,7 +4,7 @@
 // record and turn: id, turn_idx, prediction, ground_truth; in mix tasks the subtask's name in task;
 // where functions are looked for, lang, repo and func_name. It aggregates them like this:
 //
-//     multi-turn      one mean per turn_idx, in order of first appearance; one per part in mix tasks
+//     multi-turn      one mean per turn_idx, as they first appear; in mix tasks one per part
 //     _scdq           (multi-request) one mean over all lines; in mix tasks one per part
 //     functions       an answer is compared with every function that the file asks for in its
 //                     repository, so the file is read twice

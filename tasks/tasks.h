@@ -1,26 +1,29 @@
-// tasks.h - the contract between the benchmark's turn loop (scbench.c) and the tasks.
+// tasks.h - the contract between the benchmark's turn loop (turns.c) and the tasks.
 //
 // A task makes sessions: one long context and several questions with golden answers. Its generator
-// is a function of (seed, session number, turns, units) alone; nothing here sees a tensor or a token.
-// Prompt texts are this program's own. Official records fill the same structures.
+// is a function of (seed, session number, turns, units) alone; nothing here sees a tensor or a
+// token. Prompt texts are this program's own. Official records fill the same structures.
 #ifndef TASKS_H
 #define TASKS_H
 #include "../scb.h"
 
 EXTERN_C_BEGIN
 
-typedef enum { SCORER_OURS, SCORER_HARNESS } Scorer;    // the paper's meaning | the harness, bugs included
+typedef enum {
+    SCORER_OURS,                // the paper's meaning
+    SCORER_HARNESS              // the harness, bugs included
+} Scorer;
 
 // scorers by name; the rule of each stands in score.c
 typedef enum {
     SCORE_SUBSTRING,            // the golden text occurs, case and all
-    SCORE_NAMES,                // fraction of the listed names that occur (case-insensitive), 2 digits
+    SCORE_NAMES,                // fraction of the listed names that occur, any case, 2 digits
     SCORE_NUMBER,               // first number of the prediction
     SCORE_PASSKEY,              // first run of digits, as text
     SCORE_CHOICE,               // option letter or option text
-    SCORE_QA_EN,                // ours: token F1;      harness: case-insensitive substring
-    SCORE_QA_ZH,                // ours: character F1;  harness: the same over single label characters
-    SCORE_LETTER,               // icl: ours: the parsed letter; harness: letter anywhere, upper-cased
+    SCORE_QA_EN,                // ours: token F1;      harness: substring, any case
+    SCORE_QA_ZH,                // ours: character F1;  harness: the same, single label characters
+    SCORE_LETTER,               // icl: ours: the parsed letter; harness: any letter, upper-cased
     SCORE_ROUGE_LSUM,           // F1
     SCORE_REPOQA,               // function name of the best BLEU among the needles, at least 0.8
     SCORE_LONGBENCH             // the data set's metric (longbench.h)
@@ -35,7 +38,8 @@ typedef struct {
     char *input;                // the question as a record holds it
     char *question;             // the block that is fed: input plus options or cues, no separator
     char *answer;               // golden text fed back as history
-    char **label;               // what the scorer compares with, in its order (names; option text, letter)
+    char **label;               // what the scorer compares with, in its order: names; option
+                                // text, letter
     int n_labels;
     char *options[4];           // en_mc; NULL otherwise
     char *name;                 // repoqa: name of the function asked for
@@ -49,7 +53,7 @@ typedef struct {
     StrBuf context;
     TaskTurn *turns;
     char *lang, *repo, *family; // repoqa; icl's task name; NULL otherwise
-    int64_t *numbers;           // math_find: the list (official records keep numbers), NULL otherwise
+    int64_t *numbers;           // math_find: the list (records keep numbers); NULL otherwise
     int n_numbers;
     char **classes;             // longbench: what a classification chooses from
     int n_classes;
@@ -78,9 +82,10 @@ typedef struct Task {
 } Task;
 
 // every generator file exports its rows; task_at walks them in the paper's order
-extern const Task task_retr_kv, task_retr_kv_compressible, task_retr_ps, task_retr_mh, task_math_find;
+extern const Task task_retr_kv, task_retr_kv_compressible, task_retr_ps, task_retr_mh;
+extern const Task task_math_find;
 extern const Task task_icl;                             // icl.c: four options, as in the paper
-extern const Task task_icl_wide;                        // 5 to 7, as in the released data; no row of task_at
+extern const Task task_icl_wide;                        // 5 to 7, as released; no row of task_at
 extern const Task task_en_qa, task_zh_qa, task_en_mc;   // novel.c
 extern const Task task_en_sum, task_mix_sum_niah;       // papers.c
 extern const Task task_repoqa, task_mix_repoqa_kv;      // repo.c
@@ -118,8 +123,8 @@ double code_bleu(const char *candidate, size_t n, const char *reference, size_t 
 // the function a RepoQA answer holds: malloc'd; fenced block, first function of that language
 char *code_extract(const char *lang, const char *answer, size_t n);
 typedef struct { double best; int at; bool pass; } RepoMatch;
-RepoMatch repoqa_match(const TaskSession *s, const char *asked, const char *lang, const char *answer,
-                       size_t n, double threshold);
+RepoMatch repoqa_match(const TaskSession *s, const char *asked, const char *lang,
+                       const char *answer, size_t n, double threshold);
 
 // ===========================================================================
 // Prompts and turn loops (turns.c), SEMANTICS 2 to 5
