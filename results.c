@@ -206,6 +206,7 @@ static int read_row(void *user, const RowLine *l, Err *err) {
     r->score = get_real(l->row, "score");
     r->depth = get_real(l->row, "depth");
     r->rows = get_real(l->row, "rows_mean_q");
+    r->tokens = get_real(l->row, "n_prompt");
     r->live = get_real(l->row, "kv_live_bytes_q");
     r->alloc = get_real(l->row, "kv_alloc_bytes_q");
     r->prefill = (isnan(prefill) ? 0 : prefill) + (isnan(shared) ? 0 : shared);
@@ -731,20 +732,21 @@ Key base_key(const Results *d, Key k) {
 }
 
 Cost cost_of(const Results *d, Tasks list, Key k) {
-    double sum[4] = { 0 }, n[4] = { 0 }, prefill = 0;
+    double sum[5] = { 0 }, n[5] = { 0 }, prefill = 0;
     int sessions = 0;
     for (int i = 0; i < list.n; i++) {
         const Cell *c = cell_of(d, list.task[i], k);
         for (size_t j = c->from; j < c->from + c->n; j++) {
             const Rec *r = &d->rec[j];
-            double v[4] = { r->rows, r->live, r->alloc, r->tok_s };
-            for (int f = 0; f < 4; f++)
+            double v[5] = { r->rows, r->tokens, r->live, r->alloc, r->tok_s };
+            for (int f = 0; f < 5; f++)
                 if (!isnan(v[f])) sum[f] += v[f], n[f]++;
             prefill += r->prefill;
             sessions += j == c->from || r->session != d->rec[j - 1].session;
         }
     }
-    return (Cost){ sum[0] / n[0], sum[1] / n[1], sum[2] / n[2], prefill / sessions, sum[3] / n[3] };
+    return (Cost){ sum[0] / n[0], sum[1] / n[1], sum[2] / n[2], sum[3] / n[3], prefill / sessions,
+                   sum[4] / n[4] };
 }
 
 int sibling(const Results *d, int a, int mode, int f, const char *value) {

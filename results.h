@@ -53,7 +53,7 @@ typedef struct {
     int task, arm, mode, session, turn;     // the order of the array; session from 0 per task
     int part, lang, source, line, turns;
     int64_t at, seed;                       // at: byte offset of its line
-    double score, depth, rows, live, alloc, prefill, tok_s, similarity;
+    double score, depth, rows, tokens, live, alloc, prefill, tok_s, similarity;
     bool matched, failed;
 } Rec;
 
@@ -118,7 +118,8 @@ Pair average(const Results *d, Tasks l, Key a, Key b, Pick pick);
 void pair_free(Pair *p);
 void interval(const Stat *s, double *lo, double *hi);   // 95 %; NAN without resamples
 
-typedef struct { double rows, live, alloc, prefill, tok_s; } Cost;  // means; prefill per session
+typedef struct { double rows, tokens, live, alloc, prefill, tok_s; } Cost;  // means; tokens: fed up
+                                // to the question's end; prefill per session
 Cost cost_of(const Results *d, Tasks list, Key k);
 
 EXTERN_C_END

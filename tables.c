@@ -866,11 +866,11 @@ static void csv_head(FILE *out) {
     fputs("kind,model,ctx,preset,method,budget,sizes,positions,compress,group,chat,scorer,history,"
           "query_aware,mode,category,task,part,turn,depth_from,depth_to,language,threshold,"
           "sessions,n,mean,lo,hi,against,diff,diff_lo,diff_hi,rows,kv_live_bytes,kv_alloc_bytes,"
-          "prefill_s,tok_s\n", out);
+          "prefill_s,tok_s,tokens\n", out);
 }
 
 static void csv_line(const Printer *p, Key k, CsvLine l, Pair v, const Cost *cost) {
-    static const Cost unknown = { NAN, NAN, NAN, NAN, NAN };
+    static const Cost unknown = { NAN, NAN, NAN, NAN, NAN, NAN };
     const ArmRows *a = &p->d->arm[k.arm];
     const Cost *c = cost ? cost : &unknown;
     double lo, hi, diff_lo, diff_hi;
@@ -913,6 +913,7 @@ static void csv_line(const Printer *p, Key k, CsvLine l, Pair v, const Cost *cos
     csv_real(out, c->alloc);
     csv_real(out, c->prefill);
     csv_real(out, c->tok_s);
+    csv_real(out, c->tokens);
     fputc('\n', out);
 }
 
@@ -1187,8 +1188,46 @@ static Tasks longbench_tasks(const Results *d, int mode, int zh) {
     return l;
 }
 
+// LongBench-E: a set's score for records below 4,000 words, below 8,000, and longer ones
+static void extended_block(Printer *p, int mode) {
+    static const char *const length[] = { "0-4k", "4-8k", "8k+" };
+    const Results *d = p->d;
+    Tasks l = tasks_seen(d, mode);
+    int n = 0;
+    for (int i = 0; i < l.n; i++) {
+        const char *name = d->task[l.task[i]].name, *end = name + strlen(name);
+        bool e = !strncmp(name, "longbench/", 10) && end - name > 12 && !strcmp(end - 2, "_e");
+        if (e) l.task[n++] = l.task[i];
+    }
+    l.n = n;
+    Grid g = grid_make(label_cols(d, -1), "LongBench-E, %s: score per set in %% by words of the "
+                       "record", mode_names[mode]);
+    label_head(d, &g, -1);
+    for (int i = 0; i < l.n; i++)
+        for (size_t k = 0; k < COUNTOF(length); k++)
+            grid_col(&g, d->task[l.task[i]].name + 10, length[k]);
+    for (int a = 0; a < d->n_arms && l.n; a++) {
+        Key key = { a, mode };
+        if (!any_of(d, l, key)) continue;
+        label_put(d, &g, a, -1);
+        for (int i = 0; i < l.n; i++)
+            for (size_t k = 0; k < COUNTOF(length); k++) {
+                const TaskRows *t = &d->task[l.task[i]];
+                Pick pick = ALL_ROWS;
+                for (int j = 0; j < t->n_parts; j++)
+                    if (!strcmp(t->part[j], length[k])) pick.part = j;
+                Pair v = pick.part < 0 ? (Pair){ { NAN, NULL, 0, 0 }, { NAN, NULL, 0, 0 } }
+                                       : pair_of(d, l.task[i], key, NOBODY, pick);
+                put_percent(&g, v.score.at);
+                pair_free(&v);
+            }
+    }
+    grid_end(p->out, &g, p->format, &p->printed);
+    free(l.task);
+}
+
 // the layout of CORM's tables 1 and 2 (Dai et al. 2024): the sets, then the overall scores, each
-// the mean of its categories' means; rows kept beside them
+// the mean of its categories' means; beside them the rows kept and the share of the tokens without
 static void table_longbench(Printer *p) {
     static const char *const overall[] = { "All", "EN", "ZH" };
     const Results *d = p->d;
@@ -1200,7 +1239,8 @@ static void table_longbench(Printer *p) {
         for (int i = 0; i < l.n; i++)
             grid_col(&g, category_names[category_of(d, l.task[i])], heading_of(d, l.task[i]));
         for (int z = 1; z <= 3; z++) grid_col(&g, "overall", overall[z % 3]);
-        grid_col(&g, "kept", "rows");
+        grid_col(&g, "cache", "rows");
+        grid_col(&g, "cache", "dropped %");
         for (int a = 0; a < d->n_arms && l.n; a++) {
             Key k = { a, m };
             if (!any_of(d, l, k)) continue;
@@ -1217,10 +1257,13 @@ static void table_longbench(Printer *p) {
                 pair_free(&v);
                 free(in.task);
             }
-            put_real(&g, 1, cost_of(d, l, k).rows);
+            Cost cost = cost_of(d, l, k);
+            put_real(&g, 1, cost.rows);
+            put_percent(&g, 1 - cost.rows / cost.tokens);
         }
         grid_end(p->out, &g, p->format, &p->printed);
         free(l.task);
+        extended_block(p, m);
     }
 }
 
@@ -1253,7 +1296,7 @@ int report_print(FILE *out, const char *const *dirs, int n_dirs, const ReportOpt
     else if (format == CSV) memset(want, 1, sizeof want);
     else {
         want[T_METHODS] = true;
-        bool lb = d.n_tasks && category_of(&d, 0) >= LB_SINGLE && category_of(&d, 0) < OTHER;
+        bool lb = d.n_tasks && !strncmp(d.task[0].name, "longbench/", 10);
         want[lb ? T_LONGBENCH : d.n_tasks > 1 ? T_TASKS : T_TURNS] = true;
         for (int t = 1; t < d.n_tasks; t++)
             if (category_of(&d, t) != category_of(&d, 0)) want[T_CATEGORIES] = true;

@@ -1,6 +1,7 @@
 // test_tables.c - reports over hand-made runs: literal tables, the paper's averages, intervals that can
 // be worked out, merging of runs and shards, what is left out and what is refused.
 #include "scb.h"
+#include <jansson.h>
 #include <sys/stat.h>
 
 static int failures;
@@ -54,6 +55,7 @@ static Row row_of(const char *task, const char *mode, const char *method, int se
     r.prediction_len = 1;
     r.gold = "g";
     r.q = q;
+    r.n_prompt = 9;
     r.prefill_s = 2;
     r.decode_tok_s = 10;
     return r;
@@ -150,11 +152,11 @@ static void test_small(void) {
 "full       -         87.5  62.5 - 100.0       -               -    100.0  100.0 - 100.0       -               -\n"
 "keep-last  64        50.0   0.0 - 100.0   -37.5    -75.0 .. 0.0     50.0    0.0 - 100.0   -50.0   -100.0 .. 0.0\n");
     SAME(dir, "tasks", "csv",
-"kind,model,ctx,preset,method,budget,sizes,positions,compress,group,chat,scorer,history,query_aware,mode,category,task,part,turn,depth_from,depth_to,language,threshold,sessions,n,mean,lo,hi,against,diff,diff_lo,diff_hi,rows,kv_live_bytes,kv_alloc_bytes,prefill_s,tok_s\n"
-"task,tiny,128,scbench,full,,{},,,,no,,golden,first,multi-turn,Retr.String,retr_kv,,,,,,,4,8,87.5,62.5,100,,,,,4.5,2e+06,3e+06,4,10\n"
-"task,tiny,128,scbench,keep-last,64,\"{\"\"budget\"\":64}\",,,,no,,golden,first,multi-turn,Retr.String,retr_kv,,,,,,,4,8,50,0,100,full,-37.5,-75,0,4.5,2e+06,3e+06,4,10\n"
-"task,tiny,128,scbench,full,,{},,,,no,,,no,multi-request,Retr.String,retr_kv,,,,,,,4,8,100,100,100,,,,,4.5,2e+06,3e+06,4,10\n"
-"task,tiny,128,scbench,keep-last,64,\"{\"\"budget\"\":64}\",,,,no,,,no,multi-request,Retr.String,retr_kv,,,,,,,4,8,50,0,100,full,-50,-100,0,4.5,2e+06,3e+06,4,10\n");
+"kind,model,ctx,preset,method,budget,sizes,positions,compress,group,chat,scorer,history,query_aware,mode,category,task,part,turn,depth_from,depth_to,language,threshold,sessions,n,mean,lo,hi,against,diff,diff_lo,diff_hi,rows,kv_live_bytes,kv_alloc_bytes,prefill_s,tok_s,tokens\n"
+"task,tiny,128,scbench,full,,{},,,,no,,golden,first,multi-turn,Retr.String,retr_kv,,,,,,,4,8,87.5,62.5,100,,,,,4.5,2e+06,3e+06,4,10,9\n"
+"task,tiny,128,scbench,keep-last,64,\"{\"\"budget\"\":64}\",,,,no,,golden,first,multi-turn,Retr.String,retr_kv,,,,,,,4,8,50,0,100,full,-37.5,-75,0,4.5,2e+06,3e+06,4,10,9\n"
+"task,tiny,128,scbench,full,,{},,,,no,,,no,multi-request,Retr.String,retr_kv,,,,,,,4,8,100,100,100,,,,,4.5,2e+06,3e+06,4,10,9\n"
+"task,tiny,128,scbench,keep-last,64,\"{\"\"budget\"\":64}\",,,,no,,,no,multi-request,Retr.String,retr_kv,,,,,,,4,8,50,0,100,full,-50,-100,0,4.5,2e+06,3e+06,4,10,9\n");
     char *a = REPORT(dir, NULL, NULL, 0), *b = REPORT(dir, NULL, NULL, 0);
     EXPECT(!strcmp(a, b), "two reports of one run differ");
     HOLDS(a, "accuracy in % by turn", "overall score in % (AVG of the categories) and cost");
@@ -228,6 +230,78 @@ static void test_paper(void) {
           "          60.7           70.7  46.3\n",
           "minference  -         -10.0    -27.2    -16.8    +7.8", "full        -         57.7    63.7    67.7     73.7",
           "multi-request: parts of the mix tasks in %");
+}
+
+// cell of a Markdown table: the line of a method, counted from the end, 0 the last
+static double md_cell(const char *md, const char *method, int from_end) {
+    char head[64];
+    double cell[64];
+    int n = 0;
+    snprintf(head, sizeof head, "\n| %s |", method);
+    const char *at = strstr(md, head);
+    if (!at) return NAN;
+    for (at += strlen(head); *at && *at != '\n' && n < 64; at++)
+        if (*at == '|') cell[n++] = strtod(at + 1, NULL);
+    return n - 2 - from_end >= 0 ? cell[n - 2 - from_end] : NAN;    // behind the last | is no cell
+}
+
+// CORM's tables 1 and 2: the overall scores that the paper prints are those of its cells
+static void test_corm_tables(void) {
+    static const char *const key[] = { "EN", "ZH", "All" };
+    static const struct { const char *task, *id; } set[] = {
+        { "narrativeqa", "1-1" }, { "qasper", "1-2" }, { "multifieldqa_en", "1-3" },
+        { "multifieldqa_zh", "1-4" }, { "hotpotqa", "2-1" }, { "2wikimqa", "2-2" },
+        { "musique", "2-3" }, { "dureader", "2-4" }, { "gov_report", "3-1" }, { "qmsum", "3-2" },
+        { "multi_news", "3-3" }, { "vcsum", "3-4" }, { "trec", "4-1" }, { "triviaqa", "4-2" },
+        { "samsum", "4-3" }, { "lsht", "4-4" }, { "passage_count", "5-1" },
+        { "passage_retrieval_en", "5-2" }, { "passage_retrieval_zh", "5-3" }, { "lcc", "6-1" },
+        { "repobench-p", "6-2" },
+    };
+    json_error_t je;
+    json_t *file = json_load_file("data/scorers/longbench.json", JSON_ALLOW_NUL, &je), *o;
+    json_t *all = json_object_get(file, "corm_overall");
+    size_t i;
+    CHECK(json_array_size(all) == 5, "data/scorers/longbench.json: no corm_overall");
+    json_array_foreach(all, i, o)
+        for (size_t t = 0; t < COUNTOF(set); t++) {
+            char task[64];
+            json_t *cell = json_object_get(json_object_get(o, "scores"), set[t].id);
+            snprintf(task, sizeof task, "longbench/%s", set[t].task);
+            add(task, "multi-turn", json_string_value(json_object_get(o, "method")), 1, 1,
+                json_number_value(cell) / 100);
+        }
+    const char *dir = run_make("corm", "ab", NULL);
+    char *md = REPORT(dir, "longbench", "md", 0);
+    json_array_foreach(all, i, o) {
+        const char *method = json_string_value(json_object_get(o, "method"));
+        json_t *printed = json_object_get(o, "paper_rounded");
+        for (int k = 0; k < 3; k++) {
+            double got = md_cell(md, method, 4 - k),
+                   want = json_number_value(json_object_get(printed, key[k]));
+            EXPECT(fabs(got - want) < 1e-9, "%s, %s: %.1f, the paper has %.1f", method, key[k], got, want);
+        }
+        EXPECT(md_cell(md, method, 1) == 4.5 && md_cell(md, method, 0) == 50, "%s: %g rows, %g %% dropped",
+               method, md_cell(md, method, 1), md_cell(md, method, 0));
+    }
+    json_decref(file);
+    free(md);
+}
+
+// LongBench-E: a column per length, whatever the order of the records; an empty one says so
+static void test_lengths(void) {
+    static const struct { const char *part; double score; } rec[] = {
+        { "8k+", 1 }, { "0-4k", 0.5 }, { "8k+", 0 }, { "0-4k", 0 }, { "8k+", 0.25 },
+    };
+    for (int i = 0; i < (int)COUNTOF(rec); i++) {
+        Row r = row_of("longbench/qasper_e", "multi-turn", "full", i + 1, 1, rec[i].score);
+        r.part = rec[i].part;
+        put(&r);
+    }
+    const char *dir = run_make("lengths", "ab", NULL);
+    HOLDS(REPORT(dir, "longbench", "text", 0), "LongBench-E, multi-turn: score per set in % by words",
+          "                  qasper_e\nmethod  budget    0-4k  4-8k   8k+\n",
+          "full    -         25.0     -  41.7\n");
+    HOLDS(REPORT(dir, NULL, "text", 0), "LongBench-E, multi-turn");
 }
 
 // turns of one part are no zeros of the other; a question count per session; teams of unequal turns
@@ -384,6 +458,8 @@ int main(void) {
     CHECK(mkdtemp(root), "no temporary directory");
     test_small();
     test_paper();
+    test_corm_tables();
+    test_lengths();
     test_means();
     test_pairs();
     test_left_out();
