@@ -60,7 +60,8 @@ static const OptSpec run_opts[] = {
     { "--turns", NULL, OPT_INT, AT(turns), "0", "N", "questions per context; 0: the task's" },
     { "--ctx", NULL, OPT_STR, AT(ctx), NULL, "TOKENS|paper",
       "tokens of template, context and question 1; default: the paper's length, or what the model "
-      "and memory allow; with --data: longer prompts lose their middle" },
+      "and memory allow; with --data: longer prompts lose their middle, those of LongBench are "
+      "measured without the template" },
     { "--seed", NULL, OPT_INT64, AT(seed), "1", "S", "of contexts, questions and random choices" },
     { "--max-new", NULL, OPT_INT, AT(max_new), "0", "N", "tokens per answer; 0: the task's limit" },
     { "--batch", NULL, OPT_INT, AT(batch), "0", "N",
@@ -729,7 +730,9 @@ static int record_fit(Run *r, const TaskRun *k, Session *s, int first_turns, int
         return FAIL(err, "%s takes %d tokens, too few for the questions and answers of session %d "
                     "of %s; give --turns or --max-new", r->file.path, model, s->s.number,
                     task->name);
-    return session_cut(s, ctx && ctx < most ? ctx : most, err);
+    if (!task->lb) return session_cut(s, ctx && ctx < most ? ctx : most, err);
+    session_cut_prompt(&r->b.prompter, task, s, ctx ? ctx : INT_MAX, most);
+    return 0;
 }
 
 static int sessions_read(Run *r, TaskRun *k, int ctx, Err *err) {

@@ -347,6 +347,29 @@ int session_cut(Session *s, int limit, Err *err) {
     return 0;
 }
 
+// takes the ids from a up to b out of a list; both may lie beyond its ends
+static void cut_range(IntVec *v, int a, int b) {
+    int n = (int)v->n;
+    a = a < 0 ? 0 : a > n ? n : a;
+    b = b < a ? a : b > n ? n : b;
+    memmove(v->p + a, v->p + b, (size_t)(n - b) * sizeof *v->p);
+    v->n -= (size_t)(b - a);
+}
+
+void session_cut_prompt(const Prompter *p, const Task *task, Session *s, int limit, int most) {
+    const ChatPieces *chat = task->lb->bare ? p->bare : p->chat;
+    int have = session_first(s), context = (int)s->context.n;
+    int open = (int)(chat->ids[CHAT_PREFIX].n + chat->ids[CHAT_FIRST_OPEN].n -
+                     p->bare->ids[CHAT_PREFIX].n);
+    int close = (int)(chat->ids[CHAT_USER_CLOSE].n + chat->ids[CHAT_ASSISTANT_OPEN].n);
+    if (limit > most - open - close) limit = most - open - close;
+    if (have - open - close <= limit) return;
+    s->whole = have;
+    int from = open + limit / 2, to = have - close - limit / 2;
+    cut_range(&s->context, from, to);
+    cut_range(&s->turn[0].first, from - context, to - context);
+}
+
 void session_cut_harness(Session *s, int limit, int request_limit) {
     if (limit >= 0 && (int)s->joint.n > limit) s->whole = (int)s->joint.n;
     cut_middle(&s->joint, limit);

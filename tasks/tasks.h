@@ -179,6 +179,10 @@ int  session_first(const Session *s);                   // tokens of the first m
 // Keeps the first and the last limit / 2 ids of the first prompt, so that the cut is in the
 // context; fails when question 1 alone is longer than the last half.
 int  session_cut(Session *s, int limit, Err *err);
+// LongBench: keeps the first and the last limit / 2 ids of the prompt, wherever the cut falls; BOS
+// counts, what a chat template writes around the prompt does not and stays whole. The limit is
+// lowered where all of it would have more than so many ids as most.
+void session_cut_prompt(const Prompter *p, const Task *task, Session *s, int limit, int most);
 // harness: multi-turn prompt and bare context are cut each to its own limit; below 0: no limit
 void session_cut_harness(Session *s, int limit, int request_limit);
 void session_free(Session *s);

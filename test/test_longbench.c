@@ -1,4 +1,5 @@
-// test_longbench.c - the metrics of LongBench against the vectors of data/scorers/longbench.json.
+// test_longbench.c - the metrics of LongBench and the cut of long prompts against the vectors of
+// data/scorers/longbench.json.
 #include <jansson.h>
 #include "tasks/longbench.h"
 
@@ -196,6 +197,60 @@ static void scorer_rows(json_t *all) {
     }
 }
 
+static void count_up(IntVec *v, int from, int n) {
+    for (int i = 0; i < n; i++) ints_push(v, from + i);
+}
+
+// the ids that are left of a prompt of n, each named by its number, whatever part of it is context:
+// the published cut; a template around it, numbered from -1 and -9 down, stays whole
+static void cut_rows_of_prompts(json_t *all) {
+    json_t *o;
+    size_t i;
+    ChatPieces bare, chat;
+    memset(&bare, 0, sizeof bare);
+    memset(&chat, 0, sizeof chat);
+    count_up(&chat.ids[CHAT_PREFIX], -2, 2);
+    count_up(&chat.ids[CHAT_USER_CLOSE], -9, 1);
+    json_array_foreach(json_object_get(all, "middle_truncation"), i, o)
+        for (int way = 0; way < 8; way++) {
+            Prompter p = { .chat = way & 1 ? &chat : &bare, .bare = &bare };
+            const Task *task = lb_task(way & 2 ? "longbench/repobench-p" : "longbench/qasper");
+            int n = (int)number(o, "n_tokens"), limit = (int)number(o, "max_length");
+            int context = way & 4 ? n / 10 : n - 1, extra = way & 1 && !(way & 2) ? 3 : 0;
+            json_t *first = json_object_get(o, "first"), *last = json_object_get(o, "last");
+            Session s;
+            IntVec got = { 0 };
+            memset(&s, 0, sizeof s);
+            session_turns(&s.s, 1);
+            s.turn = (TurnIds *)calloc(1, sizeof *s.turn);
+            if (extra) count_up(&s.context, -2, 2);
+            count_up(&s.context, 0, context);
+            count_up(&s.turn[0].first, context, n - context);
+            if (extra) count_up(&s.turn[0].first, -9, 1);
+            // by the limit of the run, or by the model's
+            session_cut_prompt(&p, task, &s, i % 2 ? limit : INT_MAX, i % 2 ? 1 << 20 : limit + extra);
+            ints_add(&got, s.context.p, s.context.n);
+            ints_add(&got, s.turn[0].first.p, s.turn[0].first.n);
+            int want = extra, at = extra ? 2 : 0;
+            for (int half = 0; half < 2; half++) {
+                json_t *range = half ? last : first;
+                if (!json_is_array(range)) continue;
+                int a = (int)json_integer_value(json_array_get(range, 0)),
+                    b = (int)json_integer_value(json_array_get(range, 1));
+                for (want += b - a; a < b && at < (int)got.n && got.p[at] == a; a++) at++;
+                EXPECT(a == b, "%d tokens cut to %d, way %d: token %d is missing", n, limit, way, a);
+            }
+            EXPECT((int)got.n == want, "%d tokens cut to %d, way %d: %zu are left, not %d", n, limit, way,
+                   got.n, want);
+            EXPECT(!extra || (got.p[0] == -2 && got.p[got.n - 1] == -9), "the template was cut");
+            EXPECT(!!s.whole == json_is_true(json_object_get(o, "truncated")), "whole is %d", s.whole);
+            free(got.p);
+            session_free(&s);
+        }
+    free(chat.ids[CHAT_PREFIX].p);
+    free(chat.ids[CHAT_USER_CLOSE].p);
+}
+
 // every set: what is generated reads back from its record, and its golden answer scores full marks
 static void made_rows(void) {
     const Task *task;
@@ -283,6 +338,7 @@ int main(void) {
     scorer_rows(all);
     made_rows();
     bad_records();
+    cut_rows_of_prompts(all);
     if (g) {
         cut_rows(all, g);
         metric_rows(all, "qa_f1_zh_score", LB_F1_ZH, g, SCORER_HARNESS, "score");
