@@ -288,6 +288,19 @@ static void made_rows(void) {
         }
 }
 
+// no two sets hold the same record
+static void sets_differ(void) {
+    uint64_t seen[32];
+    for (int i = 0; i < lb_n_sets(); i++) {
+        TaskSession s = { .number = 1 };
+        lb_task_at(i)->make(&s, 5, 1, 12);
+        seen[i] = text_hash(s.context.p, s.context.n);
+        for (int k = 0; k < i; k++)
+            EXPECT(seen[k] != seen[i], "%s has the text of %s", lb_set(i)->key, lb_set(k)->key);
+        session_clear(&s);
+    }
+}
+
 static void bad_records(void) {
     static const struct { const char *set, *text, *says; } bad[] = {
         { "longbench/qasper", "[]", "not a JSON object" },
@@ -337,6 +350,7 @@ int main(void) {
     lb_use_segmenter(g);
     scorer_rows(all);
     made_rows();
+    sets_differ();
     bad_records();
     cut_rows_of_prompts(all);
     if (g) {
