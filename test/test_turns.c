@@ -123,6 +123,12 @@ static void fake_tok_decode(const Tok *t, const int32_t *ids, size_t n, unsigned
     for (size_t i = 0; i < n; i++) str_fmt(out, "<%d>", ids[i]);
 }
 
+static int newline_id;          // what a line end is encoded as
+static void fake_tok_encode(const Tok *t, const char *s, size_t n, unsigned flags, IntVec *out) {
+    (void)t; (void)s; (void)n; (void)flags;
+    ints_push(out, newline_id);
+}
+
 #define interrupted fake_interrupted
 #define context_get fake_context_get
 #define context_drop fake_context_drop
@@ -141,6 +147,7 @@ static void fake_tok_decode(const Tok *t, const int32_t *ids, size_t n, unsigned
 #define model_mem fake_model_mem
 #define tok_is_stop fake_tok_is_stop
 #define tok_decode fake_tok_decode
+#define tok_encode fake_tok_encode
 #include "turns.c"
 
 static int failures;
@@ -249,6 +256,34 @@ static int int_of(int row, const char *key) {
 }
 static double real_of(int row, const char *key) {
     return json_number_value(json_object_get(rows[row], key));
+}
+
+// LongBench's samsum: a line end is a stop id, and neither it nor another one may come first. The
+// recorder's first logits are highest at id 0.
+static void test_line_end(void) {
+    static const struct { const char *task; int stop, newline; const char *want, *why; } t[] = {
+        { "longbench/samsum", 9, 502, "<0><501>", "eos" },
+        { "longbench/samsum", 9, 0, "<1><501><502><503>", "length" },
+        { "longbench/samsum", 0, 590, "<0><501><502><503>", "length" },
+        { "longbench/samsum", 0, 502, "<0><501>", "eos" },
+        { "longbench/triviaqa", 9, 502, "<500><501><502><503>", "length" },
+        { "longbench/triviaqa", 0, 502, "", "eos" },
+    };
+    for (size_t i = 0; i < COUNTOF(t); i++) {
+        Err err = { "", 0 };
+        begin(t[i].stop, 4);
+        newline_id = t[i].newline;
+        arm("full", SINGLE);
+        for (int k = 0; k < n_rows; k++) json_decref(rows[k]);
+        rows_open();
+        EXPECT(!bench_session(&bench, lb_task(t[i].task), &session, ctx, &err), "%s", err.msg);
+        fclose(bench.rows);
+        rows[0] = json_loads(rows_text, JSON_DISABLE_EOF_CHECK, NULL);
+        n_rows = 1;
+        EXPECT(!strcmp(text_of(0, "prediction"), t[i].want) && !strcmp(text_of(0, "stop"), t[i].why),
+               "%s, line end %d, stop after %d: %s, %s", t[i].task, t[i].newline, t[i].stop,
+               text_of(0, "prediction"), text_of(0, "stop"));
+    }
 }
 
 static void test_multi_turn(void) {
@@ -547,6 +582,7 @@ int main(void) {
     test_follower();
     test_harness();
     test_lengths();
+    test_line_end();
     cut_check(12, "0123456789");
     cut_check(11, "01234789");
     cut_check(10, "01234789");
