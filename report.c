@@ -22,23 +22,32 @@ void row_clear(Row *r) {
     r->pairs_ratio = r->prefill_s = r->shared_prefill_s = r->first_token_s = r->decode_tok_s = NAN;
 }
 
+// adds the first character of s, n > 0 bytes; the bytes it took
+static size_t utf8_first(StrBuf *out, const char *s, size_t n) {
+    utf8proc_int32_t code;
+    utf8proc_ssize_t len = utf8proc_iterate((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)n,
+                                            &code);
+    if (len > 0) str_add(out, s, (size_t)len);
+    else str_puts(out, "\xef\xbf\xbd");
+    return len > 0 ? (size_t)len : 1;
+}
+
+void utf8_add(StrBuf *out, const char *s, size_t n) {
+    for (size_t i = 0; i < n;) i += utf8_first(out, s + i, n - i);
+}
+
 void json_text(StrBuf *out, const char *s, size_t n) {
     str_puts(out, "\"");
     for (size_t i = 0; i < n;) {
         unsigned char c = (unsigned char)s[i];
+        if (c >= 0x80) {
+            i += utf8_first(out, s + i, n - i);
+            continue;
+        }
         if (c == '"' || c == '\\') str_fmt(out, "\\%c", c);
         else if (c == '\n') str_puts(out, "\\n");
         else if (c < 0x20 || c == 0x7f) str_fmt(out, "\\u%04x", c);
-        else if (c < 0x80) str_add(out, s + i, 1);
-        else {
-            utf8proc_int32_t code;
-            utf8proc_ssize_t len = utf8proc_iterate((const utf8proc_uint8_t *)s + i,
-                                                    (utf8proc_ssize_t)(n - i), &code);
-            if (len > 0) str_add(out, s + i, (size_t)len);
-            else str_puts(out, "\xef\xbf\xbd");
-            i += len > 0 ? (size_t)len : 1;
-            continue;
-        }
+        else str_add(out, s + i, 1);
         i++;
     }
     str_puts(out, "\"");

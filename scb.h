@@ -966,7 +966,8 @@ typedef struct {
 
 void row_clear(Row *r);                         // everything missing
 void row_json(const Row *r, StrBuf *out);       // one line, keys in a fixed order, no newline
-void json_text(StrBuf *out, const char *s, size_t n);   // quoted; invalid UTF-8 becomes U+FFFD
+void utf8_add(StrBuf *out, const char *s, size_t n);    // invalid UTF-8 becomes U+FFFD
+void json_text(StrBuf *out, const char *s, size_t n);   // the same, quoted
 typedef struct {                // one whole line of a results.jsonl
     struct json_t *row;         // borrowed: valid during the call
     int line;                   // from 1

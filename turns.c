@@ -786,7 +786,10 @@ static int request_row(const Play *p, Request *r, Err *err) {
         snprintf(row->logits_hash, sizeof row->logits_hash, "%016llx",
                  (unsigned long long)XXH64_digest(&r->hash));
         unsigned flags = p->b->prompter.harness ? 0 : TOK_SKIP_SPECIAL;
-        tok_decode(p->b->prompter.tok, r->out.p, r->out.n, flags, &text);
+        StrBuf raw = { 0 };
+        tok_decode(p->b->prompter.tok, r->out.p, r->out.n, flags, &raw);
+        utf8_add(&text, raw.p ? raw.p : "", raw.n);     // what is scored is what the row shows
+        free(raw.p);
         str_add(&text, "", 0);
         row->prediction = text.p;
         row->prediction_len = text.n;
