@@ -1,6 +1,6 @@
 # make           ./scbench and ./run for this machine's CPU
 # make PORTABLE=1, SAN=asan, SAN=tsan      the same in another object directory, binaries inside it
-# make CUDA=1    the .cu files through nvcc
+# make CUDA=1    the .cu files through nvcc, for ARCH (sm_80, sm_90, sm_100)
 # make demo      install what is missing, build, run every method on the small models in data/, draw
 # make demo-smollm2           the main job on a real model, which is downloaded
 # make findings  the same as the demo with 100 sessions a cell, and into the README
@@ -48,6 +48,7 @@ C_SRC  := file.c method.c pattern.c search.c model.c context_file.c tokenizer.c 
 LIB_OBJ := $(CU_SRC:%.cu=$B/%.o) $(C_SRC:%.c=$B/%.o)
 MAINS  := scbench run
 TESTS  := $(patsubst test/%.c,$B/%,$(wildcard test/test_*.c))
+CUDA_TESTS := $(patsubst test/cuda/%.cu,%,$(wildcard test/cuda/test_*.cu))
 FUZZ   := $(patsubst test/fuzz/%.c,$B/%,$(wildcard test/fuzz/fuzz_*.c))
 
 ALLC := $(CC) -std=gnu11 $(TUNE) $(NUM) $(WARN) $(CFLAGS) $(SANFLAGS) -fopenmp $(CPPFLAGS) -MMD -MP
@@ -64,10 +65,14 @@ $B/%.o: %.c
 	@mkdir -p $(@D)
 	$(ALLC) -c $< -o $@
 
+# one order of roundings on both sides: nothing is contracted, denormals are zero
+NVCCALL := $(NVCC) -std=c++17 -O3 -arch=$(ARCH) -lineinfo -fmad=false -ftz=true -I. \
+           -Xcompiler "$(TUNE) $(NUM) -fopenmp -Wall -Wno-maybe-uninitialized"
+
 ifeq ($(CUDA),1)
 $B/%.o: %.cu
 	@mkdir -p $(@D)
-	$(NVCC) -std=c++17 -O3 -arch=$(ARCH) -lineinfo -I. -Xcompiler "$(TUNE) $(NUM) -fopenmp -Wall" -MMD -c $< -o $@
+	$(NVCCALL) -MMD -c $< -o $@
 LDLIBS += -lcudart -lcublasLt -lstdc++
 LDFLAGS += -L$(dir $(shell command -v $(NVCC)))../lib64
 else
@@ -101,6 +106,41 @@ $(TESTS): $B/%: test/%.c $B/libscb.a
 $(FUZZ): $B/%: test/fuzz/%.c $B/libscb.a
 	$(ALLC) -MF $B/$*.d $(LDFLAGS) $< $B/libscb.a $(LDLIBS) -o $@
 
+# GCC's own AVX-512 headers draw -Wmaybe-uninitialized in C++.
+# Kernels on the host (test/cuda_emu.h): the compiler calls out before every access, the emulation
+# is linked in place of the sanitizer it would call. The rest is the CPU build's.
+EMU  := build/emu
+CXX  := $(filter ccache,$(CC)) g++
+EMUXX := $(CXX) -std=gnu++17 $(TUNE) $(NUM) $(filter-out -Wstrict-prototypes,$(WARN)) \
+         -Wno-missing-field-initializers -Wno-maybe-uninitialized -g -fopenmp $(CPPFLAGS) -MMD -MP
+EMU_OBJ := $(CU_SRC:%.cu=$(EMU)/%.o)
+EMU_TESTS := $(CUDA_TESTS:%=$(EMU)/cuda/%)
+ifeq ($(VARIANT),cpu)
+tests: $(EMU_TESTS)
+$(EMU_OBJ): $(EMU)/%.o: %.cu
+	@mkdir -p $(@D)
+	$(EMU_CC)
+$(EMU_TESTS:=.o): $(EMU)/%.o: test/%.cu
+	@mkdir -p $(@D)
+	$(EMU_CC)
+define EMU_CC
+$(EMUXX) -O1 -DCUDA_EMU -fsanitize=thread -x c++ -c $< -o $@
+@objcopy --redefine-sym memcpy=emu_memcpy --redefine-sym memset=emu_memset \
+	--redefine-sym memmove=emu_memmove $@
+endef
+$(EMU)/cuda_emu.o: test/cuda_emu.cpp
+	@mkdir -p $(@D)
+	$(EMUXX) -O2 -c $< -o $@
+$(EMU_TESTS): %: %.o $(EMU_OBJ) $(EMU)/cuda_emu.o $(C_SRC:%.c=$B/%.o)
+	$(CXX) -fopenmp $^ $(LDLIBS) -o $@
+endif
+ifeq ($(VARIANT),cuda)
+tests: $(CUDA_TESTS:%=$B/cuda/%)
+$(CUDA_TESTS:%=$B/cuda/%): $B/%: test/%.cu $B/libscb.a
+	@mkdir -p $(@D)
+	$(NVCCALL) -x cu $< -o $@ $B/libscb.a -Xcompiler -fopenmp $(LDFLAGS) $(LDLIBS)
+endif
+
 check:
 	@test/check_sources.sh
 
@@ -129,4 +169,4 @@ soak: all
 clean:
 	rm -rf build $(MAINS)
 
--include $(wildcard $B/*.d $B/*/*.d)
+-include $(wildcard $B/*.d $B/*/*.d $(EMU)/*.d $(EMU)/*/*.d)

@@ -75,6 +75,10 @@ fi
 run check make check
 run python-packages test/venv.sh
 unit cpu '' 'all tests'
+for source in test/cuda/test_*.cu; do
+    name=$(basename "$source" .cu)
+    run "emu/$name" sh -c "make -s build/emu/cuda/$name && exec build/emu/cuda/$name"
+done
 unit portable 'PORTABLE=1' 'all tests'
 for script in test/run_*.sh; do
     run "$(basename "$script" .sh)" bash "$script"

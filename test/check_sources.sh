@@ -20,7 +20,7 @@ check() {
     C)      said=$($CC -x c -std=gnu11 -O2 $tune $flags -c "$file" -o "$tmp/${file//\//_}.o" 2>&1) ;;
     C++)    said=$($CXX -x c++ -std=c++17 $tune $flags -fsyntax-only "$file" 2>&1) ;;
     CUDA)   # GCC 12's own AVX-512 headers draw -Wmaybe-uninitialized when compiled as C++
-            said=$($NVCC -std=c++17 -O3 -arch=$ARCH -I. -c "$file" -o "$tmp/${file//\//_}.cuda.o" \
+            said=$($NVCC -std=c++17 -O3 -arch=$ARCH -fmad=false -ftz=true -I. -c "$file" -o "$tmp/${file//\//_}.cuda.o" \
                          -Xcompiler "$tune -fopenmp -ffp-contract=off -Wall -Wno-maybe-uninitialized" 2>&1) ;;
     header) said=$(echo "#include \"$file\"" | $CC -x c -std=gnu11 $flags -fsyntax-only - 2>&1) ;;
     esac
@@ -34,8 +34,8 @@ export -f check
 list() {
     for file in *.c *.cu tasks/*.c test/*.c test/*.cu test/fuzz/*.c test/bench/*.c; do echo C "$file"; done
     for file in *.cu test/*.cu; do echo C++ "$file"; done
-    for file in *.h tasks/*.h test/*.h test/fuzz/*.h test/bench/*.h; do echo header "$file"; done
-    command -v "$NVCC" >/dev/null && for file in *.cu; do echo CUDA "$file"; done
+    for file in *.h tasks/*.h test/*.h test/fuzz/*.h test/bench/*.h test/cuda/*.h; do echo header "$file"; done
+    command -v "$NVCC" >/dev/null && for file in *.cu test/cuda/*.cu; do echo CUDA "$file"; done
 }
 
 list >"$tmp/list"
