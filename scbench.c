@@ -98,7 +98,8 @@ static const OptSpec run_opts[] = {
       "scores as the paper means them or as the released program computes them; default ours, "
       "harness with --preset harness and for LongBench" },
     { "--templates", NULL, OPT_STR, AT(templates), NULL, "FILE.json",
-      "LongBench prompts in other words: one text per set, with {context} and {input}" },
+      "prompts in other words: one text per task, with {context}, {input} and, for choices, {A} to "
+      "{D}" },
     { "--jieba", NULL, OPT_STR, AT(jieba), NULL, "DIR",
       "where jieba's dict.txt and finalseg/prob_emit.py are, for scores of Chinese; default: where "
       "Debian's python3-jieba puts them, else Chinese is scored by characters" },
@@ -456,9 +457,11 @@ static int tasks_resolve(Run *r, Err *err) {
         rc = (t = task_find(names.p[i], err)) ? task_add(r, t, err) : -1;
     }
     for (int i = 0; !rc && r->o.templates && i < r->n_tasks; i++) {
-        if (!r->tasks[i].task->lb)
-            return FAIL_CODE(err, EXIT_USAGE, "--templates is for the tasks of LongBench");
-        rc = (t = lb_task_templates(r->tasks[i].task, r->o.templates, err)) ? 0 : -1;
+        rc = (t = task_templates(r->tasks[i].task, r->o.templates, err)) ? 0 : -1;
+        if (!rc && strstr(t->instruction, "{target}") &&
+            (!r->o.preset || strcmp(r->o.preset, preset_name[PRESET_HARNESS])))
+            return FAIL_CODE(err, EXIT_USAGE, "%s: '%s' has {target} before its {context}, which "
+                             "only --preset harness fills", r->o.templates, t->name);
         if (!rc) r->tasks[i].task = t;
     }
     return rc;
@@ -893,6 +896,20 @@ static json_t *manifest_options(const Run *r) {
                      set);
 }
 
+// hash of the prompt texts that were used instead of the program's own
+static json_t *manifest_words(const Run *r) {
+    StrBuf all = { 0 };
+    char hash[17];
+    for (int i = 0; i < r->n_tasks; i++) {
+        const Task *t = r->tasks[i].task;
+        str_fmt(&all, "%s%c%s%c%s%c", t->instruction, 0, t->separator, 0,
+                t->wording ? t->wording : t->lb->after, 0);
+    }
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)XXH64(all.p, all.n, 0));
+    free(all.p);
+    return json_string(hash);
+}
+
 // the sizes every arm resolves to in the first session of the first task
 static json_t *manifest_methods(const Run *r, const TaskRun *k, const Session *s) {
     json_t *list = json_array();
@@ -946,6 +963,8 @@ static char *manifest_text(const Run *r) {
         "threads", cpu_threads(), "chunk", r->o.chunk, "batch", r->o.batch, "compiler",
         __VERSION__));
     if (r->o.data) json_object_set_new(m, "data", json_string(r->o.data));
+    if (r->o.templates)
+        json_object_set_new(json_object_get(m, "options"), "templates", manifest_words(r));
     if (r->o.repo)
         json_object_set_new(json_object_get(m, "options"), "repo", json_string(r->o.repo));
     json_object_set_new(m, "cut", manifest_cuts(r));

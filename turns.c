@@ -101,8 +101,20 @@ static char *math_target(const TaskTurn *t) {
     for (size_t i = 5; from && i + 3 <= line; i++)
         if (!memcmp(from + i, " is", 3)) last = from + i;
     if (!last) return text_dup(t->input);
-    char *out = text_fmt("Find %.*s.", (int)(last - from), from);
-    out[5] = 't';
+    char *out = text_fmt("%.*s", (int)(last - from), from);
+    out[0] = 't';
+    return out;
+}
+
+// the sentence about it: ours, or that of --templates, which stands before its {context}
+static char *math_sentence(const Task *task, const TaskTurn *t) {
+    char *target = math_target(t), *out;
+    const char *own = task->wording ? task->instruction : "Find {target}.\n\n",
+               *gap = strstr(own, "{target}");
+    if (!gap) out = text_dup(own);
+    else if (strncmp(target, "the ", 4)) out = text_fmt("%s\n\n", target);
+    else out = text_fmt("%.*s%s%s", (int)(gap - own), own, target, gap + strlen("{target}"));
+    free(target);
     return out;
 }
 
@@ -111,8 +123,8 @@ static bool is_math(const Task *task) { return task->parts[0].rule == SCORE_NUMB
 // the question block of turn t; math_find has the sentence of turn target in front of it
 static char *harness_question(const Task *task, const TaskSession *s, int t, int target) {
     if (!is_math(task)) return text_dup(s->turns[t].question);
-    char *head = math_target(&s->turns[target]);
-    char *text = text_fmt("%s\n\n%s", head, s->turns[t].question);
+    char *head = math_sentence(task, &s->turns[target]);
+    char *text = text_fmt("%s%s", head, s->turns[t].question);
     free(head);
     return text;
 }
@@ -133,9 +145,9 @@ static void put_context(const Prompter *p, const Task *task, const TaskSession *
     if (!is_math(task)) str_puts(&body, task->instruction);
     else if (leak) str_fmt(&body, "%s\n\n", s->turns[0].input);
     else {
-        char *target = math_target(&s->turns[0]);
-        str_fmt(&body, "%s\n\n", target);
-        free(target);
+        char *sentence = math_sentence(task, &s->turns[0]);
+        str_puts(&body, sentence);
+        free(sentence);
     }
     str_add(&body, s->context.p ? s->context.p : "", s->context.n);
     put_piece(p, CHAT_PREFIX, out);
@@ -274,6 +286,7 @@ int session_make(const Prompter *p, const Maker *m, int number, int n_units, Ses
         session_clear(&s->s);
         return -1;
     }
+    session_words(m->task, &s->s);
     session_keep_turns(&s->s, m->n_play);
     if (m->by_depth) session_by_depth(&s->s);
     session_ids(p, m->task, s);

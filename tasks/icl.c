@@ -563,10 +563,10 @@ static const char icl_instruction[] =
 const Task task_icl = {
     "icl", "scbench_many_shot", "global", "choose the right option after many solved exercises", 5,
     150, "exercises", { { "icl", 10, SCORE_LETTER } }, 1, icl_instruction, "\n\n", 1, icl_make,
-    NULL,
+    NULL, NULL,
 };
 
 const Task task_icl_wide = {
     "icl", "scbench_many_shot", "global", "the same with 5 to 7 options", 5, 150, "exercises",
-    { { "icl", 10, SCORE_LETTER } }, 1, icl_instruction, "\n\n", 1, icl_wide_make, NULL,
+    { { "icl", 10, SCORE_LETTER } }, 1, icl_instruction, "\n\n", 1, icl_wide_make, NULL, NULL,
 };

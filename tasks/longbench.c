@@ -2,7 +2,7 @@
 // the 13 of LongBench-E, whose scores are split by the length of the record.
 //
 // A prompt is: text before the context, the context, text after it with the question in place. The
-// wording is this program's own; lb_task_templates takes another. The few-shot and code sets are
+// wording is this program's own; task_templates takes another. The few-shot and code sets are
 // never put in a chat template: they end where the answer has to go on.
 #include "longbench.h"
 #include <jansson.h>
@@ -213,28 +213,6 @@ char *lb_question(const char *after, const char *input) {
         str_puts(&out, at + strlen("{input}"));
     } else str_puts(&out, after);
     return out.p;
-}
-
-Task *lb_task_templates(const Task *task, const char *path, Err *err) {
-    json_error_t je;
-    json_t *all = json_load_file(path, 0, &je);
-    const char *text = json_string_value(json_object_get(all, task->lb->key));
-    const char *gap = text ? strstr(text, "{context}") : NULL;
-    Task *t = NULL;
-    if (!all) FAIL(err, "%s: not valid JSON, line %d: %s", path, je.line, je.text);
-    else if (!text) FAIL(err, "%s: no text '%s' in it", path, task->lb->key);
-    else if (!gap) FAIL(err, "%s: '%s' has no {context}", path, task->lb->key);
-    else {
-        LbSet *set = (LbSet *)xrealloc(NULL, sizeof *set);
-        t = (Task *)xrealloc(NULL, sizeof *t);
-        *set = *task->lb;
-        *t = *task;
-        t->instruction = set->before = text_fmt("%.*s", (int)(gap - text), text);
-        set->after = text_dup(gap + strlen("{context}"));
-        t->lb = set;
-    }
-    json_decref(all);
-    return t;
 }
 
 // ---------------------------------------------------------------------------

@@ -54,9 +54,6 @@ double lb_score(const Task *task, const TaskSession *s, int turn, const char *an
 int lb_predictions_score(FILE *out, const Task *task, const char *path, Scorer which, Err *err);
 // The dictionary all scores of Chinese use from now on (NULL: none); the caller keeps owning it.
 void lb_use_segmenter(const Segmenter *g);
-// a copy of the task whose prompt is FILE's {"qasper": "... {context} ... {input} ..."}; NULL:
-// error
-Task *lb_task_templates(const Task *task, const char *path, Err *err);
 // context, input, answers and classes of a generated record (longbench_make.c)
 void lb_make(const LbSet *set, TaskSession *s, uint64_t seed, int n_units);
 

@@ -162,6 +162,7 @@ int record_parse(const Task *task, const char *text, size_t n, TaskSession *s, E
                : FAIL(err, "not valid JSON at column %d: %s", je.column, je.text);
     json_decref(o);
     if (rc) session_clear(s);
+    else session_words(task, s);
     return rc;
 }
 

@@ -125,7 +125,7 @@ const Task task_retr_kv = {
     { { "kv", 80, SCORE_SUBSTRING } }, 1,
     "Here is a JSON object. Its keys and values are random identifiers; questions about single "
     "keys follow.\n\n",
-    "\n\n", 1, kv_make, NULL,
+    "\n\n", 1, kv_make, NULL, NULL,
 };
 
 const Task task_retr_kv_compressible = {
@@ -134,7 +134,7 @@ const Task task_retr_kv_compressible = {
     { { "kv_compressible", 80, SCORE_SUBSTRING } }, 1,
     "Here is a passage about a register. Its keys and values are random identifiers; questions "
     "about single keys follow.\n\n",
-    "\n\n", 1, kv_compressible_make, NULL,
+    "\n\n", 1, kv_compressible_make, NULL, NULL,
 };
 
 // ---------------------------------------------------------------------------
@@ -215,7 +215,7 @@ const Task task_retr_ps = {
     "find the string with a given beginning and end in a list of random strings", 5, 6000,
     "strings", { { "ps", 150, SCORE_SUBSTRING } }, 1,
     "Here is a list of random strings; questions about single strings of it follow.\n\n",
-    "\n\n", 1 + 2 * PS_SHARING, ps_make, NULL,
+    "\n\n", 1 + 2 * PS_SHARING, ps_make, NULL, NULL,
 };
 
 // ---------------------------------------------------------------------------
@@ -371,7 +371,7 @@ const Task task_retr_mh = {
     { { "mh", 30, SCORE_NAMES } }, 1,
     "In the lines below, variables are set now and then: to a number, or to the value of another "
     "variable. Questions about the variables follow.\n\n",
-    "\n\n", 2 * MH_NAMES, mh_make, NULL,
+    "\n\n", 2 * MH_NAMES, mh_make, NULL, NULL,
 };
 
 // ---------------------------------------------------------------------------
@@ -499,5 +499,5 @@ const Task task_math_find = {
     "math_find", "scbench_mf", "global", "find extremes and the median of a list of integers", 6,
     30000, "numbers", { { "math", 20, SCORE_NUMBER } }, 1,
     "Here is a list of integers; questions about the whole list follow.\n\n",
-    "\n\n", 16, math_make, NULL,
+    "\n\n", 16, math_make, NULL, NULL,
 };

@@ -79,6 +79,7 @@ typedef struct Task {
     // n_units; the questions may depend on n_units only through what is in the context.
     void (*make)(TaskSession *s, uint64_t seed, int n_turns, int n_units);
     const struct LbSet *lb;         // NULL: a task of SharedContextBench
+    const char *wording;            // of a question, with {input}; NULL: the task's own
 } Task;
 
 // every generator file exports its rows; task_at walks them in the paper's order
@@ -92,6 +93,11 @@ extern const Task task_repoqa, task_mix_repoqa_kv;      // repo.c
 
 const Task *task_at(int i);                             // NULL past the end
 const Task *task_find(const char *name, Err *err);      // short or official name; did you mean
+
+// The task with the prompt of FILE.json, {"retr_kv": "... {context} ... {input} ..."} (wording.c), a
+// copy that stays for good; NULL with a sentence that names file and task.
+Task *task_templates(const Task *task, const char *path, Err *err);
+void session_words(const Task *task, TaskSession *s);   // its questions in the task's wording
 
 void session_clear(TaskSession *s);                     // frees everything, s is empty then
 // helpers of the generators: n_turns empty turns; a copy of text; one label
