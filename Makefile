@@ -44,7 +44,8 @@ LDLIBS   += $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lm
 CU_SRC := matmul.cu sparse_attn.cu cache.cu evict.cu read.cu llama.cu mamba.cu jamba.cu lingua.cu
 TASK_SRC := $(wildcard tasks/*.c)
 C_SRC  := file.c method.c pattern.c search.c model.c context_file.c tokenizer.c tok_words.c cli.c \
-          commands.c report.c results.c tables.c turns.c lingua_words.c compress.c probe.c $(TASK_SRC)
+          commands.c report.c results.c tables.c turns.c lingua_words.c compress.c probe.c \
+          speed.c $(TASK_SRC)
 LIB_OBJ := $(CU_SRC:%.cu=$B/%.o) $(C_SRC:%.c=$B/%.o)
 MAINS  := scbench run
 TESTS  := $(patsubst test/%.c,$B/%,$(wildcard test/test_*.c))

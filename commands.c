@@ -1,12 +1,12 @@
-// commands.c - the commands of scbench that play no session: list, gen, speed, score, report.
+// commands.c - the commands of scbench that play no session: list, gen, score, report.
 #include "tasks/longbench.h"
 
 typedef struct {
-    const char *task, *tokenizer, *ctx, *order, *out, *shape, *scorer;
+    const char *task, *tokenizer, *ctx, *order, *out, *scorer;
     ReportOpts report;
-    int sessions, turns, n_decode, chunk, threads;
+    int sessions, turns;
     int64_t seed;
-    bool no_chat, json, verify, help;
+    bool no_chat, help;
 } CommandOpts;
 
 #define AT(field) offsetof(CommandOpts, field)
@@ -32,6 +32,15 @@ static int command(const Command *c, int argc, char **argv, Err *err) {
     } else if (!rc) rc = c->run(&o, &pos, err);
     free(pos.p);
     return rc;
+}
+
+int config_of(const char *shape, const StrList *pos, bool verify, ModelFile *file, Config *c,
+              Err *err) {
+    if ((pos->n == 1) == (shape != NULL))
+        return FAIL_CODE(err, EXIT_USAGE, "give either a model file or --shape NAME");
+    if (shape) return config_shape(shape, c, err);
+    if (file_open(file, pos->p[0], verify, err)) return -1;
+    return config_read(file, c, err);
 }
 
 // ---------------------------------------------------------------------------
@@ -144,79 +153,6 @@ int gen_command(int argc, char **argv, Err *err) {
     };
     static const Command c = { "gen --tokenizer FILE.bin --out FILE.jsonl [options]", opts,
                                COUNTOF(opts), 0, 0, gen };
-    return command(&c, argc, argv, err);
-}
-
-// ---------------------------------------------------------------------------
-// speed
-
-int config_of(const char *shape, const StrList *pos, bool verify, ModelFile *file, Config *c,
-              Err *err) {
-    if ((pos->n == 1) == (shape != NULL))
-        return FAIL_CODE(err, EXIT_USAGE, "give either a model file or --shape NAME");
-    if (shape) return config_shape(shape, c, err);
-    if (file_open(file, pos->p[0], verify, err)) return -1;
-    return config_read(file, c, err);
-}
-
-static int speed_of(const CommandOpts *o, const char *path, int ctx, ModelFile *file,
-                    Config *c, Err *err) {
-    Method full;
-    ModelOpts opts = { .chunk = o->chunk };
-    char name[64];
-    if (o->shape && ctx + o->n_decode > c->max_ctx)     // random weights take any length
-        c->max_ctx = ctx + o->n_decode;
-    if (ctx + o->n_decode > c->max_ctx)
-        return FAIL(err, "--ctx %d and %d steps are more than the model's %d tokens", ctx,
-                    o->n_decode, c->max_ctx);
-    if (method_find("full", &full, err) || method_resolve(&full, PRESET_SCBENCH, ctx, 0, -1, err))
-        return -1;
-    Plan p = plan_run(c, &full, ctx, ctx, o->n_decode, false, -1, o->chunk);
-    size_t have = memory_available();
-    if (have && p.total > have)
-        return FAIL_CODE(err, EXIT_MEMORY,
-                         "needs %zu MB, %zu MB are available; try a smaller --ctx", p.total >> 20,
-                         have >> 20);
-    Model *m = o->shape ? model_random(c, &opts, 1, err) : model_open(file, &opts, err);
-    if (!m) return -1;
-    path_stem(path, name, sizeof name);
-    if (o->shape) snprintf(name, sizeof name, "%s (random weights)", o->shape);
-    int rc = speed_run(stdout, m, name, ctx, o->n_decode, o->json, err);
-    model_close(m);
-    return rc;
-}
-
-static int speed(const CommandOpts *o, const StrList *pos, Err *err) {
-    int64_t ctx;
-    ModelFile file;
-    Config config;
-    memset(&file, 0, sizeof file);
-    if (parse_int("--ctx", o->ctx, 1, INT_MAX / 2, &ctx, err)) return -1;
-    if (o->n_decode < 1 || o->chunk < 0 || o->threads < 0)
-        return FAIL_CODE(err, EXIT_USAGE,
-                         "--n-decode wants at least 1, --chunk and --threads at least 0");
-    int rc = cpu_init(o->threads, err) || config_of(o->shape, pos, o->verify, &file, &config, err)
-                 ? -1 : speed_of(o, pos->n ? pos->p[0] : "", (int)ctx, &file, &config, err);
-    if (file.p) file_close(&file);
-    return rc;
-}
-
-int speed_command(int argc, char **argv, Err *err) {
-    static const OptSpec opts[] = {
-        { "--shape", NULL, OPT_STR, AT(shape), NULL, "NAME",
-          "random weights of a known model's shape instead of a file" },
-        { "--ctx", NULL, OPT_STR, AT(ctx), "2048", "TOKENS",
-          "ids to prefill, where the steps begin" },
-        { "--n-decode", NULL, OPT_INT, AT(n_decode), "64", "N", "steps per round" },
-        { "--json", NULL, OPT_FLAG, AT(json), NULL, NULL, "one JSON object instead of text" },
-        { "--chunk", NULL, OPT_INT, AT(chunk), "0", "N", "tokens per prefill chunk; 0: 512" },
-        { "--threads", NULL, OPT_INT, AT(threads), "0", "N", "0: all cores" },
-        { "--verify", NULL, OPT_FLAG, AT(verify), NULL, NULL,
-          "check the model file's checksums (always below 1 GB)" },
-        HELP,
-    };
-    static const Command c = { "speed MODEL.bin | --shape NAME [options]", opts, COUNTOF(opts), 0,
-                               1, speed };
     return command(&c, argc, argv, err);
 }
 

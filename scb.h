@@ -926,7 +926,7 @@ void progress_update(Progress *p, double done);     // cheap: at most ten redraw
 void progress_end(Progress *p);                     // clears the bar
 
 // ===========================================================================
-// Reports (report.c): result rows, tables, resume, plans, speed.
+// Reports (report.c): result rows, tables, resume, plans.
 typedef struct {                // live rows per (layer, KV head) and their bytes at one moment
     int rows_min, rows_max;     // -1: missing
     double rows_mean;
@@ -1008,15 +1008,15 @@ int  report_resume(const char *dir, const char *const *tasks, int n_tasks, int s
 typedef struct { char label[64]; Plan plan; } PlanLine;
 // one line per way of running, the arithmetic of the KV rows, what is available
 void plan_print(FILE *out, const Config *c, const PlanLine *lines, int n, int n_tokens);
+
+// ===========================================================================
+// Speed (speed.c)
 // seconds at ceilings measured now: a lower bound for one dense prefill of ctx tokens and a step
 // there
 void plan_seconds(FILE *out, const Config *c, int ctx);
-// Prefill of ctx random ids and n_decode steps there, three rounds, ceilings measured in each
-// round; prints time, work and share of the limit per phase. name is printed only.
-int  speed_run(FILE *out, Model *m, const char *name, int ctx, int n_decode, bool json, Err *err);
 
 // ===========================================================================
-// Commands that play no session: argv[0] is the command's name (commands.c, search.c)
+// Commands that play no session: argv[0] is the command's name (commands.c, speed.c, search.c)
 int  list_command(int argc, char **argv, Err *err);
 int  gen_command(int argc, char **argv, Err *err);
 int  speed_command(int argc, char **argv, Err *err);
