@@ -270,37 +270,52 @@ static int numbers_of(const char *option, const char *list, int most, int *out, 
     return n;
 }
 
-// rows corm keeps of texts of several lengths, and what its state weighs beside what it saves
+// corm on the rows of a context with w = r = window: one line of the table
+static int compression_of(Model *m, Context *ctx, int window, StrBuf *csv, Err *err) {
+    const Config *c = model_config(m);
+    int n = context_len(ctx), heads = c->n_kv_heads * config_attn_layers(c);
+    Method corm;
+    char value[16];
+    snprintf(value, sizeof value, "%d", window);
+    if (method_find("corm", &corm, err) || method_set(&corm, "window", value, err) ||
+        method_set(&corm, "protect", value, err) ||
+        method_resolve(&corm, PRESET_CORM, n, 0, -1, err))
+        return -1;
+    Branch *b = branch_open(m, ctx, &corm, 0, err);
+    int rc = b ? branch_feed(b, NULL, 0, FEED_FIRST | FEED_NO_LOGITS, err) : -1;
+    if (!rc) {
+        BranchStats s = branch_stats(b);
+        double share = s.rows_mean / n;
+        size_t all = (size_t)n * config_row_bytes(c) * (size_t)heads,
+               state = (size_t)(s.rows_mean * heads + 0.5) * sizeof(int32_t) *
+                       (size_t)method_words(&corm);
+        str_fmt(csv, "%d,%d,%.1f,%.4f,%.4f,%zu,%zu\n", window, n, s.rows_mean, share, 1 - share,
+                state, all - s.kv_live_bytes);
+    }
+    branch_drop(b);
+    return rc;
+}
+
+// rows corm keeps of texts of several lengths, and what its state of these rows weighs beside what
+// it saves: one prefill per length, whose last queries serve all windows
 static int compression(const ProbeOpts *o, Opened *m, StrBuf *csv, Err *err) {
     int window[16], length[32], n_windows, n_lengths = 0;
+    Needs needs = { 0, 0, GROUP_MEAN };
     IntVec ids = { 0 };
     if (read_ids(o, m, &ids, err)) return -1;
     int rc = n_windows = numbers_of("--windows", o->windows, 1 << 20, window, 16, err);
     if (rc >= 0 && o->lengths)
         rc = n_lengths = numbers_of("--lengths", o->lengths, (int)ids.n, length, 32, err);
     else for (int n = 1024; n <= (int)ids.n && n_lengths < 32; n *= 2) length[n_lengths++] = n;
+    for (int w = 0; w < n_windows; w++) if (window[w] > needs.window) needs.window = window[w];
     str_puts(csv, "window,tokens,kept_rows,kept_share,compression,policy_bytes,saved_bytes\n");
-    for (int w = 0; rc >= 0 && w < n_windows; w++)
-        for (int i = 0; rc >= 0 && i < n_lengths; i++) {
-            Method corm;
-            char value[16];
-            snprintf(value, sizeof value, "%d", window[w]);
-            rc = method_find("corm", &corm, err) || method_set(&corm, "window", value, err) ||
-                 method_set(&corm, "protect", value, err) ||
-                 method_resolve(&corm, PRESET_CORM, length[i], 0, -1, err) ? -1 : 0;
-            Branch *b = rc ? NULL : branch_open(m->model, NULL, &corm, 0, err);
-            rc = b ? branch_feed(b, ids.p, length[i], FEED_FIRST | FEED_NO_LOGITS, err) : -1;
-            if (!rc) {
-                const Config *c = model_config(m->model);
-                BranchStats s = branch_stats(b);
-                double share = s.rows_mean / length[i];
-                size_t all = (size_t)length[i] * config_row_bytes(c) * (size_t)c->n_kv_heads *
-                             (size_t)config_attn_layers(c);
-                str_fmt(csv, "%d,%d,%.1f,%.4f,%.4f,%zu,%zu\n", window[w], length[i], s.rows_mean,
-                        share, 1 - share, s.policy_bytes, all - s.kv_live_bytes);
-            }
-            branch_drop(b);
-        }
+    for (int i = 0; rc >= 0 && i < n_lengths; i++) {
+        Context *ctx = context_open(m->model, ids.p, length[i], &needs, err);
+        rc = ctx ? 0 : -1;
+        for (int w = 0; !rc && w < n_windows; w++)
+            rc = compression_of(m->model, ctx, window[w], csv, err);
+        context_drop(ctx);
+    }
     free(ids.p);
     return rc < 0 ? -1 : 0;
 }
