@@ -23,7 +23,8 @@
 // Choosing
 
 // the query heads' numbers x (heads, ld) of n rows become one each, heads ascending; the mean is
-// their sum times 1 / heads
+// their sum times 1 / heads. Where query heads keep rows of their own a policy that still joins some
+// (tova, a whole layer) takes the mean.
 void group_join(Group rule, const float *x, size_t ld, int heads, int n, float *out) {
     float share = 1.0f / (float)heads;
     memcpy(out, x, (size_t)n * sizeof *out);
@@ -32,7 +33,8 @@ void group_join(Group rule, const float *x, size_t ld, int heads, int n, float *
         if (rule == GROUP_MAX) for (int j = 0; j < n; j++) out[j] = y[j] > out[j] ? y[j] : out[j];
         else for (int j = 0; j < n; j++) out[j] += y[j];
     }
-    if (rule == GROUP_MEAN) for (int j = 0; j < n; j++) out[j] *= share;
+    if (rule == GROUP_MEAN || rule == GROUP_QUERY_HEAD)
+        for (int j = 0; j < n; j++) out[j] *= share;
 }
 
 // integers that order like the floats; -0 is +0
