@@ -113,7 +113,7 @@ $(FUZZ): $B/%: test/fuzz/%.c $B/libscb.a
 EMU  := build/emu
 CXX  := $(filter ccache,$(CC)) g++
 EMUXX := $(CXX) -std=gnu++17 $(TUNE) $(NUM) $(filter-out -Wstrict-prototypes,$(WARN)) \
-         -Wno-missing-field-initializers -Wno-maybe-uninitialized -g -fopenmp $(CPPFLAGS) -MMD -MP
+         -Wno-missing-field-initializers -Wno-maybe-uninitialized -Wno-unknown-pragmas -g -fopenmp $(CPPFLAGS) -MMD -MP
 EMU_OBJ := $(CU_SRC:%.cu=$(EMU)/%.o)
 EMU_TESTS := $(CUDA_TESTS:%=$(EMU)/cuda/%)
 ifeq ($(VARIANT),cpu)

@@ -170,7 +170,7 @@ static inline double dlog2(double x) {
 }
 
 // sin and cos of an fp32 angle, |a| < 2^24: reduced by multiples of pi/2 in double, then Taylor
-static inline void fsincos(float a, float *s, float *c) {
+HD static inline void fsincos(float a, float *s, float *c) {
     double k = rint((double)a * 0.63661977236758134308);
     double r = fma(-k, 1.57079632679489655800, (double)a);
     r = fma(-k, 6.12323399573676603587e-17, r);

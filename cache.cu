@@ -5,6 +5,7 @@
 // a block of just that size and gives the old one back. Heads and layers may differ (CORM).
 // Which rows go, and when, is evict.cu.
 #include "cache.h"
+#include "kernels.h"
 
 // ---------------------------------------------------------------------------
 // Rows: one block per (layer, KV head), K (cap, hd), V (cap, hd), position (cap)
@@ -448,6 +449,70 @@ void head_evict(KVCache *c, Head *h, const uint8_t *keep, int named) {
     c->dropped += h->len - n;
     h->len = n;
 }
+
+#ifdef SCB_CUDA
+enum { EVICT_THREADS = 512 };
+
+// grid lists: packs list and state in place, block by block of entries. A packed entry never lies
+// behind where it came from, so it is enough that a block is read before it is written.
+__global__ static void evict_k(KeyList *list, DeviceHead *head, const uint8_t *keep, size_t ld) {
+    KeyList *l = &list[blockIdx.x];
+    DeviceHead *h = &head[blockIdx.x];
+    const int32_t *live = l->live;
+    const uint8_t *stays = keep + blockIdx.x * ld;
+    int len = l->len, n = 0;
+    for (int at = 0; at < len; at += EVICT_THREADS) {
+        int j = at + threadIdx.x, row = j < len && live ? live[j] : j;
+        bool kept = j < len && stays[j];
+        uint32_t total, to = n + block_places(kept, false, &total);
+        if (kept) h->live[to] = row;
+        for (int i = 0; i < h->words; i++) {
+            uint32_t *plane = h->state + (size_t)i * h->cap, x = j < len ? plane[j] : 0;
+            __syncthreads();
+            if (kept) plane[to] = x;
+        }
+        n += (int)total;
+    }
+    __syncthreads();                            // everyone knows the old length
+    if (threadIdx.x) return;
+    if (n < len) l->live = h->live;
+    l->len = n;
+}
+
+void cuda_evict(KeyList *list, DeviceHead *head, int n_lists, const uint8_t *keep, size_t ld,
+                bool one, void *stream) {
+    if (n_lists)
+        LAUNCH(evict_k, n_lists, EVICT_THREADS, 0, stream, list, head, keep, one ? 0 : ld);
+}
+
+enum { GATHER_ROWS = 32, GATHER_THREADS = 256 };
+
+// grid (rows / GATHER_ROWS, lists): 16 bytes a thread where rows are whole pieces of them
+template <class Piece>
+__global__ static void gather_k(const KeyList *list, int hd, char *const *to) {
+    const KeyList *l = &list[blockIdx.y];
+    size_t bytes = 2 * (size_t)hd;
+    int pieces = (int)(bytes / sizeof(Piece)), first = blockIdx.x * GATHER_ROWS;
+    Piece *k = (Piece *)to[blockIdx.y], *v = k + (size_t)l->len * pieces;
+    int32_t *pos = (int32_t *)(v + (size_t)l->len * pieces);
+    for (int i = threadIdx.x; i < GATHER_ROWS * pieces; i += GATHER_THREADS) {
+        int j = first + i / pieces, c = i % pieces;
+        if (j >= l->len) break;
+        k[(size_t)j * pieces + c] = ((const Piece *)list_row(l, l->k, j, bytes))[c];
+        v[(size_t)j * pieces + c] = ((const Piece *)list_row(l, l->v, j, bytes))[c];
+        if (c == 0) pos[j] = *(const int32_t *)list_row(l, (const void *const *)l->pos, j, 4);
+    }
+}
+
+void cuda_gather(const KeyList *list, int n_lists, int max_len, int head_dim, char *const *to,
+                 void *stream) {
+    dim3 grid(CEIL_DIV(max_len, GATHER_ROWS), n_lists);
+    if (!max_len) return;
+    if (head_dim % 8 == 0)
+        LAUNCH(gather_k<uint4>, grid, GATHER_THREADS, 0, stream, list, head_dim, to);
+    else LAUNCH(gather_k<uint32_t>, grid, GATHER_THREADS, 0, stream, list, head_dim, to);
+}
+#endif
 // ---------------------------------------------------------------------------
 // Scratch of all branches of a model
 

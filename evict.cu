@@ -17,6 +17,7 @@
 // heads that share it (Query); it knows no model. a_ij = 2^(s_ij - lse2_i) is the attention of
 // query i to row j. Ties keep the lower index.
 #include "cache.h"
+#include "kernels.h"
 #include <xxhash.h>
 
 // ---------------------------------------------------------------------------
@@ -86,6 +87,112 @@ static int keep_budget(const Acting *a, const float *score, int tail, bool newer
     return keep_top(score, a->rank, head, budget - tail, newer, keep);
 }
 
+#ifdef SCB_CUDA
+enum { KEEP_THREADS = 512 };
+
+// what is chosen by: scores, or hashes; larger stays
+typedef struct {
+    typedef uint32_t Bits;
+    const float *score;
+    __device__ uint32_t operator()(int j) const {
+        uint32_t u = f32_bits(score[j] + 0.0f);
+        return u & 0x80000000u ? ~u : u | 0x80000000u;
+    }
+} ByScore;
+
+// The bin, counted from the largest, in which the left-th entry lies, and how many are left in it:
+// 32 lanes take eight bins each.
+__device__ static void edge_bin(const unsigned *count, int left, unsigned *bin, int *rest) {
+    int lane = threadIdx.x, top = 255 - 8 * lane, mine = 0, upto;
+    for (int b = 0; b < 8; b++) mine += (int)count[top - b];
+    upto = mine;
+    for (int s = 1; s < 32; s <<= 1) {
+        int x = __shfl_up_sync(0xffffffffu, upto, s);
+        upto += lane >= s ? x : 0;
+    }
+    if (upto < left || upto - mine >= left) return;
+    int more = left - (upto - mine), b = 0;
+    for (; (int)count[top - b] < more; b++) more -= (int)count[top - b];
+    *bin = (unsigned)(top - b);
+    *rest = more;
+}
+
+// the k-th largest of n, 1 <= k < n, by a block; *ties: how many of its equals stay
+template <class Keys>
+__device__ static typename Keys::Bits block_kth(const Keys &key, int n, int k, int *ties) {
+    typedef typename Keys::Bits Bits;
+    SHARED(unsigned, count, 256);
+    SHARED(unsigned, bin, 1);
+    SHARED(int, left, 1);
+    Bits prefix = 0, known = 0;
+    for (int shift = 8 * (int)sizeof(Bits) - 8; shift >= 0; shift -= 8) {
+        for (int i = threadIdx.x; i < 256; i += KEEP_THREADS) count[i] = 0;
+        if (threadIdx.x == 0 && !known) left[0] = k;
+        __syncthreads();
+        for (int at = 0; at < n; at += KEEP_THREADS) {
+            int j = at + threadIdx.x;
+            Bits u = j < n ? key(j) : 0;
+            bool in = j < n && (u & known) == prefix;
+            unsigned digit = in ? (unsigned)(u >> shift & 255) : 256u;
+            unsigned same = __match_any_sync(0xffffffffu, digit);   // neighbours often share a bin
+            if (in && __ffs(same) - 1 == (int)threadIdx.x % 32) atomicAdd(&count[digit], __popc(same));
+        }
+        __syncthreads();
+        if (threadIdx.x < 32) {
+            int rest = left[0];
+            __syncwarp();
+            edge_bin(count, rest, bin, left);
+        }
+        __syncthreads();
+        prefix |= (Bits)bin[0] << shift;
+        known |= (Bits)255 << shift;
+    }
+    *ties = left[0];
+    return prefix;
+}
+
+// one row, by a block: keep (len) marks, index those of the first n that stay, ascending
+template <class Keys>
+__device__ static void block_keep_top(const Keys &key, Choice c, bool newer, uint8_t *keep,
+                                      int32_t *index) {
+    bool all = c.k >= c.n, none = c.k <= 0;
+    int ties = 0, stay = all ? c.n : none ? 0 : c.k;
+    uint32_t before = 0, total;         // larger ones in the low half, equals in the high one
+    typename Keys::Bits edge = 0;
+    for (int j = c.n + threadIdx.x; keep && j < c.len; j += KEEP_THREADS) keep[j] = 1;
+    if (!all && !none) edge = block_kth(key, c.n, c.k, &ties);
+    int above = 0, equal = 0;           // so far, in the order of the ties
+    for (int at = 0; at < c.n; at += KEEP_THREADS) {
+        int i = at + threadIdx.x, j = newer ? c.n - 1 - i : i;
+        typename Keys::Bits u = i < c.n && !all && !none ? key(j) : 0;
+        bool larger = i < c.n && (all || (!none && u > edge)), tie = i < c.n && u == edge && ties;
+        before = block_places(larger, tie, &total);
+        int eq = equal + (int)(before >> 16), place = above + (int)(before & 0xffffu);
+        place += eq < ties ? eq : ties;
+        bool stays = larger || (tie && eq < ties);
+        if (keep && i < c.n) keep[j] = stays;
+        if (index && stays) index[newer ? stay - 1 - place : place] = j;
+        above += (int)(total & 0xffffu);
+        equal += (int)(total >> 16);
+    }
+}
+
+// grid rows
+__global__ static void keep_top_k(const float *score, size_t ld, const Choice *choice, bool newer,
+                                  uint8_t *keep, int32_t *index) {
+    size_t row = blockIdx.x * ld;
+    ByScore key = { score + row };
+    block_keep_top(key, choice[blockIdx.x], newer, keep ? keep + row : NULL,
+                   index ? index + row : NULL);
+}
+
+void cuda_keep_top(const float *score, size_t ld, const Choice *choice, int rows, bool newer,
+                   uint8_t *keep, int32_t *index, void *stream) {
+    if (rows)
+        LAUNCH(keep_top_k, rows, KEEP_THREADS, 0, stream, score, ld, choice, newer, keep, index);
+}
+#endif
+
 // ---------------------------------------------------------------------------
 // By place
 
@@ -129,6 +236,69 @@ static int keep_random(const Acting *a, uint8_t *keep) {
     }
     return a->len - k;
 }
+
+#ifdef SCB_CUDA
+// grid (entries, lists)
+__global__ static void keep_ends_k(const KeyList *list, int head, int tail, uint8_t *keep,
+                                   size_t ld) {
+    int j = (int)thread_item(), len = list[blockIdx.y].len;
+    if (j < len) keep[blockIdx.y * ld + j] = j < head || j >= len - tail;
+}
+
+void cuda_keep_ends(const KeyList *list, int n_lists, int max_len, int head, int tail,
+                    uint8_t *keep, size_t ld, void *stream) {
+    if (max_len)
+        LAUNCH(keep_ends_k, dim3(blocks_for(max_len, 256), n_lists), 256, 0, stream, list, head,
+               tail, keep, ld);
+}
+
+// xxh64, seed 0, of five 64-bit words (xxHash, doc/xxhash_spec.md: one stripe of four, then one)
+__device__ static uint64_t xxh64_words(const uint64_t *word) {
+    const uint64_t P1 = 0x9e3779b185ebca87ull, P2 = 0xc2b2ae3d27d4eb4full,
+                   P3 = 0x165667b19e3779f9ull, P4 = 0x85ebca77c2b2ae63ull,
+                   P5 = 0x27d4eb2f165667c5ull;
+#define ROTATE(x, r) ((x) << (r) | (x) >> (64 - (r)))
+#define ROUND(acc, x) (ROTATE((acc) + (x) * P2, 31) * P1)
+    uint64_t v[4] = { P1 + P2, P2, 0, 0 - P1 }, h;
+    for (int i = 0; i < 4; i++) v[i] = ROUND(v[i], word[i]);
+    h = ROTATE(v[0], 1) + ROTATE(v[1], 7) + ROTATE(v[2], 12) + ROTATE(v[3], 18);
+    for (int i = 0; i < 4; i++) h = (h ^ ROUND(0, v[i])) * P1 + P4;
+    h += 40;
+    h = ROTATE(h ^ ROUND(0, word[4]), 27) * P1 + P4;
+    h = (h ^ h >> 33) * P2;
+    h = (h ^ h >> 29) * P3;
+    (void)P5;                           // of inputs below 32 bytes
+    return h ^ h >> 32;
+#undef ROTATE
+#undef ROUND
+}
+
+typedef struct {
+    typedef uint64_t Bits;
+    const KeyList *list;
+    RandomKey key;
+    int64_t kv_head;
+    __device__ uint64_t operator()(int j) const {
+        int64_t pos = *(const int32_t *)list_row(list, (const void *const *)list->pos, j, 4);
+        const uint64_t word[5] = { (uint64_t)key.seed, (uint64_t)key.session, (uint64_t)key.layer,
+                                   (uint64_t)kv_head, (uint64_t)pos };
+        return xxh64_words(word);
+    }
+} ByHash;
+
+// grid lists
+__global__ static void keep_random_k(const KeyList *list, RandomKey key, int budget, uint8_t *keep,
+                                     size_t ld) {
+    ByHash hash = { list + blockIdx.x, key, (int64_t)blockIdx.x };
+    Choice c = { list[blockIdx.x].len, budget, list[blockIdx.x].len };
+    block_keep_top(hash, c, false, keep + blockIdx.x * ld, NULL);
+}
+
+void cuda_keep_random(const KeyList *list, int n_lists, const RandomKey *key, int budget,
+                      uint8_t *keep, size_t ld, void *stream) {
+    LAUNCH(keep_random_k, n_lists, KEEP_THREADS, 0, stream, list, *key, budget, keep, ld);
+}
+#endif
 
 // ---------------------------------------------------------------------------
 // By the attention of the last w queries, kept rows chosen once
@@ -342,6 +512,128 @@ static int keep_corm(const Acting *a, uint8_t *keep) {
     }
     return dropped;
 }
+
+#ifdef SCB_CUDA
+// grid (entries, lists)
+__global__ static void keep_corm_k(const KeyList *list, const DeviceHead *head, int64_t t,
+                                   int window, int protect, uint8_t *keep, size_t ld) {
+    int j = (int)thread_item(), len = list[blockIdx.y].len;
+    const int32_t *last = (const int32_t *)head[blockIdx.y].state;
+    if (j < len)
+        keep[blockIdx.y * ld + j] = t < window || last[j] > t - window || j >= len - protect;
+}
+
+void cuda_keep_corm(const KeyList *list, const DeviceHead *state, int n_lists, int max_len,
+                    int64_t t, int window, int protect, uint8_t *keep, size_t ld, void *stream) {
+    if (max_len)
+        LAUNCH(keep_corm_k, dim3(blocks_for(max_len, 256), n_lists), 256, 0, stream, list, state, t,
+               window, protect, keep, ld);
+}
+
+// ---------------------------------------------------------------------------
+// Numbers to choose by, on the device: one thread per entry
+
+// group_join of one entry
+__device__ static float join_entry(Group rule, const float *x, size_t ld, int heads, int j) {
+    float y = x[j];
+    for (int h = 1; h < heads; h++) {
+        float v = x[(size_t)h * ld + j];
+        y = rule == GROUP_MAX ? (v > y ? v : y) : y + v;
+    }
+    return rule == GROUP_MEAN ? y * (1.0f / (float)heads) : y;
+}
+
+// pool_scores of one entry of n
+__device__ static float pool_entry(const Scoring *a, const float *x, int heads, int n, int j) {
+    int half = a->kernel / 2, from = j < half ? 0 : j - half, to = j + half < n ? j + half : n - 1;
+    float y = join_entry(a->group, x, a->sums_ld, heads, from);
+    for (int i = from + 1; i <= to; i++) {
+        float v = join_entry(a->group, x, a->sums_ld, heads, i);
+        y = a->pool == POOL_MAX ? (v > y ? v : y) : y + v;
+    }
+    return a->pool == POOL_MAX ? y : y / (float)a->kernel;
+}
+
+// roco: minus the deviation, which is what stays when it is large; the newest count as unsteady
+__device__ static float steady_entry(const Scoring *a, const DeviceHead *h, int len, int j,
+                                     float *mean) {
+    const float *sum = (const float *)h->state, *square = sum + h->cap, *count = square + h->cap;
+    *mean = sum[j] / count[j];
+    float var = square[j] / count[j] - *mean * *mean;
+    return j >= len - a->protect ? -1e9f : -sqrtf(var > 0 ? var : 0);
+}
+
+// grid (entries, rows)
+__global__ static void score_k(ScoreKind kind, Scoring a) {
+    int row = blockIdx.y, j = (int)thread_item(), len = a.list[row].len, n = len - a.tail;
+    int group = kind == SCORE_LAYER ? a.n_heads : a.n_heads / a.n_lists;
+    const DeviceHead *h = a.head + row;
+    const float *sums = a.sums ? a.sums + (size_t)row * group * a.sums_ld : NULL;
+    float *to = a.score + row * a.ld + j;
+    if (n < 0) n = 0;
+    if (j == 0) {
+        Choice c = { len <= a.budget ? 0 : n, a.budget - a.tail, len };
+        if (kind == SCORE_STEADY && len > a.budget) c.n = len, c.k = a.budget - a.tail;
+        a.choice[row] = c;
+    }
+    if (j >= (kind == SCORE_STEADY ? len : n)) return;
+    if (kind == SCORE_WINDOW) *to = pool_entry(&a, sums, group, n, j);
+    if (kind == SCORE_LAYER) *to = join_entry(a.group, sums, a.sums_ld, group, j);
+    if (kind == SCORE_STATE) *to = ((const float *)h->state)[j];
+    if (kind == SCORE_STEADY) *to = steady_entry(&a, h, len, j, a.mean + row * a.ld + j);
+    if (kind != SCORE_MARKS) return;
+    *to = 0;
+    for (int i = 0; i < h->words; i++) *to += (float)__popc(h->state[(size_t)i * h->cap + j]);
+}
+
+void cuda_score(ScoreKind kind, const Scoring *a, void *stream) {
+    int rows = kind == SCORE_LAYER ? 1 : a->n_lists;
+    if (a->max_len)
+        LAUNCH(score_k, dim3(blocks_for(a->max_len, 256), rows), 256, 0, stream, kind, *a);
+}
+
+// grid rows: keep holds the steadiest; in the end all but the one of least mean, the newer of equals
+__global__ static void keep_roco_k(const float *mean, size_t ld, const Choice *choice,
+                                   uint8_t *keep) {
+    SHARED(float, least, 32);
+    SHARED(int, where, 32);
+    int len = choice[blockIdx.x].len, n = choice[blockIdx.x].n, best = -1, warp = threadIdx.x / 32;
+    const float *x = mean + blockIdx.x * ld;
+    uint8_t *mark = keep + blockIdx.x * ld;
+    float low = INFINITY;
+    for (int j = threadIdx.x; n && j < len; j += KEEP_THREADS) {
+        bool take = mark[j] && (best < 0 || x[j] <= low);
+        low = take ? x[j] : low;
+        best = take ? j : best;
+        mark[j] = 1;
+    }
+    for (int s = 16; s; s >>= 1) {
+        float y = __shfl_down_sync(0xffffffffu, low, s);
+        int j = __shfl_down_sync(0xffffffffu, best, s);
+        bool take = j >= 0 && (best < 0 || y < low || (y == low && j > best));
+        low = take ? y : low;
+        best = take ? j : best;
+    }
+    if (threadIdx.x % 32 == 0) {
+        least[warp] = low;
+        where[warp] = best;
+    }
+    __syncthreads();
+    if (threadIdx.x) return;
+    for (int w = 1; w < KEEP_THREADS / 32; w++) {
+        int j = where[w];
+        if (j < 0 || (best >= 0 && (least[w] > low || (least[w] == low && j < best)))) continue;
+        low = least[w];
+        best = j;
+    }
+    if (best >= 0) mark[best] = 0;
+}
+
+void cuda_keep_roco(const float *mean, size_t ld, const Choice *choice, int rows, uint8_t *keep,
+                    void *stream) {
+    if (rows) LAUNCH(keep_roco_k, rows, KEEP_THREADS, 0, stream, mean, ld, choice, keep);
+}
+#endif
 
 // ---------------------------------------------------------------------------
 // The table
@@ -579,6 +871,281 @@ static void look_back(KVCache *c, KVWork *w, int layer, int n, int64_t t, bool a
     window_denominators(c, w, layer, n, rows.seen);
     look(c, w, layer, &rows);
 }
+
+#ifdef SCB_CUDA
+// The same on the device. A block holds 128 keys of a list and walks the queries in ascending
+// order, 64 rows (query, head) at a time: the products leave a tile of scores in shared memory,
+// then every thread adds the column of its own key, so a key's sums have the order of the plain
+// loop and no two blocks write to one place.
+
+// entries that row i sees of list l
+__device__ static int row_sees(const LookRows *a, int l, int i) {
+    return a->seen ? a->seen[(size_t)l * a->rows + i]
+                   : a->list[l].len - a->behind - a->rows + i + 1;
+}
+
+// a sparse prefill did not look at entry j for row i of head h
+__device__ static bool row_skips(const LookRows *a, int h, int i, int j) {
+    if (!a->sparse) return false;
+    const HeadLists *l = &a->sparse[h];
+    int row = a->row0 + i, own = l->len - l->n + row, block = row / SPARSE_ROWS - a->row0 / SPARSE_ROWS;
+    uint64_t bits = a->marks[((size_t)h * a->mark_blocks + block) * a->mark_words + j / 64];
+    bool windowed = l->kind == HEAD_A_SHAPE && row < l->n - l->dense_rows;
+    return !(bits >> j % 64 & 1) || (windowed && j >= l->sinks && j <= own - l->local);
+}
+
+// rows at .. at + n of heads .. of a tile: row i * heads + k is head first + k of query at + i
+__device__ static void load_queries(uint32_t *to, const LookRows *a, int at, int n, int first,
+                                    int heads) {
+    int hd = a->head_dim, pieces = CEIL_DIV(hd, 16) * 2;
+    for (int i = threadIdx.x; i < TILE_ROWS * pieces; i += TILE_THREADS) {
+        int r = i / pieces, c = i % pieces;
+        bool wanted = r < n * heads && c * 8 < hd;
+        const uint16_t *from = wanted ? a->q + (size_t)(at + r / heads) * a->q_row +
+                                            (size_t)(first + r % heads) * a->q_head + 8 * c : NULL;
+        cp_async16(to + r * tile_ld(hd) + c * 4, from, wanted);
+    }
+}
+
+// one unit of a key's statistics, in registers while its block walks
+typedef struct { float sum, square, count; int last; } Column;
+
+template <LookKind KIND>
+__device__ static Column column_load(const uint32_t *state, size_t plane) {
+    Column c = { 0, 0, 0, 0 };
+    if (KIND == LOOK_SUM || KIND == LOOK_MOMENTS) c.sum = bits_f32(state[0]);
+    if (KIND == LOOK_MOMENTS) c.square = bits_f32(state[plane]);
+    if (KIND == LOOK_MOMENTS) c.count = bits_f32(state[2 * plane]);
+    if (KIND == LOOK_LAST) c.last = (int)state[0];
+    return c;
+}
+
+template <LookKind KIND>
+__device__ static void column_store(uint32_t *state, size_t plane, const Column *c) {
+    if (KIND == LOOK_SUM || KIND == LOOK_MOMENTS) state[0] = f32_bits(c->sum);
+    if (KIND == LOOK_MOMENTS) state[plane] = f32_bits(c->square);
+    if (KIND == LOOK_MOMENTS) state[2 * plane] = f32_bits(c->count);
+    if (KIND == LOOK_LAST) state[0] = (uint32_t)c->last;
+}
+
+// One query's heads, s at s[k * ld], lse2 at lse2[k * lse_ld], leave their trace in a column. seen:
+// bit k: head k looked at this key
+template <LookKind KIND>
+__device__ static void column_add(Column *c, const Observed *o, uint32_t *state, size_t plane,
+                                  const float *s, size_t ld, const float *lse2, int heads,
+                                  uint32_t seen, int64_t t) {
+    if (KIND == LOOK_MARKS || KIND == LOOK_LAST) {
+        float log_t = flog2((float)t);
+        bool any = false;
+        for (int k = 0; k < heads; k++)
+            any |= (seen >> k & 1) && s[k * ld] >= lse2[k * o->lse_ld] - log_t;
+        if (KIND == LOOK_LAST) c->last = any && (int)t > c->last ? (int)t : c->last;
+        if (KIND == LOOK_LAST) return;
+        int at = (int)(t % o->history);
+        uint32_t *word = state + (size_t)(at / 32) * plane, bit = 1u << at % 32;
+        *word = any ? *word | bit : *word & ~bit;
+        return;
+    }
+    float a = 0;
+    for (int k = 0; k < heads; k++) {
+        float p = seen >> k & 1 ? fexp2(s[k * ld] - lse2[k * o->lse_ld]) : 0.0f;
+        a = k == 0 ? p : o->group == GROUP_MAX ? (p > a ? p : a) : a + p;
+    }
+    if (o->group == GROUP_MEAN && KIND != LOOK_WINDOW && KIND != LOOK_DIAGONALS)
+        a *= 1.0f / (float)heads;
+    c->sum += a;
+    if (KIND == LOOK_MOMENTS) c->square += a * a;
+    if (KIND == LOOK_MOMENTS) c->count += 1.0f;
+}
+
+enum { DIAGONALS = TILE_KEYS + TILE_ROWS };     // of a block's keys and the 64 rows of one head
+
+// sums of one head's tile along its diagonals: index d + i - (rows - 1) of a key d under row i
+__device__ static void add_diagonals(const LookRows *a, const Observed *o, const float *s, int head,
+                                     int first) {
+    const float *lse2 = o->lse2 + (size_t)head * o->lse_ld;
+    int l = head / (a->n_heads / a->n_lists);
+    float *to = o->diagonals + ((size_t)head * gridDim.x + blockIdx.x) * DIAGONALS;
+    for (int e = threadIdx.x; e < DIAGONALS; e += TILE_THREADS) {
+        float sum = 0;
+        for (int i = 0; i < a->rows; i++) {
+            int j = e - (a->rows - 1 - i);
+            if (j < 0 || j >= TILE_KEYS || first + j >= row_sees(a, l, i)) continue;
+            sum += fexp2(s[i * SCORE_LD + j] - lse2[i]);
+        }
+        to[e] = sum;
+    }
+}
+
+// grid (key tiles, lists * units), block TILE_THREADS: the heads of one unit over 128 keys
+template <LookKind KIND>
+__global__ static void look_k(LookRows a, Observed o) {
+    DYN_SHARED(uint32_t, shared);
+    ScoreTile tile = score_tile_at(shared, a.head_dim);
+    int group = a.n_heads / a.n_lists, heads = group / o.units, l = blockIdx.y / o.units,
+        unit = blockIdx.y % o.units, h = l * group + unit * heads, len = a.list[l].len;
+    int first = blockIdx.x * TILE_KEYS, strip = TILE_ROWS / heads, j = first + threadIdx.x, at = 0;
+    if (first >= len) return;
+    if (!a.seen) at = first - (len - a.behind - a.rows);        // the first query to see a key
+    if (at < 0) at = 0;
+    load_keys(tile.k, &a.list[l], first, len, a.head_dim);
+    const bool sums = KIND == LOOK_WINDOW || KIND == LOOK_DIAGONALS;
+    size_t plane = sums ? 0 : (size_t)o.head[l].cap;
+    uint32_t *state = sums ? (uint32_t *)o.sums + (size_t)h * o.sums_ld
+                           : o.head[l].state + (size_t)unit * (o.head[l].words / o.units) * plane;
+    Column c = { 0, 0, 0, 0 };
+    if (j < len) c = column_load<sums ? LOOK_SUM : KIND>(state + j, plane);
+    for (; at < a.rows; at += strip) {
+        int n = a.rows - at < strip ? a.rows - at : strip;
+        load_queries(tile.q, &a, at, n, h, heads);
+        cp_async_commit();
+        cp_async_wait<0>();
+        __syncthreads();
+        score_tile(&tile, a.head_dim, a.scale);
+        __syncthreads();
+        for (int i = 0; i < n; i++) {
+            uint32_t seen = 0;
+            if (j >= row_sees(&a, l, at + i) || j >= len) continue;
+            for (int k = 0; k < heads; k++) seen |= (uint32_t)!row_skips(&a, h + k, at + i, j) << k;
+            column_add<KIND>(&c, &o, state + j, plane,
+                             tile.s + i * heads * SCORE_LD + threadIdx.x, SCORE_LD,
+                             o.lse2 + (size_t)h * o.lse_ld + at + i, heads, seen, o.t + at + i);
+        }
+        if (KIND == LOOK_DIAGONALS) add_diagonals(&a, &o, tile.s, h, first);
+    }
+    if (j < len) column_store<sums ? LOOK_SUM : KIND>(state + j, plane, &c);
+}
+
+// kernels that want more shared memory than 48 KB say so before a launch
+template <class Kernel>
+static size_t tile_shared(Kernel *kernel, int hd) {
+    size_t bytes = score_tile_bytes(hd);
+    CUDA_OK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
+    return bytes;
+}
+
+template <LookKind KIND>
+static void look_launch(const LookRows *a, const Observed *o, void *stream) {
+    LAUNCH(look_k<KIND>, dim3(CEIL_DIV(a->max_len, TILE_KEYS), a->n_lists * o->units), TILE_THREADS,
+           tile_shared(look_k<KIND>, a->head_dim), stream, *a, *o);
+}
+
+void cuda_look(LookKind kind, const LookRows *a, const Observed *o, void *stream) {
+    Observed by_head = *o;
+    by_head.units = a->n_heads / a->n_lists;
+    CHECK(a->head_dim % 8 == 0, "keys of %d channels on the device", a->head_dim);
+    CHECK(kind != LOOK_DIAGONALS || a->rows <= TILE_ROWS, "diagonals of %d rows", a->rows);
+    if (!a->rows || !a->max_len) return;
+    if (kind == LOOK_SUM) look_launch<LOOK_SUM>(a, o, stream);
+    if (kind == LOOK_MOMENTS) look_launch<LOOK_MOMENTS>(a, o, stream);
+    if (kind == LOOK_MARKS) look_launch<LOOK_MARKS>(a, o, stream);
+    if (kind == LOOK_LAST) look_launch<LOOK_LAST>(a, o, stream);
+    if (kind == LOOK_WINDOW) look_launch<LOOK_WINDOW>(a, &by_head, stream);
+    if (kind == LOOK_DIAGONALS) look_launch<LOOK_DIAGONALS>(a, &by_head, stream);
+}
+
+// grid (entries, lists * units): one query whose scores are there
+template <LookKind KIND>
+__global__ static void observe_k(LookRows a, Observed o, const float *scores, size_t scores_ld) {
+    int group = a.n_heads / a.n_lists, heads = group / o.units, l = blockIdx.y / o.units,
+        unit = blockIdx.y % o.units, h = l * group + unit * heads, j = (int)thread_item();
+    if (j >= a.list[l].len) return;
+    const bool sums = KIND == LOOK_WINDOW;
+    size_t plane = sums ? 0 : (size_t)o.head[l].cap;
+    uint32_t *state = (sums ? (uint32_t *)o.sums + (size_t)h * o.sums_ld
+                            : o.head[l].state + (size_t)unit * (o.head[l].words / o.units) * plane) + j;
+    Column c = { 0, 0, 0, 0 };
+    if (!sums) c = column_load<KIND>(state, plane);
+    column_add<KIND>(&c, &o, state, plane, scores + (size_t)h * scores_ld + j, scores_ld,
+                     o.lse2 + (size_t)h * o.lse_ld, heads, 0xffffffffu, o.t);
+    column_store<sums ? LOOK_SUM : KIND>(state, plane, &c);
+}
+
+template <LookKind KIND>
+static void observe_launch(const LookRows *a, const Observed *o, const float *scores, size_t ld,
+                           void *stream) {
+    LAUNCH(observe_k<KIND>, dim3(blocks_for(a->max_len, 128), a->n_lists * o->units), 128, 0, stream,
+           *a, *o, scores, ld);
+}
+
+void cuda_observe(LookKind kind, const LookRows *a, const Observed *o, const float *scores,
+                  size_t scores_ld, void *stream) {
+    Observed by_head = *o;
+    by_head.units = a->n_heads / a->n_lists;
+    if (!a->max_len) return;
+    if (kind == LOOK_SUM) observe_launch<LOOK_SUM>(a, o, scores, scores_ld, stream);
+    if (kind == LOOK_MOMENTS) observe_launch<LOOK_MOMENTS>(a, o, scores, scores_ld, stream);
+    if (kind == LOOK_MARKS) observe_launch<LOOK_MARKS>(a, o, scores, scores_ld, stream);
+    if (kind == LOOK_LAST) observe_launch<LOOK_LAST>(a, o, scores, scores_ld, stream);
+    if (kind == LOOK_WINDOW) observe_launch<LOOK_WINDOW>(a, &by_head, scores, scores_ld, stream);
+}
+
+// Denominators of a few rows over all keys: blocks share the keys in LOOK_SPLITS pieces of whole
+// tiles, each leaves (m, l) of its rows, and the pieces are folded in order. Two threads hold a row.
+
+// grid (pieces, row tiles, lists), block TILE_THREADS
+__global__ static void look_lse_k(LookRows a, float *parts) {
+    DYN_SHARED(uint32_t, shared);
+    ScoreTile tile = score_tile_at(shared, a.head_dim);
+    int l = blockIdx.z, heads = a.n_heads / a.n_lists, len = a.list[l].len, strip = TILE_ROWS / heads,
+        at = blockIdx.y * strip, n = a.rows - at < strip ? a.rows - at : strip;
+    int tiles = CEIL_DIV(CEIL_DIV(a.max_len, TILE_KEYS), LOOK_SPLITS);
+    int row = threadIdx.x / 2, side = threadIdx.x % 2 * (TILE_KEYS / 2), i = at + row / heads;
+    int sees = row < n * heads ? row_sees(&a, l, i) : 0, most = row_sees(&a, l, at + n - 1);
+    float m = -INFINITY, sum = 0;
+    load_queries(tile.q, &a, at, n, l * heads, heads);
+    for (int k = 0; k < tiles; k++) {
+        int first = ((int)blockIdx.x * tiles + k) * TILE_KEYS, end = sees - first - side;
+        if (first >= len || first >= most) break;
+        load_keys(tile.k, &a.list[l], first, len, a.head_dim);
+        cp_async_commit();
+        cp_async_wait<0>();
+        __syncthreads();
+        score_tile(&tile, a.head_dim, a.scale);
+        __syncthreads();
+        const float *s = tile.s + row * SCORE_LD + side;
+        float top = m;
+        if (end > TILE_KEYS / 2) end = TILE_KEYS / 2;
+        for (int j = 0; j < end; j++) top = s[j] > top ? s[j] : top;
+        sum = m > -INFINITY ? sum * fexp2(m - top) : 0.0f;
+        for (int j = 0; j < end; j++) sum += fexp2(s[j] - top);
+        m = top;
+    }
+    float m2 = __shfl_xor_sync(0xffffffffu, m, 1), sum2 = __shfl_xor_sync(0xffffffffu, sum, 1);
+    float top = m > m2 ? m : m2;
+    if (side || row >= n * heads) return;
+    size_t to = ((size_t)blockIdx.x * a.n_heads + l * heads + row % heads) * a.rows + i;
+    parts[2 * to] = top;
+    parts[2 * to + 1] = (m > -INFINITY ? sum * fexp2(m - top) : 0.0f) +
+                        (m2 > -INFINITY ? sum2 * fexp2(m2 - top) : 0.0f);
+}
+
+// grid covers (H, rows)
+__global__ static void look_fold_k(const float *parts, int n_heads, int rows, float *lse2,
+                                   size_t lse_ld) {
+    int item = (int)thread_item();
+    if (item >= n_heads * rows) return;
+    float m = -INFINITY, sum = 0;
+    for (int p = 0; p < LOOK_SPLITS; p++) {
+        const float *x = parts + 2 * ((size_t)p * n_heads * rows + item);
+        float top = x[0] > m ? x[0] : m;
+        if (x[0] == -INFINITY) continue;
+        sum = (m > -INFINITY ? sum * fexp2(m - top) : 0.0f) + x[1] * fexp2(x[0] - top);
+        m = top;
+    }
+    lse2[(size_t)(item / rows) * lse_ld + item % rows] = m + flog2(sum);
+}
+
+void cuda_look_lse(const LookRows *a, float *lse2, size_t lse_ld, float *parts, void *stream) {
+    int heads = a->n_heads / a->n_lists, all = a->n_heads * a->rows;
+    CHECK(a->head_dim % 8 == 0, "keys of %d channels on the device", a->head_dim);
+    if (!a->rows) return;
+    LAUNCH(look_lse_k, dim3(LOOK_SPLITS, CEIL_DIV(a->rows, TILE_ROWS / heads), a->n_lists),
+           TILE_THREADS, tile_shared(look_lse_k, a->head_dim), stream, *a, parts);
+    LAUNCH(look_fold_k, blocks_for(all, 128), 128, 0, stream, parts, a->n_heads, a->rows, lse2,
+           lse_ld);
+}
+#endif
 
 // ---------------------------------------------------------------------------
 // When policies act

@@ -1,6 +1,6 @@
 // jamba.cu - Jamba (arXiv 2403.19887, 2408.12570): layers that attend, without positions, among
 // Mamba-1 layers (arXiv 2312.00752), and experts in the place of some feed-forward nets.
-#include "scb.h"
+#include "kernels.h"
 
 // ---------------------------------------------------------------------------
 // State of one Mamba-1 layer: (K - 1, D) the newest inputs of the convolution, then h (N, D)
@@ -164,6 +164,83 @@ static void scan(const Scan *q, int n) {
     }
 }
 
+#ifdef SCB_CUDA
+// On the device 16 threads hold the states of a channel and a block 16 channels. What depends on
+// the token alone is computed once for 16 tokens, a thread each; then the block walks them.
+enum { SCAN_CHANNELS = 16, SCAN_TOKENS = 16, SCAN_THREADS = SCAN_CHANNELS * LANES };
+
+typedef struct { float dt, du, skip, gate; } ScanToken;
+
+// grid (channels / 16, texts): STATES of the N states to a thread
+template <int STATES>
+__global__ static void scan_k(DeviceScan q, int n) {
+    SHARED(ScanToken, token, SCAN_TOKENS * SCAN_CHANNELS);
+    SHARED(float, bc, SCAN_TOKENS * 2 * LANES * STATES);
+    SHARED(float, out, SCAN_TOKENS * SCAN_CHANNELS);
+    int lane = threadIdx.x % LANES, mine = threadIdx.x / LANES, first = blockIdx.x * SCAN_CHANNELS;
+    int c = first + mine, D = q.inner, N = q.state, other = first + lane;   // other: when loading
+    float *hold = q.each ? (float *)(q.each[blockIdx.y] + q.at) : q.h, h[STATES], a[STATES];
+    size_t row0 = q.each ? blockIdx.y : 0;
+#pragma unroll
+    for (int k = 0; k < STATES; k++) {
+        int j = k * LANES + lane;
+        bool in = j < N && c < D;
+        h[k] = in ? hold[(size_t)j * D + c] : 0.0f;
+        a[k] = in ? q.a[(size_t)j * D + c] * 1.44269504f : 0.0f;
+    }
+    for (int at = 0; at < n; at += SCAN_TOKENS) {
+        int count = n - at < SCAN_TOKENS ? n - at : SCAN_TOKENS;
+        size_t row = (row0 + at + mine) * D + other;
+        bool load = mine < count && other < D;          // token mine, channel other
+        ScanToken x = { 0, 0, 0, 0 };
+        if (load) {
+            x.dt = fsoftplus(q.y[row]);
+            x.du = x.dt * q.u[row];
+            x.skip = q.u[row];
+            x.gate = fsilu(q.gate[row]);
+        }
+        token[threadIdx.x] = x;
+        for (int i = threadIdx.x; i < count * 2 * N; i += SCAN_THREADS) {
+            int t = i / (2 * N), j = i % (2 * N);
+            bc[t * 2 * LANES * STATES + (j < N ? j : LANES * STATES + j - N)] =
+                q.p[(row0 + at + t) * (q.rank + 2 * N) + q.rank + j];
+        }
+        __syncthreads();
+        for (int t = 0; t < count; t++) {
+            ScanToken v = token[t * SCAN_CHANNELS + mine];
+            const float *B = bc + t * 2 * LANES * STATES, *C = B + LANES * STATES;
+            float sum = 0;
+#pragma unroll
+            for (int k = 0; k < STATES; k++) {
+                int j = k * LANES + lane;
+                if (j >= N) continue;
+                h[k] = fmaf(fexp2(v.dt * a[k]), h[k], v.du * B[j]);
+                sum = fmaf(h[k], C[j], sum);
+            }
+            sum = half_warp_sum(sum);
+            if (lane == 0) out[t * SCAN_CHANNELS + mine] = sum;
+        }
+        __syncthreads();
+        if (load) q.y[row] = fmaf(q.d[other], x.skip, out[threadIdx.x]) * x.gate;
+        __syncthreads();                                // both arrays are free again
+    }
+#pragma unroll
+    for (int k = 0; k < STATES; k++) {
+        int j = k * LANES + lane;
+        if (j < N && c < D) hold[(size_t)j * D + c] = h[k];
+    }
+}
+
+void cuda_scan(const DeviceScan *a, void *stream) {
+    dim3 grid(CEIL_DIV(a->inner, SCAN_CHANNELS), a->each ? a->n : 1);
+    int n = a->each ? 1 : a->n;
+    if (!a->n) return;
+    if (a->state <= LANES) LAUNCH(scan_k<1>, grid, SCAN_THREADS, 0, stream, *a, n);
+    else if (a->state <= 4 * LANES) LAUNCH(scan_k<4>, grid, SCAN_THREADS, 0, stream, *a, n);
+    else LAUNCH(scan_k<16>, grid, SCAN_THREADS, 0, stream, *a, n);
+}
+#endif
+
 // ---------------------------------------------------------------------------
 // Forward. Per layer: x += mixer(norm(x)), x += net(norm(x)); the mixer attends or scans, the net
 // is dense or routes every token to n_experts_used of n_experts.
@@ -294,6 +371,130 @@ static void route_row(float *p, int n, int used) {
     }
     for (int x = 0; x < n; x++) if (!chosen[x]) p[x] = 0.0f;
 }
+
+#ifdef SCB_CUDA
+enum { ROUTE_THREADS = 128, MOST_EXPERTS = 256 };
+
+// the largest of a warp's p (n) that are not chosen yet, the lowest of equals
+__device__ static int route_best(const float *p, const bool *chosen, int n) {
+    int best = -1;
+    float top = 0;
+    for (int x = threadIdx.x % 32; x < n; x += 32)
+        if (!chosen[x] && (best < 0 || p[x] > top)) {
+            best = x;
+            top = p[x];
+        }
+    for (int s = 16; s; s >>= 1) {
+        float y = __shfl_xor_sync(0xffffffffu, top, s);
+        int x = __shfl_xor_sync(0xffffffffu, best, s);
+        bool take = x >= 0 && (best < 0 || y > top || (y == top && x < best));
+        top = take ? y : top;
+        best = take ? x : best;
+    }
+    return best;
+}
+
+// grid covers the rows, a warp each
+__global__ static void route_k(Routing a) {
+    SHARED(float, share, ROUTE_THREADS / 32 * MOST_EXPERTS);
+    SHARED(bool, taken, ROUTE_THREADS / 32 * MOST_EXPERTS);
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, X = a.n_experts;
+    int row = blockIdx.x * (ROUTE_THREADS / 32) + warp;
+    float *p = share + warp * MOST_EXPERTS, top = -INFINITY, sum = 0;
+    bool *chosen = taken + warp * MOST_EXPERTS;
+    if (row >= a.n) return;
+    float *to = a.route + (size_t)row * X;
+    for (int x = lane; x < X; x += 32) top = to[x] > top ? to[x] : top;
+    for (int s = 16; s; s >>= 1) {
+        float y = __shfl_xor_sync(0xffffffffu, top, s);
+        top = y > top ? y : top;
+    }
+    for (int x = lane; x < X && lane < LANES; x += LANES)
+        sum += p[x] = fexp2((to[x] - top) * 1.44269504f);
+    sum = __shfl_sync(0xffffffffu, half_warp_sum(sum), 0);
+    __syncwarp();
+    for (int x = lane; x < X; x += 32) {
+        p[x] /= sum;
+        chosen[x] = false;
+    }
+    __syncwarp();
+    for (int k = 0; k < a.used; k++) {
+        int best = route_best(p, chosen, X);
+        __syncwarp();
+        if (lane == 0) chosen[best] = true;
+        __syncwarp();
+    }
+    for (int x = lane; x < X; x += 32) to[x] = chosen[x] ? p[x] : 0.0f;
+}
+
+enum { SLOT_THREADS = 256 };
+
+// grid X: how many rows an expert has
+__global__ static void route_count_k(Routing a) {
+    int n = 0;
+    for (int at = 0; at < a.n; at += SLOT_THREADS) {
+        int i = at + threadIdx.x;
+        n += __syncthreads_count(i < a.n && a.route[(size_t)i * a.n_experts + blockIdx.x] > 0);
+    }
+    if (threadIdx.x == 0) a.count[blockIdx.x] = n;
+}
+
+// grid X: its rows, ascending, behind those of the experts before it
+__global__ static void route_slots_k(Routing a) {
+    int x = blockIdx.x, first = 0, n = 0;
+    for (int e = 0; e < x; e++) first += a.count[e];
+    if (threadIdx.x == 0) a.first[x] = first;
+    for (int at = 0; at < a.n; at += SLOT_THREADS) {
+        int i = at + threadIdx.x;
+        bool mine = i < a.n && a.route[(size_t)i * a.n_experts + x] > 0;
+        uint32_t total, place = block_places(mine, false, &total) + n;
+        if (mine) {
+            a.slot[first + place] = i;
+            a.place[(size_t)i * a.n_experts + x] = first + (int)place;
+        }
+        n += (int)total;
+    }
+}
+
+void cuda_route(const Routing *a, void *stream) {
+    CHECK(a->n_experts <= MOST_EXPERTS, "%d experts on the device", a->n_experts);
+    if (a->n)
+        LAUNCH(route_k, CEIL_DIV(a->n, ROUTE_THREADS / 32), ROUTE_THREADS, 0, stream, *a);
+    LAUNCH(route_count_k, a->n_experts, SLOT_THREADS, 0, stream, *a);
+    LAUNCH(route_slots_k, a->n_experts, SLOT_THREADS, 0, stream, *a);
+}
+
+// grid n * used: those of a row whose second share vanished have no slot
+__global__ static void experts_gather_k(Routing a, const uint16_t *x, uint16_t *to) {
+    int last = a.n_experts - 1, i = blockIdx.x;
+    if (i >= a.first[last] + a.count[last]) return;
+    const uint16_t *from = x + (size_t)a.slot[i] * a.dim;
+    for (int j = threadIdx.x; j < a.dim; j += blockDim.x) to[(size_t)i * a.dim + j] = from[j];
+}
+
+void cuda_experts_gather(const Routing *a, const uint16_t *x, uint16_t *to, void *stream) {
+    if (a->n) LAUNCH(experts_gather_k, a->n * a->used, 128, 0, stream, *a, x, to);
+}
+
+// grid (channels, n)
+__global__ static void experts_combine_k(Routing a, const float *out, float *x) {
+    int j = (int)thread_item();
+    size_t row = blockIdx.y;
+    if (j >= a.dim) return;
+    float y = x[row * a.dim + j];
+    for (int e = 0; e < a.n_experts; e++) {
+        float share = a.route[row * a.n_experts + e];
+        if (share > 0)
+            y = fmaf(share, out[(size_t)a.place[row * a.n_experts + e] * a.dim + j], y);
+    }
+    x[row * a.dim + j] = y;
+}
+
+void cuda_experts_combine(const Routing *a, const float *out, float *x, void *stream) {
+    if (a->n)
+        LAUNCH(experts_combine_k, dim3(blocks_for(a->dim, 256), a->n), 256, 0, stream, *a, out, x);
+}
+#endif
 
 // hidden <- norm(x), route, slot and count of n rows
 static void route(Forward *f, const Work *b, int layer, const float *x, int n) {

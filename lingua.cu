@@ -11,6 +11,7 @@
 // that weights are read once per batch. Products and attention are those of matmul.cu and
 // sparse_attn.cu: the result depends on the sequence alone.
 #include "lingua.h"
+#include "kernels.h"
 #include <omp.h>
 
 enum { BATCH_ROWS = 2048 };             // tokens of a batch
@@ -210,7 +211,7 @@ void lingua_set_progress(Lingua *w, bool (*fn)(void *user, double share), void *
 // Pieces of a layer
 
 // erf by Abramowitz and Stegun 7.1.26, |error| < 1.5e-7
-static inline float erf_small(float x) {
+HD static inline float erf_small(float x) {
     float a = fabsf(x), t = 1.0f / fmaf(0.3275911f, a, 1.0f);
     float p = fmaf(t, 1.061405429f, -1.453152027f);
     p = fmaf(p, t, 1.421413741f);
@@ -233,6 +234,64 @@ static void layer_norm(float *y, const float *x, const float *w, const float *b,
     float r = 1.0f / sqrtf(lanes_sum(square) / (float)dim + eps);
     for (int i = 0; i < dim; i++) y[i] = (x[i] - mean) * r * w[i] + b[i];
 }
+
+#ifdef SCB_CUDA
+// grid (channels, rows): channels from k to ld are zero
+__global__ static void gelu_k(const float *x, uint16_t *act, int k, int ld) {
+    size_t i = thread_item(), row = blockIdx.y;
+    if (i >= (size_t)ld) return;
+    float y = i < (size_t)k ? x[row * k + i] : 0.0f;
+    act[row * ld + i] = f32_bf16(0.5f * y * (1.0f + erf_small(y * 0.70710678f)));
+}
+
+void cuda_gelu(const float *x, uint16_t *act, int rows, int k, int ld, void *stream) {
+    if (rows) LAUNCH(gelu_k, dim3(blocks_for(ld, 256), rows), 256, 0, stream, x, act, k, ld);
+}
+
+// grid n
+__global__ static void lingua_embed_k(const uint16_t *word, const uint16_t *position,
+                                      const float *type, const int32_t *ids, const int32_t *places,
+                                      float *x, int dim) {
+    const uint16_t *w = word + (size_t)ids[blockIdx.x] * dim,
+                   *p = position + (size_t)places[blockIdx.x] * dim;
+    for (int i = threadIdx.x; i < dim; i += blockDim.x)
+        x[(size_t)blockIdx.x * dim + i] = bf16_f32(w[i]) + type[i] + bf16_f32(p[i]);
+}
+
+void cuda_lingua_embed(const uint16_t *word, const uint16_t *position, const float *type,
+                       const int32_t *ids, const int32_t *places, float *x, int n, int dim,
+                       void *stream) {
+    if (n) LAUNCH(lingua_embed_k, n, 128, 0, stream, word, position, type, ids, places, x, dim);
+}
+
+// grid (n, 3): a row of q, k or v
+__global__ static void split_heads_k(const float *q, const float *k, const float *v, uint16_t *to,
+                                     int n, int n_heads, int hd) {
+    const float *from = blockIdx.y == 0 ? q : blockIdx.y == 1 ? k : v;
+    for (int i = threadIdx.x; i < n_heads * hd; i += blockDim.x) {
+        size_t row = ((size_t)blockIdx.y * n_heads + i / hd) * n + blockIdx.x;
+        to[row * hd + i % hd] = f32_bf16(from[(size_t)blockIdx.x * n_heads * hd + i]);
+    }
+}
+
+void cuda_split_heads(const float *q, const float *k, const float *v, uint16_t *to, int n,
+                      int n_heads, int head_dim, void *stream) {
+    if (n)
+        LAUNCH(split_heads_k, dim3(n, 3), 256, 0, stream, q, k, v, to, n, n_heads, head_dim);
+}
+
+// grid covers n: softmax of the second of two logits, as in batch below
+__global__ static void keep_probability_k(const float *z, float *p, int n) {
+    int i = (int)thread_item();
+    if (i >= n) return;
+    float d = (z[2 * i] - z[2 * i + 1]) * 1.44269504f, e = fexp2(d < 0 ? d : -d);
+    p[i] = d < 0 ? 1.0f / (1.0f + e) : e / (1.0f + e);
+}
+
+void cuda_keep_probability(const float *z, float *p, int n, void *stream) {
+    if (n) LAUNCH(keep_probability_k, blocks_for(n, 128), 128, 0, stream, z, p, n);
+}
+#endif
 
 typedef struct {                        // scratch of a batch of up to `rows` tokens
     float *x, *q, *k, *v, *att, *ffn;   // (rows, E); ffn (rows, F)

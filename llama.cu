@@ -7,7 +7,7 @@
 //   x += W_2 (silu(W_1 norm(x)) * W_3 norm(x))
 // A feed runs layer by layer over the whole feed and, inside a layer, chunk by chunk: only x is as
 // long as the feed, and a layer's keys are complete before its policy acts.
-#include "scb.h"
+#include "kernels.h"
 #include <omp.h>
 
 // ---------------------------------------------------------------------------
@@ -22,6 +22,60 @@ void rmsnorm(float *y, const float *x, const float *w, int dim, float eps) {
     float r = 1.0f / sqrtf(lanes_sum(lane) / (float)dim + eps);
     for (i = 0; i < dim; i++) y[i] = (x[i] * r) * w[i];
 }
+
+#ifdef SCB_CUDA
+enum { NORM_THREADS = 256, NORM_PART = 4096 };
+
+// One row, by a block: sum of (x - center)^2, or of x, where x is x * silu(gate). The row passes
+// through shared memory; 16 threads add it up in the order of the plain loop, which costs as many
+// cycles as a row has quarters of channels and gives its bits.
+template <bool SQUARE>
+__device__ static float row_sum(const float *x, const float *gate, int dim, float center) {
+    SHARED(float, part, NORM_PART);
+    SHARED(float, sum, 1);
+    float lane = 0;
+    for (int at = 0; at < dim; at += NORM_PART) {
+        int n = dim - at < NORM_PART ? dim - at : NORM_PART;
+        __syncthreads();                        // part is read no more
+        for (int i = threadIdx.x; i < n; i += NORM_THREADS)
+            part[i] = gate ? x[at + i] * fsilu(gate[at + i]) : x[at + i];
+        __syncthreads();
+        if (threadIdx.x >= LANES) continue;
+#pragma unroll 8
+        for (int i = threadIdx.x; i < n; i += LANES) {
+            float d = part[i] - center;
+            lane = SQUARE ? fmaf(d, d, lane) : lane + d;
+        }
+    }
+    if (threadIdx.x < 32) {
+        lane = half_warp_sum(lane);
+        if (threadIdx.x == 0) sum[0] = lane;
+    }
+    __syncthreads();
+    return sum[0];
+}
+
+// grid (rows, parts), block NORM_THREADS
+__global__ static void norm_k(RowNorm a) {
+    size_t part = (size_t)blockIdx.y * a.dim, at = blockIdx.x * a.ldx + part;
+    const float *x = a.x + at, *gate = a.gate ? a.gate + at : NULL, *w = a.w + part;
+    float mean = a.bias ? row_sum<false>(x, gate, a.dim, 0.0f) / (float)a.dim : 0.0f;
+    float r = 1.0f / sqrtf(row_sum<true>(x, gate, a.dim, mean) / (float)a.dim + a.eps);
+    for (int i = threadIdx.x; i < a.dim; i += NORM_THREADS) {
+        float v = gate ? x[i] * fsilu(gate[i]) : x[i];
+        v = a.bias ? (v - mean) * r * w[i] + a.bias[part + i] : (v * r) * w[i];
+        if (a.y) a.y[blockIdx.x * a.ldy + part + i] = v;
+        if (a.act) a.act[blockIdx.x * a.ld_act + part + i] = f32_bf16(v);
+    }
+    if (!a.act || blockIdx.y + 1 < gridDim.y) return;
+    for (size_t i = part + a.dim + threadIdx.x; i < a.ld_act; i += NORM_THREADS)
+        a.act[blockIdx.x * a.ld_act + i] = 0;
+}
+
+void cuda_norm(const RowNorm *a, int rows, int parts, void *stream) {
+    if (rows) LAUNCH(norm_k, dim3(rows, parts), NORM_THREADS, 0, stream, *a);
+}
+#endif
 
 // ---------------------------------------------------------------------------
 // RoPE, half-split: pair (x_i, x_{i + R/2}) turns by angle pos * inv_i,  inv_i = theta^(-2i/R).
@@ -94,12 +148,209 @@ static void rope_head(float *x, const float *cs, const float *sn, int half) {
     }
 }
 
+#ifdef SCB_CUDA
+// grid covers (n, half)
+__global__ static void rope_angles_k(const int32_t *pos, const float *inv_freq, float amplitude,
+                                     float *cs, float *sn, int n, int half) {
+    size_t at = thread_item();
+    if (at >= (size_t)n * half) return;
+    float s, c;
+    fsincos((float)pos[at / half] * inv_freq[at % half], &s, &c);
+    cs[at] = c * amplitude;
+    sn[at] = s * amplitude;
+}
+
+void cuda_rope_angles(const int32_t *pos, const float *inv_freq, float amplitude, float *cs,
+                      float *sn, int n, int half, void *stream) {
+    size_t all = (size_t)n * half;
+    if (all)
+        LAUNCH(rope_angles_k, blocks_for(all, 128), 128, 0, stream, pos, inv_freq, amplitude, cs,
+               sn, n, half);
+}
+
+enum { ROPE_THREADS = 256, ROPE_MOST = 512 };   // half of the widest rotary part
+
+// channels j and j + half of a head's row of a, rotated; channels behind the pairs are as they are
+__device__ static void rope_pair(const float *x, int j, int half, const float *cs, const float *sn,
+                                 float *u, float *v) {
+    *u = fmaf(x[j], cs[j], -(x[j + half] * sn[j]));
+    *v = fmaf(x[j + half], cs[j], x[j] * sn[j]);
+}
+
+// a warp: one query row, in place and in bf16
+__device__ static void rope_query(float *x, uint16_t *to, int hd, int half, const float *cs,
+                                  const float *sn) {
+    for (int j = threadIdx.x % 32; j < half; j += 32) {
+        float u, v;
+        rope_pair(x, j, half, cs, sn, &u, &v);
+        x[j] = u;
+        x[j + half] = v;
+        if (to) to[j] = f32_bf16(u);
+        if (to) to[j + half] = f32_bf16(v);
+    }
+    for (int j = 2 * half + threadIdx.x % 32; to && j < hd; j += 32) to[j] = f32_bf16(x[j]);
+}
+
+// a warp: one key row, or with half = 0 a value row
+__device__ static void rope_store(const float *x, uint16_t *to, int hd, int half, const float *cs,
+                                  const float *sn) {
+    for (int j = threadIdx.x % 32; j < half; j += 32) {
+        float u, v;
+        rope_pair(x, j, half, cs, sn, &u, &v);
+        to[j] = f32_bf16(u);
+        to[j + half] = f32_bf16(v);
+    }
+    for (int j = 2 * half + threadIdx.x % 32; j < hd; j += 32) to[j] = f32_bf16(x[j]);
+}
+
+// grid (n, n_lists): row i under list l. The warps take its query heads, its key and its value.
+__global__ static void rope_append_k(RopeAppend a) {
+    SHARED(float, own_cs, ROPE_MOST);
+    SHARED(float, own_sn, ROPE_MOST);
+    int i = blockIdx.x, l = blockIdx.y, half = a.rope_dim / 2, hd = a.head_dim;
+    int share = a.n_heads / a.n_lists, ahead = a.step ? 0 : i;
+    KeyList *list = &a.list[a.step ? i * a.n_lists + l : l];
+    DeviceHead *head = &a.head[a.step ? i * a.n_lists + l : l];
+    int entry = list->len + ahead, row = head->own + ahead;
+    const float *cs = a.cos + (size_t)i * half, *sn = a.sin + (size_t)i * half;
+    for (int j = threadIdx.x; a.by_index && j < half; j += ROPE_THREADS) {
+        float s, c;
+        fsincos((float)(entry + a.index0) * a.inv_freq[j], &s, &c);
+        own_cs[j] = c * a.amplitude;
+        own_sn[j] = s * a.amplitude;
+    }
+    __syncthreads();
+    for (int w = threadIdx.x / 32; w < share + 2; w += ROPE_THREADS / 32) {
+        size_t h = (size_t)l * share + w, g = (size_t)(l / (a.n_lists / a.n_kv_heads)) * hd;
+        if (w < share && a.q)
+            rope_query(a.q + i * a.ldq + h * hd,
+                       a.q16 ? a.q16 + ((size_t)i * a.n_heads + h) * hd : NULL, hd, half,
+                       a.by_index ? own_cs : cs, a.by_index ? own_sn : sn);
+        if (w == share && a.k)
+            rope_store(a.k + i * a.ldk + g, (uint16_t *)list->k[1] + (size_t)row * hd, hd, half, cs,
+                       sn);
+        if (w == share + 1 && a.k)
+            rope_store(a.v + i * a.ldv + g, (uint16_t *)list->v[1] + (size_t)row * hd, hd, 0, cs,
+                       sn);
+    }
+    if (threadIdx.x || !a.k) return;
+    ((int32_t *)list->pos[1])[row] = a.pos[i];
+    if (list->live) head->live[entry] = list->split + row;
+    for (int k = 0; k < head->words; k++) head->state[(size_t)k * head->cap + entry] = 0;
+    if (!a.step) return;
+    list->len = entry + 1;
+    head->own = row + 1;
+}
+
+// grid covers the lists
+__global__ static void lists_grow_k(KeyList *list, DeviceHead *head, int n_lists, int n) {
+    int l = (int)thread_item();
+    if (l >= n_lists) return;
+    list[l].len += n;
+    head[l].own += n;
+}
+
+void cuda_rope_append(const RopeAppend *a, void *stream) {
+    CHECK(a->rope_dim <= 2 * ROPE_MOST, "a rotary part of %d channels", a->rope_dim);
+    if (!a->n) return;
+    LAUNCH(rope_append_k, dim3(a->n, a->n_lists), ROPE_THREADS, 0, stream, *a);
+    if (!a->step && a->k)
+        LAUNCH(lists_grow_k, blocks_for(a->n_lists, 32), 32, 0, stream, a->list, a->head,
+               a->n_lists, a->n);
+}
+#endif
+
 // ---------------------------------------------------------------------------
 // SwiGLU (arXiv 2002.05202): silu(g) u
 
 static void swiglu(float *y, const float *g, const float *u, int n) {
     for (int i = 0; i < n; i++) y[i] = fsilu(g[i]) * u[i];
 }
+
+#ifdef SCB_CUDA
+// grid (channels, rows): channels from k to ld are zero
+__global__ static void swiglu_k(const float *gate, const float *up, uint16_t *act, int k, int ld) {
+    size_t i = thread_item(), row = blockIdx.y;
+    if (i >= (size_t)ld) return;
+    act[row * ld + i] =
+        i < (size_t)k ? f32_bf16(fsilu(gate[row * k + i]) * up[row * k + i]) : (uint16_t)0;
+}
+
+void cuda_swiglu(const float *gate, const float *up, uint16_t *act, int rows, int k, int ld,
+                 void *stream) {
+    if (rows)
+        LAUNCH(swiglu_k, dim3(blocks_for(ld, 256), rows), 256, 0, stream, gate, up, act, k, ld);
+}
+
+__global__ static void round_k(const float *x, uint16_t *act, int k, int ld) {
+    size_t i = thread_item(), row = blockIdx.y;
+    if (i < (size_t)ld)
+        act[row * ld + i] = i < (size_t)k ? f32_bf16(x[row * k + i]) : (uint16_t)0;
+}
+
+void cuda_round(const float *x, uint16_t *act, int rows, int k, int ld, void *stream) {
+    if (rows) LAUNCH(round_k, dim3(blocks_for(ld, 256), rows), 256, 0, stream, x, act, k, ld);
+}
+
+// grid covers the elements
+__global__ static void add_k(float *x, const float *y, size_t n) {
+    size_t i = thread_item();
+    if (i < n) x[i] += y[i];
+}
+
+void cuda_add(float *x, const float *y, size_t n, void *stream) {
+    if (n) LAUNCH(add_k, blocks_for(n, 256), 256, 0, stream, x, y, n);
+}
+
+// grid n: row ids[i] of the table
+__global__ static void embed_k(const uint16_t *table, const int32_t *ids, float *x, int dim) {
+    const uint16_t *row = table + (size_t)ids[blockIdx.x] * dim;
+    for (int i = threadIdx.x; i < dim; i += blockDim.x)
+        x[(size_t)blockIdx.x * dim + i] = bf16_f32(row[i]);
+}
+
+void cuda_embed(const uint16_t *table, const int32_t *ids, float *x, int n, int dim, void *stream) {
+    if (n) LAUNCH(embed_k, n, 256, 0, stream, table, ids, x, dim);
+}
+
+enum { ARGMAX_THREADS = 1024 };
+
+// the larger, or the lower index of equals; NaN is never larger
+__device__ static void argmax_take(float *best, int *at, float x, int i) {
+    bool take = x > *best || (x == *best && i < *at);
+    *best = take ? x : *best;
+    *at = take ? i : *at;
+}
+
+// grid rows
+__global__ static void argmax_k(const float *logits, int32_t *out, int n) {
+    SHARED(float, best, 32);
+    SHARED(int, where, 32);
+    const float *x = logits + (size_t)blockIdx.x * n;
+    float b = -INFINITY;
+    int at = INT_MAX, warp = threadIdx.x / 32;
+    for (int i = threadIdx.x; i < n; i += ARGMAX_THREADS) argmax_take(&b, &at, x[i], i);
+    for (int round = 0; round < 2; round++) {
+        for (int s = 16; s; s >>= 1)
+            argmax_take(&b, &at, __shfl_down_sync(0xffffffffu, b, s),
+                        __shfl_down_sync(0xffffffffu, at, s));
+        if (round) break;
+        if (threadIdx.x % 32 == 0) {
+            best[warp] = b;
+            where[warp] = at;
+        }
+        __syncthreads();
+        if (warp) return;
+        b = best[threadIdx.x];
+        at = where[threadIdx.x];
+    }
+    if (threadIdx.x == 0) out[blockIdx.x] = x[0] != x[0] || at >= n ? 0 : at;
+}
+
+void cuda_argmax(const float *logits, int32_t *out, int rows, int n, void *stream) {
+    if (rows) LAUNCH(argmax_k, rows, ARGMAX_THREADS, 0, stream, logits, out, n);
+}
+#endif
 
 // ---------------------------------------------------------------------------
 // Weights: the one list of names and shapes (a file, a seed and a byte count all walk it)

@@ -1,6 +1,6 @@
 // mamba.cu - Mamba-2, the state space duality of Dao and Gu (arXiv 2405.21060), and
 // Mamba-Codestral.
-#include "scb.h"
+#include "kernels.h"
 #include <omp.h>
 
 enum { CHUNK = 64 };                    // tokens between two states S, absolute positions
@@ -93,6 +93,62 @@ void conv_keep(const Conv *v, int n) {
         memmove(v->tail + (size_t)j * v->width, conv_input(v, n - v->taps + 1 + j),
                 (size_t)v->width * sizeof *v->tail);
 }
+
+#ifdef SCB_CUDA
+// input of channel c at token t, which may lie before the first
+__device__ static float conv_at(const DeviceConv *a, const float *x, const float *tail, int t,
+                                int c) {
+    return t >= 0 ? x[(size_t)t * a->width + c] : tail[(size_t)(a->taps - 1 + t) * a->width + c];
+}
+
+__device__ static void conv_one(const DeviceConv *a, const float *x, const float *tail, int t,
+                                int c, size_t to) {
+    float y = a->bias[c];
+    for (int k = 0; k < a->taps; k++)
+        y = fmaf(a->w[(size_t)k * a->width + c], conv_at(a, x, tail, t - a->taps + 1 + k, c), y);
+    y = fsilu(y);
+    if (a->y) a->y[to * a->width + c] = y;
+    else a->y16[to * a->width + c] = f32_bf16(y);
+}
+
+// one channel's tail after n tokens: entry j is read before any later one is written
+__device__ static void conv_shift(const DeviceConv *a, const float *x, float *tail, int n, int c) {
+    for (int j = 0; j < a->taps - 1; j++)
+        tail[(size_t)j * a->width + c] = conv_at(a, x, tail, n - a->taps + 1 + j, c);
+}
+
+// grid (channels, n)
+__global__ static void conv_k(DeviceConv a) {
+    int c = (int)thread_item();
+    if (c < a.width) conv_one(&a, a.x, a.tail, blockIdx.y, c, blockIdx.y);
+}
+
+__global__ static void conv_keep_k(DeviceConv a) {
+    int c = (int)thread_item();
+    if (c < a.width) conv_shift(&a, a.x, a.tail, a.n, c);
+}
+
+// grid (channels, n): a token of each of n texts; a thread has its channel to itself
+__global__ static void conv_step_k(DeviceConv a) {
+    int c = (int)thread_item();
+    if (c >= a.width) return;
+    const float *x = a.x + (size_t)blockIdx.y * a.width;
+    float *tail = (float *)(a.each[blockIdx.y] + a.at);
+    conv_one(&a, x, tail, 0, c, blockIdx.y);
+    conv_shift(&a, x, tail, 1, c);
+}
+
+void cuda_conv(const DeviceConv *a, void *stream) {
+    dim3 grid(blocks_for(a->width, 128), a->n);
+    if (!a->n) return;
+    if (a->each) {
+        LAUNCH(conv_step_k, grid, 128, 0, stream, *a);
+        return;
+    }
+    LAUNCH(conv_k, grid, 128, 0, stream, *a);
+    LAUNCH(conv_keep_k, grid.x, 128, 0, stream, *a);
+}
+#endif
 
 // ---------------------------------------------------------------------------
 // SSD. Per head, with a < 0, step dt_l, input x_l (P), and B_l, C_l (N) of the head's group:
@@ -412,6 +468,433 @@ static void ssd(const Ssd *q) {
             }
     }
 }
+
+#ifdef SCB_CUDA
+// ---------------------------------------------------------------------------
+// SSD on the device. A feed: C_l . B_s of every chunk and group first, in parallel; then a block per
+// head and 32 of its P channels walks the chunks with its part of S in registers, as accumulators
+// of the product that advances it. All four sums are tensor-core products.
+
+enum { SSD_THREADS = 128, SSD_P = 32, X_LD = SSD_P / 2 + 4 };  // words of a row of x, 16-byte pieces
+
+typedef struct {                // a layer's state and shape as kernels see it
+    float *tail, *s, *dt;
+    uint16_t *rows;
+    int J, P, N, G, D, X;
+} Lane;
+
+// offsets as in state_carve, bf16 rows
+HD static size_t lane_align(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
+HD static Lane lane_of(const MambaMix *a, char *state) {
+    Lane l;
+    l.J = a->heads;
+    l.P = a->head_dim;
+    l.N = a->state;
+    l.G = a->groups;
+    l.D = l.J * l.P;
+    l.X = l.D + 2 * l.G * l.N;
+    size_t s = lane_align((size_t)(a->taps - 1) * l.X * 4), rows = s + lane_align((size_t)l.D * l.N * 4);
+    l.tail = (float *)state;
+    l.s = (float *)(state + s);
+    l.rows = (uint16_t *)(state + rows);
+    l.dt = (float *)(state + rows + lane_align((size_t)CHUNK * l.X * 2));
+    return l;
+}
+
+// 64 rows of count bf16 columns into rows of ld words, zeros behind both; 16 bytes at a time where
+// rows are whole pieces of them
+__device__ static void load_tile(uint32_t *to, int ld, const uint16_t *from, size_t row, int rows,
+                                 int count, int width) {
+    if (row % 8 || count % 8 || (size_t)from % 16) {
+        for (int i = threadIdx.x; i < CHUNK * width; i += SSD_THREADS) {
+            int r = i / width, c = i % width;
+            ((uint16_t *)(to + r * ld))[c] = r < rows && c < count ? from[r * row + c] : 0;
+        }
+        return;
+    }
+    for (int i = threadIdx.x; i < CHUNK * width / 8; i += SSD_THREADS) {
+        int r = i / (width / 8), c = i % (width / 8);
+        bool wanted = r < rows && c * 8 < count;
+        cp_async16(to + r * ld + c * 4, wanted ? from + r * row + c * 8 : from, wanted);
+    }
+}
+
+// fragments from rows of ld words; row0, k0 in elements. A (16 rows, 16 k): row-major rows, or with
+// trans stored [k][row]. B of two neighbouring tiles of 8 columns: stored [column][k], or [k][column]
+__device__ static void fragment_a(uint32_t a[4], const uint32_t *t, int ld, int row0, int k0) {
+    int lane = threadIdx.x % 32, m = lane / 8, r = lane % 8;
+    ldmatrix_x4(a, t + (row0 + m % 2 * 8 + r) * ld + (k0 + m / 2 * 8) / 2);
+}
+__device__ static void fragment_a_trans(uint32_t a[4], const uint32_t *t, int ld, int row0, int k0) {
+    int lane = threadIdx.x % 32, m = lane / 8, r = lane % 8;
+    ldmatrix_x4_trans(a, t + (k0 + m / 2 * 8 + r) * ld + (row0 + m % 2 * 8) / 2);
+}
+__device__ static void fragment_b(uint32_t b[4], const uint32_t *t, int ld, int column0, int k0) {
+    int lane = threadIdx.x % 32, m = lane / 8, r = lane % 8;
+    ldmatrix_x4(b, t + (column0 + m / 2 * 8 + r) * ld + (k0 + m % 2 * 8) / 2);
+}
+__device__ static void fragment_b_trans(uint32_t b[4], const uint32_t *t, int ld, int column0,
+                                        int k0) {
+    int lane = threadIdx.x % 32, m = lane / 8, r = lane % 8;
+    ldmatrix_x4_trans(b, t + (k0 + m % 2 * 8 + r) * ld + (column0 + m / 2 * 8) / 2);
+}
+
+__device__ static int tokens_of(const MambaMix *a, int chunk) {        // of a chunk, after the feed
+    int all = (int)(a->pos % CHUNK) + a->n - chunk * CHUNK;
+    return all < CHUNK ? all : CHUNK;
+}
+
+// grid (chunks, G): gram (chunk, group, 64, 64), columns up to the end of a row's tile of 16
+__global__ static void ssd_gram_k(MambaMix a) {
+    DYN_SHARED(uint32_t, shared);
+    Lane z = lane_of(&a, a.one);
+    int chunk = blockIdx.x, wide = CEIL_DIV(z.N, 16) * 16, ld = wide / 2 + 4, lane = threadIdx.x % 32;
+    int row0 = threadIdx.x / 32 * 16, rows = tokens_of(&a, chunk);
+    uint32_t *c = shared, *b = shared + CHUNK * ld;
+    const uint16_t *from = a.rows + (size_t)chunk * CHUNK * z.X + z.D + blockIdx.y * z.N;
+    load_tile(b, ld, from, z.X, rows, z.N, wide);
+    load_tile(c, ld, from + z.G * z.N, z.X, rows, z.N, wide);
+    cp_async_commit();
+    cp_async_wait<0>();
+    __syncthreads();
+    float d[8][4] = { { 0 } };
+    for (int k = 0; k < wide; k += 16) {
+        uint32_t x[4], y[4];
+        fragment_a(x, c, ld, row0, k);
+#pragma unroll
+        for (int n = 0; n < 4; n++) {
+            if (n * 16 > row0) continue;
+            fragment_b(y, b, ld, n * 16, k);
+            mma_bf16(d[2 * n], x, y);
+            mma_bf16(d[2 * n + 1], x, y + 2);
+        }
+    }
+    float *to = a.gram + ((size_t)chunk * z.G + blockIdx.y) * CHUNK * CHUNK;
+#pragma unroll
+    for (int n = 0; n < 8; n++)
+        for (int i = 0; i < 4 && n * 8 < row0 + 16; i++)
+            to[(row0 + lane / 4 + i / 2 * 8) * CHUNK + n * 8 + lane % 4 * 2 + i % 2] = d[n][i];
+}
+
+typedef struct {                // shared memory of a block
+    uint32_t *b, *c;            // (64, N) rows of ld words
+    uint32_t *x, *w;            // (64, 32) inputs, and weighed ones; rows of X_LD words
+    uint32_t *s;                // (N, 32) S rounded
+    float *dt, *sum;            // (64) steps, and their cumulative a dt
+    int wide, ld;               // N in whole tiles
+} Board;
+
+__device__ static Board board_at(uint32_t *shared, int N) {
+    Board t;
+    t.wide = CEIL_DIV(N, 16) * 16;
+    t.ld = t.wide / 2 + 4;
+    t.b = shared;
+    t.c = t.b + CHUNK * t.ld;
+    t.x = t.c + CHUNK * t.ld;
+    t.w = t.x + CHUNK * X_LD;
+    t.s = t.w + CHUNK * X_LD;
+    t.dt = (float *)(t.s + t.wide * X_LD);
+    t.sum = t.dt + CHUNK;
+    return t;
+}
+static size_t board_bytes(int N) {
+    size_t wide = (size_t)CEIL_DIV(N, 16) * 16;
+    return (2 * CHUNK * (wide / 2 + 4) + (2 * CHUNK + wide) * X_LD + 2 * CHUNK) * 4;
+}
+
+// the decays of one head, and its inputs weighed for the next state once the chunk is complete
+__device__ static void ssd_weigh(const Board *t, float a, int rows) {
+    if (threadIdx.x == 0) {
+        float sum = 0;
+        for (int s = 0; s < rows; s++) t->sum[s] = sum += a * t->dt[s];
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; rows == CHUNK && i < CHUNK * SSD_P; i += SSD_THREADS) {
+        int s = i / SSD_P, p = i % SSD_P;
+        float w = EXP(t->sum[CHUNK - 1] - t->sum[s]) * t->dt[s];
+        ((uint16_t *)(t->w + s * X_LD))[p] =
+            f32_bf16(bf16_f32(((const uint16_t *)(t->x + s * X_LD))[p]) * w);
+    }
+}
+
+__device__ static uint32_t pair_bf16(float low, float high) {
+    return (uint32_t)f32_bf16(low) | (uint32_t)f32_bf16(high) << 16;
+}
+
+// rows row0 .. row0 + 15 of a chunk: diag += mix x, off += C S
+__device__ static void ssd_rows(const Board *t, const float *gram, int row0, int rows,
+                                float diag[4][4], float off[4][4]) {
+    int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4 * 2;
+    uint32_t m[4], x[4];
+    for (int k = 0; k <= row0; k += 16) {       // tokens s
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int l = row0 + g + i % 2 * 8, s = k + c + i / 2 * 8;
+            float v[2] = { 0, 0 };
+            for (int j = 0; j < 2; j++)
+                if (s + j <= l && l < rows)
+                    v[j] = gram[l * CHUNK + s + j] * EXP(t->sum[l] - t->sum[s + j]) * t->dt[s + j];
+            m[i] = pair_bf16(v[0], v[1]);
+        }
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+            fragment_b_trans(x, t->x, X_LD, n * 16, k);
+            mma_bf16(diag[2 * n], m, x);
+            mma_bf16(diag[2 * n + 1], m, x + 2);
+        }
+    }
+    for (int k = 0; k < t->wide; k += 16) {     // state channels
+        fragment_a(m, t->c, t->ld, row0, k);
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+            fragment_b_trans(x, t->s, X_LD, n * 16, k);
+            mma_bf16(off[2 * n], m, x);
+            mma_bf16(off[2 * n + 1], m, x + 2);
+        }
+    }
+}
+
+// S <- e^(c_63) S + B^T w: state channels 16 (warp + 4 i) .. are in s[i]
+template <int TILES>
+__device__ static void ssd_advance(const Board *t, float s[TILES][4][4]) {
+    float last = EXP(t->sum[CHUNK - 1]);
+    uint32_t a[4], x[4];
+#pragma unroll
+    for (int i = 0; i < TILES; i++) {
+        int n0 = (threadIdx.x / 32 + 4 * i) * 16;
+        float add[4][4] = { { 0 } };
+        if (n0 >= t->wide) continue;
+        for (int k = 0; k < CHUNK; k += 16) {
+            fragment_a_trans(a, t->b, t->ld, n0, k);
+#pragma unroll
+            for (int n = 0; n < 2; n++) {
+                fragment_b_trans(x, t->w, X_LD, n * 16, k);
+                mma_bf16(add[2 * n], a, x);
+                mma_bf16(add[2 * n + 1], a, x + 2);
+            }
+        }
+#pragma unroll
+        for (int n = 0; n < 4; n++)
+            for (int j = 0; j < 4; j++) s[i][n][j] = fmaf(last, s[i][n][j], add[n][j]);
+    }
+}
+
+// S of a head between memory and registers; in shared memory it is rounded
+enum { S_LOAD, S_STORE, S_ROUND };
+template <int TILES, int WHAT>
+__device__ static void ssd_state(const Board *t, float *from, int N, int P, int p0,
+                                 float s[TILES][4][4]) {
+    int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < TILES; i++)
+        for (int n = 0; n < 4; n++)
+            for (int j = 0; j < 4; j++) {
+                int at = (threadIdx.x / 32 + 4 * i) * 16 + lane / 4 + j / 2 * 8;
+                int p = n * 8 + lane % 4 * 2 + j % 2;
+                bool in = at < N && p0 + p < P;
+                if (WHAT == S_LOAD) s[i][n][j] = in ? from[(size_t)at * P + p0 + p] : 0.0f;
+                if (WHAT == S_STORE && in) from[(size_t)at * P + p0 + p] = s[i][n][j];
+                if (WHAT == S_ROUND && at < t->wide && j % 2 == 0)
+                    t->s[at * X_LD + p / 2] = pair_bf16(s[i][n][j], s[i][n][j + 1]);
+            }
+}
+
+// grid (J, P / 32)
+template <int TILES>
+__global__ static void ssd_k(MambaMix a) {
+    DYN_SHARED(uint32_t, shared);
+    Lane z = lane_of(&a, a.one);
+    Board t = board_at(shared, z.N);
+    int head = blockIdx.x, p0 = blockIdx.y * SSD_P, group = head / (z.J / z.G);
+    int at = (int)(a.pos % CHUNK), row0 = threadIdx.x / 32 * 16, lane = threadIdx.x % 32;
+    float s[TILES][4][4], *state = z.s + (size_t)head * z.N * z.P;
+    ssd_state<TILES, S_LOAD>(&t, state, z.N, z.P, p0, s);
+    for (int chunk = 0; chunk * CHUNK < at + a.n; chunk++) {
+        int rows = tokens_of(&a, chunk), count = z.P - p0 < SSD_P ? z.P - p0 : SSD_P;
+        const uint16_t *from = a.rows + (size_t)chunk * CHUNK * z.X;
+        __syncthreads();                        // the tiles of the chunk before are read no more
+        load_tile(t.b, t.ld, from + z.D + group * z.N, z.X, rows, z.N, t.wide);
+        load_tile(t.c, t.ld, from + z.D + (z.G + group) * z.N, z.X, rows, z.N, t.wide);
+        load_tile(t.x, X_LD, from + head * z.P + p0, z.X, rows, count, SSD_P);
+        cp_async_commit();
+        for (int i = threadIdx.x; i < rows; i += SSD_THREADS)
+            t.dt[i] = a.row_dt[((size_t)chunk * CHUNK + i) * z.J + head];
+        ssd_state<TILES, S_ROUND>(&t, NULL, z.N, z.P, p0, s);
+        cp_async_wait<0>();
+        __syncthreads();
+        ssd_weigh(&t, a.a[head], rows);
+        float diag[4][4] = { { 0 } }, off[4][4] = { { 0 } };
+        if (row0 < rows)
+            ssd_rows(&t, a.gram + ((size_t)chunk * z.G + group) * CHUNK * CHUNK, row0, rows, diag,
+                     off);
+#pragma unroll
+        for (int n = 0; n < 4; n++)
+            for (int j = 0; j < 4; j++) {
+                int l = row0 + lane / 4 + j / 2 * 8, p = n * 8 + lane % 4 * 2 + j % 2;
+                int token = chunk * CHUNK + l - at;
+                if (l >= rows || token < 0 || p >= count) continue;
+                float x = bf16_f32(((const uint16_t *)(t.x + l * X_LD))[p]);
+                a.y[(size_t)token * z.D + head * z.P + p0 + p] =
+                    fmaf(a.d[head], x, fmaf(EXP(t.sum[l]), off[n][j], diag[n][j]));
+            }
+        __syncthreads();                        // weighed inputs are complete
+        if (rows == CHUNK) ssd_advance<TILES>(&t, s);
+    }
+    ssd_state<TILES, S_STORE>(&t, state, z.N, z.P, p0, s);
+}
+
+// grid (J, rows): dt of the new tokens behind those of the chunk begun
+__global__ static void mamba_dt_k(MambaMix a, int at) {
+    size_t i = thread_item();
+    if (i >= (size_t)a.n * a.heads) return;
+    a.row_dt[(size_t)at * a.heads + i] = fsoftplus(a.dt[i] + a.dt_bias[i % a.heads]);
+}
+
+template <int TILES>
+static void ssd_launch(const MambaMix *a, void *stream) {
+    size_t bytes = board_bytes(a->state);
+    CUDA_OK(cudaFuncSetAttribute(ssd_k<TILES>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 (int)bytes));
+    LAUNCH(ssd_k<TILES>, dim3(a->heads, CEIL_DIV(a->head_dim, SSD_P)), SSD_THREADS, bytes, stream,
+           *a);
+}
+
+static void copy_rows(void *to, const void *from, size_t bytes, void *stream) {
+    if (bytes)
+        CUDA_OK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, (cudaStream_t)stream));
+}
+
+void cuda_mamba_feed(const MambaMix *a, void *stream) {
+    Lane z = lane_of(a, a->one);
+    int at = (int)(a->pos % CHUNK), all = at + a->n, left = all % CHUNK, wide = CEIL_DIV(z.N, 16) * 16;
+    size_t X = (size_t)z.X, J = (size_t)z.J, gram_bytes = 2 * CHUNK * ((size_t)wide / 2 + 4) * 4;
+    DeviceConv conv = { a->conv, a->conv_bias, a->in, z.tail, NULL, 0, NULL, a->rows + at * X,
+                        a->taps, z.X, a->n };
+    if (!a->n) return;
+    copy_rows(a->rows, z.rows, at * X * 2, stream);
+    copy_rows(a->row_dt, z.dt, at * J * 4, stream);
+    cuda_conv(&conv, stream);
+    LAUNCH(mamba_dt_k, blocks_for(a->n * J, 128), 128, 0, stream, *a, at);
+    CUDA_OK(cudaFuncSetAttribute(ssd_gram_k, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 (int)gram_bytes));
+    LAUNCH(ssd_gram_k, dim3(CEIL_DIV(all, CHUNK), z.G), SSD_THREADS, gram_bytes, stream, *a);
+    if (z.N <= 64) ssd_launch<1>(a, stream);
+    else if (z.N <= 128) ssd_launch<2>(a, stream);
+    else ssd_launch<4>(a, stream);
+    copy_rows(z.rows, a->rows + (size_t)(all - left) * X, left * X * 2, stream);
+    copy_rows(z.dt, a->row_dt + (size_t)(all - left) * J, left * J * 4, stream);
+}
+
+// ---------------------------------------------------------------------------
+// One token of each of n texts, by the sums of the plain loops: a thread takes a block of 32 terms
+// of one sum, and the blocks are added in order.
+
+// even and odd chain of up to 32 terms
+#define CHAIN(count, u, v)                                                                             for (int i_ = 0; i_ < (count); i_ += 2) {                                                              { int i = i_; even = fmaf(u, v, even); }                                                           if (i_ + 1 < (count)) { int i = i_ + 1; odd = fmaf(u, v, odd); }                               }
+
+// weights m of tokens 0 .. l for the newest one, and the cumulative sums
+__device__ static void step_mix(const MambaMix *a, const Lane *z, int head, int l, float *part,
+                                float *dt, float *sum, float *m) {
+    int group = head / (z->J / z->G), nb = CEIL_DIV(z->N, BLK);
+    const uint16_t *b = z->rows + z->D + group * z->N, *c = b + (size_t)l * z->X + z->G * z->N;
+    for (int i0 = threadIdx.x; i0 < nb * (l + 1); i0 += blockDim.x) {
+        int s = i0 / nb, n0 = i0 % nb * BLK, n = z->N - n0 < BLK ? z->N - n0 : BLK;
+        const uint16_t *x = b + (size_t)s * z->X + n0;
+        float even = 0, odd = 0;
+        CHAIN(n, bf16_f32(c[n0 + i]), bf16_f32(x[i]))
+        part[i0] = even + odd;
+    }
+    for (int s = threadIdx.x; s < l; s += blockDim.x) dt[s] = z->dt[(size_t)s * z->J + head];
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        float y = 0;
+        for (int s = 0; s <= l; s++) sum[s] = y += a->a[head] * dt[s];
+    }
+    __syncthreads();
+    for (int s = threadIdx.x; s <= l; s += blockDim.x) {
+        float y = 0;
+        for (int k = 0; k < nb; k++) y += part[s * nb + k];
+        m[s] = round_bf16(y * EXP(sum[l] - sum[s]) * dt[s]);
+    }
+    __syncthreads();
+}
+
+// S of a head whose chunk is complete
+__device__ static void step_advance(const Lane *z, int head, const float *dt, const float *sum) {
+    float last = EXP(sum[CHUNK - 1]), *s = z->s + (size_t)head * z->N * z->P;
+    const uint16_t *x = z->rows + head * z->P, *b = z->rows + z->D + head / (z->J / z->G) * z->N;
+    for (int at = threadIdx.x; at < z->N * z->P; at += blockDim.x) {
+        int n = at / z->P, p = at % z->P;
+        float add = 0;
+        for (int t0 = 0; t0 < CHUNK; t0 += BLK) {
+            float even = 0, odd = 0;
+            CHAIN(BLK, bf16_f32(b[(size_t)(t0 + i) * z->X + n]),
+                  round_bf16(bf16_f32(x[(size_t)(t0 + i) * z->X + p]) *
+                             (EXP(sum[CHUNK - 1] - sum[t0 + i]) * dt[t0 + i])))
+            add += even + odd;
+        }
+        s[at] = fmaf(last, s[at], add);
+    }
+}
+
+enum { STEP_THREADS = 256 };
+// grid (J, n), shared (2 + N / 32) P floats: the token's row of its chunk
+__global__ static void ssd_step_k(MambaMix a) {
+    DYN_SHARED(float, part);
+    SHARED(float, grams, CHUNK * 8);
+    SHARED(float, dt, CHUNK);
+    SHARED(float, sum, CHUNK);
+    SHARED(float, m, CHUNK);
+    int head = blockIdx.x, text = blockIdx.y, l = (int)(a.each_pos[text] % CHUNK);
+    Lane z = lane_of(&a, a.each[text] + a.at);
+    int nb = CEIL_DIV(z.N, BLK), group = head / (z.J / z.G), P = z.P;
+    const uint16_t *x = z.rows + head * P, *c = z.rows + (size_t)l * z.X + z.D + (z.G + group) * z.N;
+    const float *s = z.s + (size_t)head * z.N * P;
+    if (threadIdx.x == 0) {
+        dt[l] = fsoftplus(a.dt[(size_t)text * z.J + head] + a.dt_bias[head]);
+        z.dt[(size_t)l * z.J + head] = dt[l];
+    }
+    step_mix(&a, &z, head, l, grams, dt, sum, m);
+    for (int at = threadIdx.x; at < (2 + nb) * P; at += STEP_THREADS) {
+        int k = at / P, p = at % P, first = (k < 2 ? k : k - 2) * BLK;
+        int all = k < 2 ? l + 1 : z.N, n = all - first < BLK ? all - first : BLK;
+        float even = 0, odd = 0;
+        if (k < 2) CHAIN(n, m[first + i], bf16_f32(x[(size_t)(first + i) * z.X + p]))
+        else CHAIN(n, bf16_f32(c[first + i]), round_bf16(s[(size_t)(first + i) * P + p]))
+        part[at] = even + odd;
+    }
+    __syncthreads();
+    for (int p = threadIdx.x; p < P; p += STEP_THREADS) {
+        float diag = 0, off = 0;
+        for (int k = 0; k < 2 && k * BLK <= l; k++) diag += part[k * P + p];
+        for (int k = 0; k < nb; k++) off += part[(2 + k) * P + p];
+        a.y[(size_t)text * z.D + head * P + p] =
+            fmaf(a.d[head], bf16_f32(x[(size_t)l * z.X + p]), fmaf(EXP(sum[l]), off, diag));
+    }
+    if (l == CHUNK - 1) step_advance(&z, head, dt, sum);
+}
+#undef CHAIN
+
+// grid (channels, n): conv of a token goes straight to its row of the state
+__global__ static void mamba_conv_step_k(MambaMix a) {
+    int c = (int)thread_item(), text = blockIdx.y;
+    Lane z = lane_of(&a, a.each[text] + a.at);
+    DeviceConv v = { a.conv, a.conv_bias, a.in + (size_t)text * z.X, z.tail, NULL, 0, NULL, z.rows,
+                     a.taps, z.X, 1 };
+    if (c >= z.X) return;
+    conv_one(&v, v.x, z.tail, 0, c, (size_t)(a.each_pos[text] % CHUNK));
+    conv_shift(&v, v.x, z.tail, 1, c);
+}
+
+void cuda_mamba_step(const MambaMix *a, void *stream) {
+    Lane z = lane_of(a, NULL);
+    size_t bytes = (size_t)(2 + CEIL_DIV(z.N, BLK)) * z.P * sizeof(float);
+    CHECK(bytes <= 40 << 10, "heads of %d channels on the device", z.P);
+    if (!a->n) return;
+    LAUNCH(mamba_conv_step_k, dim3(blocks_for(z.X, 128), a->n), 128, 0, stream, *a);
+    LAUNCH(ssd_step_k, dim3(z.J, a->n), STEP_THREADS, bytes, stream, *a);
+}
+#endif
 
 // ---------------------------------------------------------------------------
 // Forward of Mamba-Codestral. Per layer: x += W_out norm_g(y * silu(z)), norm_g an RMSNorm over

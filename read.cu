@@ -6,6 +6,7 @@
 // From the second feed on every token has a list of its own per KV head. Differs: SCBench's code
 // chooses pages for a whole feed at once by the sum of its queries' signs.
 #include "cache.h"
+#include "kernels.h"
 
 // Per thread, for a list of len entries: choices and what leads to them
 typedef struct {
@@ -121,6 +122,75 @@ static int choose_pages(const KVCache *c, const Head *h, int seen, int group, Re
     return n;
 }
 
+#ifdef SCB_CUDA
+// grid (pages, lists), a thread per channel
+__global__ static void pages_k(const KeyList *list, int page, int from, int hd,
+                               uint16_t *const *pages) {
+    const KeyList *l = &list[blockIdx.y];
+    int p = from + blockIdx.x;
+    if ((p + 1) * page > l->len) return;
+    uint16_t *to = pages[blockIdx.y] + (size_t)p * 2 * hd;
+    for (int i = threadIdx.x; i < hd; i += blockDim.x) {
+        float high = 0, low = 0;
+        for (int j = p * page; j < (p + 1) * page; j++) {
+            float x = bf16_f32(((const uint16_t *)list_row(l, l->k, j, 2 * (size_t)hd))[i]);
+            high = j == p * page || x > high ? x : high;
+            low = j == p * page || x < low ? x : low;
+        }
+        to[i] = f32_bf16(high);
+        to[hd + i] = f32_bf16(low);
+    }
+}
+
+void cuda_pages(const KeyList *list, int n_lists, int page, int from, int to, int head_dim,
+                uint16_t *const *pages, void *stream) {
+    if (to > from)
+        LAUNCH(pages_k, dim3(to - from, n_lists), 128, 0, stream, list, page, from, head_dim, pages);
+}
+
+// one query head's numbers join those of the heads before it
+__device__ static float join_next(Group rule, float y, float x, int k, int heads) {
+    y = k == 0 ? x : rule == GROUP_MAX ? (x > y ? x : y) : y + x;
+    return k == heads - 1 && rule == GROUP_MEAN ? y * (1.0f / (float)heads) : y;
+}
+
+enum { READ_THREADS = 256 };
+
+// grid (pages / 16, n * lists): half a warp holds a page, its 16 lanes as page_bound does
+__global__ static void read_bounds_k(Reading a, const uint16_t *q, const uint16_t *const *pages) {
+    int row = blockIdx.y, i = row / a.n_lists, l = row % a.n_lists, lane = threadIdx.x % LANES;
+    int p = blockIdx.x * (READ_THREADS / LANES) + threadIdx.x / LANES, hd = a.head_dim;
+    int seen = a.list[l].len - a.n + i + 1, n = CEIL_DIV(seen, a.page), k = a.budget / a.page;
+    int heads = a.n_heads / a.n_lists;
+    if (k < 3) k = 3;
+    bool all = seen <= a.budget || n <= k;
+    if (p == 0 && lane == 0) {
+        Choice c = { all ? 0 : n - 1, k - 1, n };
+        a.choice[row] = c;
+    }
+    float y = 0;
+    const uint16_t *high = pages[l] + (size_t)(p < n - 1 ? p : 0) * 2 * hd, *low = high + hd;
+    for (int h = 0; h < heads && !all; h++) {
+        const uint16_t *x = q + ((size_t)i * a.n_heads + l * heads + h) * hd;
+        float sum = 0;
+        for (int c = lane; c < hd && p < n - 1; c += LANES) {
+            float u = bf16_f32(x[c]) * bf16_f32(high[c]), v = bf16_f32(x[c]) * bf16_f32(low[c]);
+            sum += u > v ? u : v;
+        }
+        y = join_next(a.group, y, half_warp_sum(sum), h, heads);
+    }
+    if (lane == 0 && !all && p < n - 1) a.score[row * a.ld + p] = y;
+}
+
+void cuda_read_bounds(const Reading *a, const uint16_t *q, const uint16_t *const *pages,
+                      void *stream) {
+    int most = CEIL_DIV(a->max_len, a->page);
+    if (a->n)
+        LAUNCH(read_bounds_k, dim3(CEIL_DIV(most, READ_THREADS / LANES), a->n * a->n_lists),
+               READ_THREADS, 0, stream, *a, q, pages);
+}
+#endif
+
 // ---------------------------------------------------------------------------
 // One token under one KV head
 
@@ -152,6 +222,65 @@ static int choose_rows(const KVCache *c, const KeyList *list, const float *q, in
     for (int j = 0; j < list->len; j++) if (r->keep[j]) r->live[n++] = j;
     return n;
 }
+
+#ifdef SCB_CUDA
+// grid (entries, n * lists)
+__global__ static void read_scores_k(Reading a, const float *scores, size_t scores_ld,
+                                     const float *lse2) {
+    int row = blockIdx.y, i = row / a.n_lists, l = row % a.n_lists, j = (int)thread_item();
+    int seen = a.list[l].len - a.n + i + 1, heads = a.n_heads / a.n_lists;
+    bool all = seen <= a.budget;
+    float y = 0;
+    if (j == 0) {
+        Choice c = { all ? 0 : seen, a.budget, seen };
+        a.choice[row] = c;
+    }
+    if (all || j >= seen) return;
+    for (int k = 0; k < heads; k++) {
+        size_t h = (size_t)i * a.n_heads + l * heads + k;
+        y = join_next(a.group, y, fexp2(scores[h * scores_ld + j] - lse2[h]), k, heads);
+    }
+    a.score[row * a.ld + j] = y;
+}
+
+void cuda_read_scores(const Reading *a, const float *scores, size_t scores_ld, const float *lse2,
+                      void *stream) {
+    if (a->n)
+        LAUNCH(read_scores_k, dim3(blocks_for(a->max_len, 256), a->n * a->n_lists), 256, 0, stream,
+               *a, scores, scores_ld, lse2);
+}
+
+// grid n * lists: the rows of kept pages in order; a list that is read whole stays as it is
+__global__ static void read_lists_k(Reading a) {
+    int row = blockIdx.x, i = row / a.n_lists, l = row % a.n_lists, pages = 0;
+    Choice c = a.choice[row];
+    KeyList list = a.list[l];
+    int seen = list.len - a.n + i + 1;
+    int32_t *to = a.rows + (size_t)row * a.max_len;
+    const uint8_t *keep = a.keep + row * a.ld;
+    for (int at = 0; c.n && at < c.len; at += READ_THREADS) {
+        int p = at + threadIdx.x;
+        uint32_t total, place = block_places(p < c.len && keep[p], false, &total) + pages;
+        for (int j = p * a.page; p < c.len && keep[p] && j < (p + 1) * a.page && j < seen; j++)
+            to[place * a.page + j - p * a.page] = list.live ? list.live[j] : j;
+        pages += (int)total;
+    }
+    if (threadIdx.x) return;
+    list.len = seen;
+    if (c.n) {
+        list.live = to;
+        // only the newest page, which is always read, may be incomplete
+        list.len = pages * a.page - (c.len * a.page - seen);
+    }
+    a.out[row] = list;
+}
+
+void cuda_read_lists(const Reading *a, void *stream) {
+    if (!a->n) return;
+    cuda_keep_top(a->score, a->ld, a->choice, a->n * a->n_lists, false, a->keep, NULL, stream);
+    LAUNCH(read_lists_k, a->n * a->n_lists, READ_THREADS, 0, stream, *a);
+}
+#endif
 
 static void read_token(KVCache *c, const Head *h, int seen, const float *q, float *out, Reader *r,
                        void *scratch) {

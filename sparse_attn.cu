@@ -16,7 +16,7 @@
 // rows of the feed, a shorter one: A-shape and Tri-shape by rule, MInference's vertical-slash from
 // an online estimation, block-sparse from pooled tiles. Whole pieces of such a list are used where
 // the packed panels hold them, the rest is gathered; the products are the same.
-#include "scb.h"
+#include "kernels.h"
 #include <omp.h>
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -71,6 +71,37 @@ static void key_rotate(const AttnShape *s, Turn *t, void *dst, const void *src, 
         }
     }
 }
+
+#ifdef SCB_CUDA
+// grid (entries, lists), a thread per channel pair or channel behind the rotary part
+__global__ static void turn_keys_k(const KeyList *list, int hd, int rope_dim, const float *inv_freq,
+                                   uint16_t *const *to) {
+    const KeyList *l = &list[blockIdx.y];
+    int j = blockIdx.x, half = rope_dim / 2;
+    if (j >= l->len) return;
+    const uint16_t *x = (const uint16_t *)list_row(l, l->k, j, 2 * (size_t)hd);
+    uint16_t *y = to[blockIdx.y] + (size_t)j * hd;
+    int shift = j - *(const int32_t *)list_row(l, (const void *const *)l->pos, j, 4);
+    for (int i = threadIdx.x; i < hd - half; i += blockDim.x) {
+        if (i >= half || !shift) {
+            y[i < half ? i : i + half] = x[i < half ? i : i + half];
+            if (i < half) y[i + half] = x[i + half];
+            continue;
+        }
+        float s, c, x0 = bf16_f32(x[i]), x1 = bf16_f32(x[i + half]);
+        fsincos((float)shift * inv_freq[i], &s, &c);
+        y[i] = f32_bf16(fmaf(x0, c, -(x1 * s)));
+        y[i + half] = f32_bf16(fmaf(x1, c, x0 * s));
+    }
+}
+
+void cuda_turn_keys(const KeyList *list, int n_lists, int max_len, int head_dim, int rope_dim,
+                    const float *inv_freq, uint16_t *const *to, void *stream) {
+    if (max_len)
+        LAUNCH(turn_keys_k, dim3(max_len, n_lists), 64, 0, stream, list, head_dim, rope_dim,
+               inv_freq, to);
+}
+#endif
 
 #if defined(__AVX512BW__)
 // transpose of 16 x 16 32-bit words: row r of the result holds word r of the 16 inputs
