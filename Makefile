@@ -5,7 +5,7 @@
 # make demo-smollm2           the main job on a real model, which is downloaded
 # make findings  the same as the demo with 100 sessions a cell, and into the README
 # make deps      install missing libraries (quiet when all are there)
-# make check     every source compiles as C, as C++ and, where nvcc is, as CUDA
+# make check     every source compiles as C and the .cu files as C++ (as CUDA: test/run_kernels.sh)
 # make bench, make soak       the long measurements and the long tests
 
 PORTABLE ?= 0
@@ -129,10 +129,10 @@ $(EMUXX) -O1 -DCUDA_EMU -fsanitize=thread -x c++ -c $< -o $@
 @objcopy --redefine-sym memcpy=emu_memcpy --redefine-sym memset=emu_memset \
 	--redefine-sym memmove=emu_memmove $@
 endef
-$(EMU)/cuda_emu.o: test/cuda_emu.cpp
+$(EMU)/cuda_emu.o $(EMU)/cuda_emu_blas.o: $(EMU)/%.o: test/%.cpp
 	@mkdir -p $(@D)
 	$(EMUXX) -O2 -c $< -o $@
-$(EMU_TESTS): %: %.o $(EMU_OBJ) $(EMU)/cuda_emu.o $(C_SRC:%.c=$B/%.o)
+$(EMU_TESTS): %: %.o $(EMU_OBJ) $(EMU)/cuda_emu.o $(EMU)/cuda_emu_blas.o $(C_SRC:%.c=$B/%.o)
 	$(CXX) -fopenmp $^ $(LDLIBS) -o $@
 endif
 ifeq ($(VARIANT),cuda)

@@ -1,8 +1,10 @@
 // device.h - what kernels are written in. It defines SCB_CUDA where there is a device to write for:
 //   nvcc (make CUDA=1)      an NVIDIA GPU of sm_80 or later
-//   g++ -DCUDA_EMU          the host, test/cuda_emu.h: every thread of every block is run and watched
-// Kernels stand inside #ifdef SCB_CUDA in the file named after the idea, below the plain C loop that
-// specifies them; a C compiler sees the prototypes alone. Beyond the CUDA language a kernel uses
+//   g++ -DCUDA_EMU          the host, test/cuda_emu.h: every thread of every block runs and is
+//                           watched
+// Kernels stand inside #ifdef SCB_CUDA in the file named after the idea, below the plain C loop
+// that specifies them; a C compiler sees the prototypes alone. Beyond the CUDA language a kernel
+// uses
 //   LAUNCH(kernel, grid, block, shared_bytes, stream, arguments...)
 //   SHARED(type, name, count)      an array of the block; name is an array, 16-byte aligned
 //   DYN_SHARED(type, name)         the block's shared_bytes; name is a pointer, 16-byte aligned

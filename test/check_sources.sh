@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# check_sources.sh - every source compiles without a warning: as C, the .cu files also as C++ and,
-# where nvcc is, as CUDA; every header compiles alone.
+# check_sources.sh - every source compiles without a warning: as C, the .cu files also as C++; every
+# header compiles alone. As CUDA: run_kernels.sh.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 shopt -s nullglob
@@ -10,7 +10,7 @@ trap 'rm -rf "$tmp"' EXIT
 export tmp
 export flags="-I. $(pkg-config --cflags libpcre2-8 libutf8proc jansson libxxhash) -fopenmp
               -ffp-contract=off -Wall -Wextra -Wno-missing-field-initializers -Wvla"
-export CC=${CC:-cc} CXX=${CXX:-g++} NVCC=${NVCC:-nvcc} ARCH=${ARCH:-sm_90}
+export CC=${CC:-cc} CXX=${CXX:-g++}
 case $(uname -m) in x86_64) export tune='-march=native' ;; *) export tune='' ;; esac
 
 # check KIND FILE: prints what the compiler said, if anything; the compiler's words are the failure
@@ -19,9 +19,6 @@ check() {
     case $kind in
     C)      said=$($CC -x c -std=gnu11 -O2 $tune $flags -c "$file" -o "$tmp/${file//\//_}.o" 2>&1) ;;
     C++)    said=$($CXX -x c++ -std=c++17 $tune $flags -fsyntax-only "$file" 2>&1) ;;
-    CUDA)   # GCC 12's own AVX-512 headers draw -Wmaybe-uninitialized when compiled as C++
-            said=$($NVCC -std=c++17 -O3 -arch=$ARCH -fmad=false -ftz=true -I. -c "$file" -o "$tmp/${file//\//_}.cuda.o" \
-                         -Xcompiler "$tune -fopenmp -ffp-contract=off -Wall -Wno-maybe-uninitialized" 2>&1) ;;
     header) said=$(echo "#include \"$file\"" | $CC -x c -std=gnu11 $flags -fsyntax-only - 2>&1) ;;
     esac
     local rc=$?
@@ -35,7 +32,6 @@ list() {
     for file in *.c *.cu tasks/*.c test/*.c test/*.cu test/fuzz/*.c test/bench/*.c; do echo C "$file"; done
     for file in *.cu test/*.cu; do echo C++ "$file"; done
     for file in *.h tasks/*.h test/*.h test/fuzz/*.h test/bench/*.h test/cuda/*.h; do echo header "$file"; done
-    command -v "$NVCC" >/dev/null && for file in *.cu test/cuda/*.cu; do echo CUDA "$file"; done
 }
 
 list >"$tmp/list"

@@ -1,15 +1,15 @@
 // cuda_emu.cpp - runs the grids of cuda_emu.h: block after block, the threads of a block as fibers
 // that change at barriers and warp operations alone, every access checked against a shadow of the
-// memory. A race is two accesses that nothing orders, not two that happened to collide, so the order
-// in which the fibers run does not matter.
+// memory. A race is two accesses that nothing orders, not two that happened to collide, so the
+// order in which the fibers run does not matter.
 //
 // Memory. Each device owns a range of addresses that is never used twice (what is freed stays
 // freed); one byte of state and, per 4 bytes, the last writer and reader of the running launch
 // shadow it. Shared memory has state, the last writer and two readers per byte.
 //
-// Order. A thread's clock counts the barriers it has passed. known[u][t] of a warp is how far lane u
-// has seen lane t, at_barrier[t] how far the whole block has seen thread t. An access of t at clock
-// c comes before one of u if t is u or c is not beyond what u has seen of t.
+// Order. A thread's clock counts the barriers it has passed. known[u][t] of a warp is how far lane
+// u has seen lane t, at_barrier[t] how far the whole block has seen thread t. An access of t at
+// clock c comes before one of u if t is u or c is not beyond what u has seen of t.
 #include "cuda_emu.h"
 #include "../base.h"
 #include <algorithm>
@@ -37,7 +37,8 @@ enum : size_t {
     SHARED_MOST = 163 << 10,            // of an A100, static and dynamic together
     SHARED_SPAN = 512 << 10             // with the red zones between the arrays
 };
-enum { MAX_DEVICES = 4, MAX_BLOCK = 1024, WARP = 32, SPANS = MAX_DEVICES + 1, PINNED = MAX_DEVICES };
+enum { MAX_DEVICES = 4, MAX_BLOCK = 1024, WARP = 32 };
+enum { SPANS = MAX_DEVICES + 1, PINNED = MAX_DEVICES };     // ranges: devices, pinned host memory
 
 // state of a byte
 enum : uint8_t { OUTSIDE, UNSET, SET, FREED, UNDER_WAY };
@@ -261,9 +262,8 @@ bool before(Who w, const Thread *t) {
     return clock <= at_barrier[id];
 }
 
-void race(const Thread *t, const char *p, bool write, bool other_wrote, const std::string &other,
+void race(const char *p, bool write, bool other_wrote, const std::string &other,
           const char *order) {
-    (void)t;
     violation(format("%s %s, which %s %s, and %s", write ? "writes" : "reads",
                      describe(p).c_str(), other.c_str(), other_wrote ? "wrote" : "read", order));
 }
@@ -285,11 +285,11 @@ void shared_access(Thread *t, char *p, size_t bytes, bool write, bool atomic) {
             violation(format("reads %s, which nobody wrote", describe(shared_base + i).c_str()));
         SharedCell *c = &shared_cell[i];
         if (c->writer && !before(c->writer, t) && !(atomic && who_atomic(c->writer)))
-            race(t, shared_base + i, write, true, thread_name(who_id(c->writer)), NO_ORDER);
+            race(shared_base + i, write, true, thread_name(who_id(c->writer)), NO_ORDER);
         if (write) {
             for (Who r : c->reader)
                 if (r && !before(r, t) && !(atomic && who_atomic(r)))
-                    race(t, shared_base + i, true, false, thread_name(who_id(r)), NO_ORDER);
+                    race(shared_base + i, true, false, thread_name(who_id(r)), NO_ORDER);
             c->writer = me;
             c->reader[0] = c->reader[1] = 0;
             shared_state[i] = SET;
@@ -308,11 +308,11 @@ bool touch_before(const Touch &o, const Thread *t) {
     return o.launch != launch_id || (o.block == block_number && before(o.who, t));
 }
 
-void touch_conflict(const Thread *t, const char *p, bool write, const Touch &o, bool other_wrote) {
+void touch_conflict(const char *p, bool write, const Touch &o, bool other_wrote) {
     if (o.block == block_number)
-        race(t, p, write, other_wrote, thread_name(who_id(o.who)), NO_ORDER);
+        race(p, write, other_wrote, thread_name(who_id(o.who)), NO_ORDER);
     else
-        race(t, p, write, other_wrote,
+        race(p, write, other_wrote,
              format("%s of block %u", thread_name(who_id(o.who)).c_str(), o.block),
              "nothing orders the blocks of one launch");
 }
@@ -345,10 +345,10 @@ void span_access(Thread *t, char *p, size_t bytes, bool write, bool atomic) {
         Cell *c = &span_cell[i / 4];
         if ((c->writer.bytes & mask) && !touch_before(c->writer, t) &&
             !(atomic && who_atomic(c->writer.who)))
-            touch_conflict(t, span_base + i, write, c->writer, true);
+            touch_conflict(span_base + i, write, c->writer, true);
         if (write && (c->reader.bytes & mask) && !touch_before(c->reader, t) &&
             !(atomic && who_atomic(c->reader.who)))
-            touch_conflict(t, span_base + i, write, c->reader, false);
+            touch_conflict(span_base + i, write, c->reader, false);
         (write ? c->writer : c->reader) = { launch_id, block_number, me, mask };
         if (write) memset(span_state + i, SET, end - i);
         i = end;
@@ -808,13 +808,15 @@ std::string plain_name(const std::string &mangled) {
     return s.substr(start, end - start);
 }
 
+// beside the program: what it ran, for test/run_kernels.sh
 void save_launched() {
-    const char *path = getenv("EMU_LAUNCHED");
-    FILE *f = path ? fopen(path, "a") : nullptr;
+    char path[PATH_MAX + 16];
+    ssize_t n = readlink("/proc/self/exe", path, PATH_MAX);
+    if (n <= 0) return;
+    snprintf(path + n, sizeof path - (size_t)n, ".launched");
+    FILE *f = fopen(path, "w");
     if (!f) return;
-    std::string all;
-    for (const std::string &name : launched) all += name + "\n";
-    fwrite(all.data(), 1, all.size(), f);
+    for (const std::string &name : launched) fprintf(f, "%s\n", name.c_str());
     fclose(f);
 }
 
@@ -857,7 +859,7 @@ static void *shared_place(const void *site, size_t bytes, const char *name) {
     size_t at = (shared_used + 127) / 128 * 128;
     shared_arrays_bytes += (bytes + 15) / 16 * 16;
     if (shared_arrays_bytes > SHARED_MOST || at + bytes + RED > SHARED_SPAN)
-        violation(format("has %zu bytes of shared memory, which are more than a block can have: %zu",
+        violation(format("has %zu bytes of shared memory: a block can have %zu",
                          shared_arrays_bytes, (size_t)SHARED_MOST));
     shared_arrays.push_back({ site, name, at, bytes });
     memset(shared_state + at, UNSET, bytes);
@@ -922,7 +924,7 @@ uint64_t emu_warp(EmuWarpOp op, unsigned mask, uint64_t value, int from) {
     return t->call.out;
 }
 
-// the source lane of a shuffle, as the CUDA guide defines it: beyond the segment it is the lane itself
+// the source lane of a shuffle, as the CUDA guide has it: beyond the segment it is the lane itself
 int emu_shuffle_lane(EmuShuffle kind, int lane, int by, int width) {
     int first = lane / width * width, at = lane - first;
     switch (kind) {
@@ -980,7 +982,8 @@ void cp_async16(void *to, const void *from, bool wanted) {
     if (!in_shared(to)) violation("cp_async16 writes to an address that is not in shared memory");
     if (wanted) {
         check_aligned(from, 16, "cp_async16 from an address");
-        if (!in_spans(from)) violation("cp_async16 reads from an address that is not in device memory");
+        if (!in_spans(from))
+            violation("cp_async16 reads from an address that is not in device memory");
         span_access(t, (char *)from, 16, false, false);
     }
     shared_access(t, (char *)to, 16, true, false);
@@ -1061,9 +1064,9 @@ void *emu_memset(void *to, int v, size_t n) {
                                                   int) {                                           \
         return __atomic_fetch_or(p, v, __ATOMIC_SEQ_CST);                                          \
     }                                                                                              \
-    uint##bits##_t __tsan_atomic##bits##_fetch_xor(volatile uint##bits##_t *p, uint##bits##_t v,    \
-                                                  int) {                                           \
-        return __atomic_fetch_xor(p, v, __ATOMIC_SEQ_CST);                                          \
+    uint##bits##_t __tsan_atomic##bits##_fetch_xor(volatile uint##bits##_t *p, uint##bits##_t v,   \
+                                                   int) {                                          \
+        return __atomic_fetch_xor(p, v, __ATOMIC_SEQ_CST);                                         \
     }                                                                                              \
     uint##bits##_t __tsan_atomic##bits##_exchange(volatile uint##bits##_t *p, uint##bits##_t v,    \
                                                   int) {                                           \
@@ -1218,8 +1221,9 @@ static void copy_now(void *to, const void *from, size_t bytes) {
 }
 
 static bool kind_fits(const void *to, const void *from, cudaMemcpyKind kind) {
-    cudaMemcpyKind is = on_device(to) ? on_device(from) ? cudaMemcpyDeviceToDevice : cudaMemcpyHostToDevice
-                                      : on_device(from) ? cudaMemcpyDeviceToHost : cudaMemcpyHostToHost;
+    cudaMemcpyKind is = on_device(to)
+        ? on_device(from) ? cudaMemcpyDeviceToDevice : cudaMemcpyHostToDevice
+        : on_device(from) ? cudaMemcpyDeviceToHost : cudaMemcpyHostToHost;
     if (kind == cudaMemcpyDefault || kind == is) return true;
     violation(format("copies from %s to %s, which is not the kind of copy it says (%d)",
                      describe((const char *)from).c_str(), describe((char *)to).c_str(), kind));
@@ -1236,7 +1240,8 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
         return fail(cudaErrorStreamCaptureUnsupported);
     }
     if (!in_spans(from)) {
-        auto held = std::make_shared<std::vector<char>>((const char *)from, (const char *)from + bytes);
+        const char *p = (const char *)from;
+        auto held = std::make_shared<std::vector<char>>(p, p + bytes);
         enqueue(s, [to, held, bytes] { copy_now(to, held->data(), bytes); });
     } else {
         enqueue(s, [to, from, bytes] { copy_now(to, from, bytes); });
@@ -1250,8 +1255,8 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind 
 cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch,
                               size_t width, size_t height, cudaMemcpyKind kind, cudaStream_t s) {
     for (size_t i = 0; i < height; i++) {
-        cudaError_t e = cudaMemcpyAsync((char *)to + i * to_pitch, (const char *)from + i * from_pitch,
-                                        width, kind, s);
+        cudaError_t e = cudaMemcpyAsync((char *)to + i * to_pitch,
+                                        (const char *)from + i * from_pitch, width, kind, s);
         if (e != cudaSuccess) return e;
     }
     return cudaSuccess;
@@ -1414,189 +1419,18 @@ void emu_launch(const void *kernel, const char *text, dim3 grid, dim3 block, siz
     l->call.assign((const char *)call, (const char *)call + bytes);
     size_t n = (size_t)block.x * block.y * block.z, limit = SHARED_STATIC;
     if (dynamic_limit.count(kernel)) limit = dynamic_limit[kernel];
-    if (n == 0 || n > MAX_BLOCK || !grid.x || !grid.y || !grid.z || grid.y > 65535 || grid.z > 65535)
+    if (n == 0 || n > MAX_BLOCK || !grid.x || !grid.y || !grid.z || grid.y > 65535 ||
+        grid.z > 65535)
         violation(format("launches %s with a grid of (%u, %u, %u) blocks of (%u, %u, %u) threads",
                          l->name.c_str(), grid.x, grid.y, grid.z, block.x, block.y, block.z));
     else if (shared_bytes > limit)
         violation(format("launches %s with %zu bytes of dynamic shared memory: beyond %zu it takes "
-                         "cudaFuncSetAttribute", l->name.c_str(), shared_bytes, limit));
+                         "cudaFuncSetAttribute",
+                         l->name.c_str(), shared_bytes, limit));
     else if (bytes > 4096)
         violation(format("launches %s with %zu bytes of arguments", l->name.c_str(), bytes));
     else
         enqueue((cudaStream_t)stream, [l] { run_launch(l.get()); });
-}
-
-// ---------------------------------------------------------------------------
-// cuBLASLt. Matrices are column-major.
-
-struct EmuBlas {};
-struct EmuMatmul { cublasLtMatmulDesc_t self; int32_t ta, tb; };
-struct EmuLayout { cudaDataType_t type; uint64_t rows, cols; int64_t ld, stride; int32_t batch; };
-struct EmuPreference { uint64_t workspace; uint32_t schemes; };
-
-const char *cublasLtGetStatusString(cublasStatus_t s) {
-    return s == CUBLAS_STATUS_SUCCESS ? "success"
-         : s == CUBLAS_STATUS_INVALID_VALUE ? "invalid value" : "not supported";
-}
-cublasStatus_t cublasLtCreate(cublasLtHandle_t *h) {
-    *h = new EmuBlas();
-    return CUBLAS_STATUS_SUCCESS;
-}
-cublasStatus_t cublasLtDestroy(cublasLtHandle_t h) {
-    delete h;
-    return CUBLAS_STATUS_SUCCESS;
-}
-cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *d, cublasComputeType_t compute,
-                                        cudaDataType_t scale) {
-    if (compute != CUBLAS_COMPUTE_32F || scale != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
-    *d = new EmuMatmul();
-    return CUBLAS_STATUS_SUCCESS;
-}
-cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t d) {
-    delete d;
-    return CUBLAS_STATUS_SUCCESS;
-}
-cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t d,
-                                              cublasLtMatmulDescAttributes_t attr, const void *v,
-                                              size_t bytes) {
-    if (bytes != 4) return CUBLAS_STATUS_INVALID_VALUE;
-    memcpy(attr == CUBLASLT_MATMUL_DESC_TRANSA ? &d->ta : &d->tb, v, 4);
-    return CUBLAS_STATUS_SUCCESS;
-}
-cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *l, cudaDataType_t type,
-                                          uint64_t rows, uint64_t cols, int64_t ld) {
-    if (ld < (int64_t)rows) return CUBLAS_STATUS_INVALID_VALUE;
-    *l = new EmuLayout{ type, rows, cols, ld, 0, 1 };
-    return CUBLAS_STATUS_SUCCESS;
-}
-cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t l) {
-    delete l;
-    return CUBLAS_STATUS_SUCCESS;
-}
-cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t l,
-                                                cublasLtMatrixLayoutAttribute_t attr,
-                                                const void *v, size_t bytes) {
-    bool count = attr == CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT;
-    if (bytes != (count ? 4u : 8u)) return CUBLAS_STATUS_INVALID_VALUE;
-    memcpy(count ? (void *)&l->batch : (void *)&l->stride, v, bytes);
-    return CUBLAS_STATUS_SUCCESS;
-}
-cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *p) {
-    *p = new EmuPreference{ 0, UINT32_MAX };
-    return CUBLAS_STATUS_SUCCESS;
-}
-cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t p) {
-    delete p;
-    return CUBLAS_STATUS_SUCCESS;
-}
-cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p,
-                                                    cublasLtMatmulPreferenceAttributes_t attr,
-                                                    const void *v, size_t bytes) {
-    bool space = attr == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
-    if (bytes != (space ? 8u : 4u)) return CUBLAS_STATUS_INVALID_VALUE;
-    memcpy(space ? (void *)&p->workspace : (void *)&p->schemes, v, bytes);
-    return CUBLAS_STATUS_SUCCESS;
-}
-
-namespace {
-struct Product {
-    EmuMatmul d;
-    EmuLayout la, lb, lc, lout;
-    const char *a, *b, *c;
-    char *out;
-    float alpha, beta;
-};
-
-size_t elem(const EmuLayout &l) { return l.type == CUDA_R_16BF ? 2 : 4; }
-float element(const EmuLayout &l, const char *p, size_t at) {
-    float f;
-    uint16_t h;
-    if (l.type == CUDA_R_16BF) { memcpy(&h, p + 2 * at, 2); return bf16_f32(h); }
-    memcpy(&f, p + 4 * at, 4);
-    return f;
-}
-
-// every column of every matrix is checked for bounds and, where it is read, for being written
-void layout_check(const EmuLayout &l, const char *p, bool reads, const char *verb) {
-    if (!on_device(p)) { violation("a matrix of cublasLtMatmul is not in device memory"); return; }
-    if ((uintptr_t)p % 16) violation("a matrix of cublasLtMatmul is not aligned to 16 bytes");
-    for (int32_t n = 0; n < l.batch; n++)
-        for (uint64_t j = 0; j < l.cols; j++)
-            span_check(p + elem(l) * ((size_t)n * (size_t)l.stride + j * (size_t)l.ld),
-                       l.rows * elem(l), reads, verb);
-}
-
-void product_run(const Product &q) {
-    uint64_t m = q.lout.rows, n = q.lout.cols, k = q.d.ta == CUBLAS_OP_N ? q.la.cols : q.la.rows;
-    layout_check(q.la, q.a, true, "cublasLtMatmul reads A:");
-    layout_check(q.lb, q.b, true, "cublasLtMatmul reads B:");
-    if (q.beta != 0) layout_check(q.lc, q.c, true, "cublasLtMatmul reads C:");
-    layout_check(q.lout, q.out, false, "cublasLtMatmul writes D:");
-    for (int32_t t = 0; t < q.lout.batch; t++)
-        for (uint64_t j = 0; j < n; j++)
-            for (uint64_t i = 0; i < m; i++) {
-                size_t a = (size_t)t * (size_t)q.la.stride, b = (size_t)t * (size_t)q.lb.stride;
-                float sum = 0;
-                for (uint64_t x = 0; x < k; x++)
-                    sum = fmaf(element(q.la, q.a, a + (q.d.ta == CUBLAS_OP_N
-                                                           ? x * (size_t)q.la.ld + i
-                                                           : i * (size_t)q.la.ld + x)),
-                               element(q.lb, q.b, b + (q.d.tb == CUBLAS_OP_N
-                                                           ? j * (size_t)q.lb.ld + x
-                                                           : x * (size_t)q.lb.ld + j)), sum);
-                sum *= q.alpha;
-                if (q.beta != 0)
-                    sum = fmaf(q.beta, element(q.lc, q.c, (size_t)t * (size_t)q.lc.stride +
-                                                              j * (size_t)q.lc.ld + i), sum);
-                size_t at = (size_t)t * (size_t)q.lout.stride + j * (size_t)q.lout.ld + i;
-                uint16_t h = f32_bf16(sum);
-                if (q.lout.type == CUDA_R_16BF) memcpy(q.out + 2 * at, &h, 2);
-                else memcpy(q.out + 4 * at, &sum, 4);
-                memset(span_state + (q.out - span_base) + elem(q.lout) * at, SET, elem(q.lout));
-            }
-}
-
-bool shapes_agree(const EmuMatmul *d, const EmuLayout *a, const EmuLayout *b, const EmuLayout *c,
-                  const EmuLayout *out) {
-    uint64_t m = d->ta ? a->cols : a->rows, k = d->ta ? a->rows : a->cols;
-    uint64_t n = d->tb ? b->rows : b->cols, kb = d->tb ? b->cols : b->rows;
-    return k == kb && out->rows == m && out->cols == n && c->rows == m && c->cols == n &&
-           a->type == b->type && c->type == out->type && a->batch == out->batch &&
-           b->batch == out->batch;
-}
-} // namespace
-
-cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t d,
-                                              cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
-                                              cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t out,
-                                              cublasLtMatmulPreference_t p, int wanted,
-                                              cublasLtMatmulHeuristicResult_t *found, int *n) {
-    *n = 0;
-    if (wanted < 1 || !shapes_agree(d, a, b, c, out)) return CUBLAS_STATUS_INVALID_VALUE;
-    if (p->schemes & CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE && out->type == CUDA_R_16BF)
-        violation("asks cuBLASLt for a product that may add up parts in bf16: mask the reduction "
-                  "scheme");
-    memset(found, 0, sizeof *found);
-    *n = 1;
-    return CUBLAS_STATUS_SUCCESS;
-}
-
-cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const void *alpha,
-                              const void *a, cublasLtMatrixLayout_t la, const void *b,
-                              cublasLtMatrixLayout_t lb, const void *beta, const void *c,
-                              cublasLtMatrixLayout_t lc, void *out, cublasLtMatrixLayout_t lout,
-                              const cublasLtMatmulAlgo_t *algo, void *workspace,
-                              size_t workspace_bytes, cudaStream_t s) {
-    if (!shapes_agree(d, la, lb, lc, lout)) return CUBLAS_STATUS_INVALID_VALUE;
-    if (!algo) violation("cublasLtMatmul without an algorithm chooses one that may add up in bf16");
-    if (workspace_bytes && !on_device(workspace))
-        violation("the workspace of cublasLtMatmul is not in device memory");
-    Product q = { *d, *la, *lb, *lc, *lout, (const char *)a, (const char *)b, (const char *)c,
-                  (char *)out, 0, 0 };
-    memcpy(&q.alpha, alpha, 4);
-    memcpy(&q.beta, beta, 4);
-    enqueue(s, [q] { product_run(q); });
-    return CUBLAS_STATUS_SUCCESS;
 }
 
 // ---------------------------------------------------------------------------
@@ -1616,4 +1450,20 @@ void emu_set_devices(int n, size_t bytes_each) {
     n_devices = n;
     device_now = 0;
     for (int i = 0; i < MAX_DEVICES; i++) capacity[i] = bytes_each;
+}
+
+// ---------------------------------------------------------------------------
+// For cuda_emu_blas.cpp
+
+void emu_violation(const char *sentence) { violation(sentence); }
+bool emu_on_device(const void *p) { return on_device(p); }
+void emu_check(const void *p, size_t bytes, bool reads, const char *verb) {
+    span_check((const char *)p, bytes, reads, verb);
+}
+void emu_written(const void *p, size_t bytes) {
+    memset(span_state + ((const char *)p - span_base), SET, bytes);
+}
+void emu_enqueue(cudaStream_t s, void (*run)(const void *), const void *call, size_t bytes) {
+    std::vector<char> held((const char *)call, (const char *)call + bytes);
+    enqueue(s, [run, held] { run(held.data()); });
 }

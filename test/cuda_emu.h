@@ -153,8 +153,11 @@ EMU_REDUCE(__reduce_xor_sync, unsigned, EMU_XOR_U32)
 #undef EMU_REDUCE
 
 // integers only: sums of floats would depend on the order of the blocks
-enum EmuAtomicOp { EMU_A_ADD, EMU_A_MIN, EMU_A_MAX, EMU_A_AND, EMU_A_OR, EMU_A_XOR, EMU_A_EXCH, EMU_A_CAS };
-uint64_t emu_atomic(EmuAtomicOp op, void *p, size_t bytes, bool is_signed, uint64_t v, uint64_t cmp);
+enum EmuAtomicOp {
+    EMU_A_ADD, EMU_A_MIN, EMU_A_MAX, EMU_A_AND, EMU_A_OR, EMU_A_XOR, EMU_A_EXCH, EMU_A_CAS
+};
+uint64_t emu_atomic(EmuAtomicOp op, void *p, size_t bytes, bool is_signed, uint64_t v,
+                    uint64_t cmp);
 template <class T> static inline T emu_atomic_as(EmuAtomicOp op, T *p, T v, T cmp = 0) {
     static_assert(std::is_integral<T>::value && (sizeof(T) == 4 || sizeof(T) == 8),
                   "atomics are on integers of 4 or 8 bytes");
@@ -416,7 +419,17 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t d, const 
 void emu_catch(bool on);
 const char *emu_caught(void);
 void emu_set_devices(int n, size_t bytes_each);     // at the start: 2 devices of 2 GB
-// Kernels that ran, one demangled name a line, are added to the file that EMU_LAUNCHED names when
-// the process ends.
+// When the process ends, the names of the kernels that ran are beside the program in
+// PROGRAM.launched, demangled, one a line.
+
+// ---------------------------------------------------------------------------
+// Between the emulation's own files
+void emu_violation(const char *sentence);
+bool emu_on_device(const void *p);
+// bounds, lifetime and, where it reads, whether somebody wrote p
+void emu_check(const void *p, size_t bytes, bool reads, const char *verb);
+void emu_written(const void *p, size_t bytes);
+// run(call) when the stream comes to it; the bytes of call are copied
+void emu_enqueue(cudaStream_t s, void (*run)(const void *), const void *call, size_t bytes);
 #endif
 #endif
