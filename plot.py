@@ -316,23 +316,30 @@ def probe_sparsity(plt, rows):
 
 def probe_similarity(plt, rows):
     far = [r for r in rows if r["kind"] == "distance"]
-    near = [r for r in rows if r["kind"] == "nearest"]
     layers = sorted({int(r["layer"]) for r in far})
     steps = sorted({int(r["distance"]) for r in far})
-    fig, (a, b) = plt.subplots(1, 2, figsize=(9.0, 3.6), layout="constrained")
+    fig, (a, b, c) = plt.subplots(1, 3, figsize=(12.6, 3.6), layout="constrained")
     colors = plt.get_cmap("viridis")
-    for layer in layers:
-        ys = [mean(float(r["cosine"]) for r in far
-                   if int(r["layer"]) == layer and int(r["distance"]) == d) for d in steps]
-        a.plot(steps, ys, color=colors(layer / max(1, layers[-1])), linewidth=1.2)
-    a.set_xscale("log", base=2)
-    a.set(xlabel="tokens between two queries", ylabel="cosine, mean of the heads",
-          title="a line per layer, dark: first")
-    for key, label in (("shared", "most similar earlier query"), ("blind", "any earlier query")):
-        b.plot(layers, [100 * mean(number(r, key) for r in near if int(r["layer"]) == n)
-                        for n in layers], label=label, marker="o", markersize=3)
-    b.set(xlabel="layer", ylabel="important keys in common, %", ylim=(0, 100))
-    b.legend(frameon=False)
+    for key, ax in (("cosine", a), ("content", b)):
+        for layer in layers:
+            ys = [mean(float(r[key]) for r in far
+                       if int(r["layer"]) == layer and int(r["distance"]) == d) for d in steps]
+            ax.plot(steps, ys, color=colors(layer / max(1, layers[-1])), linewidth=1.2)
+        ax.set_xscale("log", base=2)
+        ax.set(xlabel="tokens between two queries")
+    low = min(a.get_ylim()[0], b.get_ylim()[0])
+    a.set(ylabel="cosine, mean of the heads", title="as attention meets them", ylim=(low, 1))
+    b.set(title="without their rotation", ylim=(low, 1))
+    scale = plt.cm.ScalarMappable(plt.Normalize(layers[0], layers[-1]), colors)
+    fig.colorbar(scale, ax=b, label="layer")
+    for kind, label, color in (("similar", "most similar earlier query", "#0072B2"),
+                               ("apart", "two others as far apart", "#D55E00"),
+                               ("any", "any earlier query", "#999999")):
+        here = [r for r in rows if r["kind"] == kind]
+        c.plot(layers, [100 * mean(number(r, "shared") for r in here if int(r["layer"]) == n)
+                        for n in layers], label=label, color=color, marker="o", markersize=3)
+    c.set(xlabel="layer", ylabel="important keys in common, %", ylim=(0, 100))
+    c.legend(frameon=False, fontsize=9)
     return fig
 
 
@@ -362,12 +369,18 @@ def probe_attention(plt, rows):
     a.grid(False)
     fig.colorbar(shown, ax=a)
     layers = sorted({int(r["layer"]) for r in rows})
-    for t in turns:
-        ys = [100 * max(float(r["share"]) for r in rows if r["kind"] == "needle"
-                        and int(r["turn"]) == t and int(r["layer"]) == n) for n in layers]
-        b.plot(layers, ys, label=f"turn {t}", marker="o", markersize=3)
-    b.set(xlabel="layer", ylabel="on the value asked for, %, best head", ylim=(0, 100))
-    b.legend(frameon=False)
+
+    def best(kind, layer, turn):
+        return 100 * max(float(r["share"]) for r in rows if r["kind"] == kind
+                         and int(r["turn"]) == turn and int(r["layer"]) == layer)
+    for i, t in enumerate(turns):
+        b.plot(layers, [best("needle", n, t) for n in layers], label=f"turn {t}", marker="o",
+               markersize=3, color=COLORS[i % len(COLORS)])
+    if any(r["kind"] == "other" for r in rows):
+        b.plot(layers, [mean(best("other", n, t) for t in turns) for n in layers],
+               label="value of another turn", color="black", linestyle="--", linewidth=1)
+    b.set(xlabel="layer", ylabel="on the value asked for, %, best head", ylim=(0, None))
+    b.legend(frameon=False, fontsize=9)
     return fig
 
 

@@ -13,7 +13,7 @@
 
 typedef struct {
     const char *text, *out, *what, *windows, *lengths;
-    int ctx, turns, threads, chunk;
+    int ctx, turns, queries, threads, chunk;
     int64_t seed;
     bool verify, quiet, help;
 } ProbeOpts;
@@ -31,6 +31,8 @@ static const OptSpec probe_opts[] = {
       "compression: corm's window and protected rows" },
     { "--lengths", NULL, OPT_STR, AT(lengths), NULL, "LIST",
       "compression: tokens fed; default: doubling from 1024 to --ctx" },
+    { "--queries", NULL, OPT_INT, AT(queries), "0", "N",
+      "sparsity: so many queries, evenly spread over the text; 0: every one, in time O(n^2)" },
     { "--turns", NULL, OPT_INT, AT(turns), "5", "N", "attention: questions" },
     { "--seed", NULL, OPT_INT64, AT(seed), "1", "S", "attention: of the session" },
     { "--chunk", NULL, OPT_INT, AT(chunk), "0", "N", "tokens per prefill chunk; 0: 512" },
@@ -67,27 +69,37 @@ void probe_row(const ProbeHead *h, int t, float *a) {
     for (int j = 0; j <= t; j++) a[j] = (float)((double)a[j] / sum);
 }
 
-double probe_minor(const ProbeHead *h, int from, float *row) {
+double probe_minor(const ProbeHead *h, int step, float *row) {
     double share = 0;
-    for (int t = from; t < h->n; t++) {
+    int rows = 0;
+    for (int t = h->n - 1; t >= 0; t -= step, rows++) {
         int minor = 0;
         probe_row(h, t, row);
         for (int j = 0; j <= t; j++) minor += row[j] * (float)(t + 1) < 1.0f;
         share += (double)minor / (t + 1);
     }
-    return h->n > from ? share / (h->n - from) : 0;
+    return share / rows;
 }
 
-double probe_cosine(const ProbeHead *h, int a, int b) {
+// x . y / |x| |y|, y rotated on by so many positions
+static double cosine(const ProbeHead *h, int a, int b, int turn) {
+    const AttnShape *s = h->shape;
     const float *x = h->q + (size_t)a * h->ldq, *y = h->q + (size_t)b * h->ldq;
+    int half = turn ? s->rope_dim / 2 : 0;
     double xy = 0, xx = 0, yy = 0;
-    for (int i = 0; i < h->shape->head_dim; i++) {
-        xy += (double)x[i] * y[i];
+    for (int i = 0; i < s->head_dim; i++) {
         xx += (double)x[i] * x[i];
         yy += (double)y[i] * y[i];
+        if (i >= 2 * half) xy += (double)x[i] * y[i];
+    }
+    for (int i = 0; i < half; i++) {            // channel i and i + half are one plane
+        double c = cos((double)s->inv_freq[i] * turn), sn = sin((double)s->inv_freq[i] * turn);
+        xy += x[i] * (y[i] * c - y[i + half] * sn) + x[i + half] * (y[i] * sn + y[i + half] * c);
     }
     return xx > 0 && yy > 0 ? xy / sqrt(xx * yy) : 0;
 }
+double probe_cosine(const ProbeHead *h, int a, int b) { return cosine(h, a, b, 0); }
+double probe_cosine_content(const ProbeHead *h, int a, int b) { return cosine(h, a, b, a - b); }
 
 // ---------------------------------------------------------------------------
 // What is looked at in every layer. Lines of the table are kept per head and written in order.
@@ -97,6 +109,7 @@ struct Probe {
     void (*head)(const Probe *p, const ProbeHead *h, int layer, int head, float *row, StrBuf *out);
     StrBuf csv;
     int n;                      // tokens
+    int step;                   // sparsity: every so many-th query is looked at
     const int32_t *rows;        // attention: (n_rows) queries that are looked at, and their needles
     const int32_t *needle;      // (n_rows) first token of each value asked for; its length beside
     const int32_t *needle_n;
@@ -127,36 +140,52 @@ static void look(void *user, const LayerSeen *l) {
 
 static void sparsity_head(const Probe *p, const ProbeHead *h, int layer, int head, float *row,
                           StrBuf *out) {
-    (void)p;
-    str_fmt(out, "%d,%d,%.6f\n", layer, head, probe_minor(h, 0, row));
+    str_fmt(out, "%d,%d,%.6f\n", layer, head, probe_minor(h, p->step, row));
 }
 
 enum { SAMPLES_SIMILAR = 32 };
 
-// important keys of two queries that both see: shared / those of the later one
-static double shared_keys(const ProbeHead *h, int t, int i, float *row, uint8_t *important) {
-    int all = 0, both = 0;
+// Of the keys 0..last, those important to both of two queries as a share of those important to
+// either (CORM, eq. 2); both must see them
+static double shared_keys(const ProbeHead *h, int t, int i, int last, float *row,
+                          uint8_t *important) {
+    int either = 0, both = 0;
     probe_row(h, t, row);
-    for (int j = 0; j <= i; j++)
-        important[j] = row[j] * (float)(t + 1) >= 1.0f, all += important[j];
+    for (int j = 0; j <= last; j++) important[j] = row[j] * (float)(t + 1) >= 1.0f;
     probe_row(h, i, row);
-    for (int j = 0; j <= i; j++) both += important[j] && row[j] * (float)(i + 1) >= 1.0f;
-    return all ? (double)both / all : NAN;
+    for (int j = 0; j <= last; j++) {
+        bool too = row[j] * (float)(i + 1) >= 1.0f;
+        both += important[j] && too;
+        either += important[j] || too;
+    }
+    return either ? (double)both / either : NAN;
 }
 
-// "distance": mean cosine of queries d apart. "nearest": for sampled queries, the distance of the
-// earlier query most like it, their cosine, the share of important keys they have in common, and
-// the same share for an earlier query drawn blindly
+static void pair_line(const ProbeHead *h, const char *kind, int layer, int head, int t, int i,
+                      int last, float *row, uint8_t *important, StrBuf *out) {
+    str_fmt(out, "%s,%d,%d,%d,%.6f,%.6f,%.6f\n", kind, layer, head, t - i, probe_cosine(h, t, i),
+            probe_cosine_content(h, t, i), shared_keys(h, t, i, last, row, important));
+}
+
+// distance   queries d apart, the mean over the text
+// similar    a sampled query and the earlier one most like it: their distance, cosine, and the
+//            important keys they have in common; then the same for two controls, over the same keys:
+// apart      another two queries at that distance
+// any        that query and an earlier one drawn blindly from the half of the text before it
 static void similarity_head(const Probe *p, const ProbeHead *h, int layer, int head, float *row,
                             StrBuf *out) {
     uint8_t *important = (uint8_t *)xrealloc(NULL, (size_t)h->n);
     Rng rng = { mix64((uint64_t)layer << 32 | (uint64_t)head) };
     (void)p;
     for (int d = 1; d < h->n; d *= 2) {
-        double sum = 0;
+        double sum = 0, content = 0;
         int step = h->n / 512 + 1, count = 0;
-        for (int t = d; t < h->n; t += step, count++) sum += probe_cosine(h, t, t - d);
-        str_fmt(out, "distance,%d,%d,%d,%.6f,,\n", layer, head, d, sum / count);
+        for (int t = d; t < h->n; t += step, count++) {
+            sum += probe_cosine(h, t, t - d);
+            content += probe_cosine_content(h, t, t - d);
+        }
+        str_fmt(out, "distance,%d,%d,%d,%.6f,%.6f,\n", layer, head, d, sum / count,
+                content / count);
     }
     for (int k = 0; k < SAMPLES_SIMILAR; k++) {
         int t = h->n / 2 + (int)((int64_t)k * (h->n - h->n / 2 - 1) / SAMPLES_SIMILAR), best = 0;
@@ -166,27 +195,37 @@ static void similarity_head(const Probe *p, const ProbeHead *h, int layer, int h
             double c = probe_cosine(h, t, i);
             if (c > like) like = c, best = i;
         }
-        double same = shared_keys(h, t, best, row, important),
-               blind = shared_keys(h, t, 1 + (int)rng_below(&rng, (uint64_t)t - 1), row, important);
-        str_fmt(out, "nearest,%d,%d,%d,%.6f,%.6f,%.6f\n", layer, head, t - best, like, same, blind);
+        int d = t - best, from = d > h->n / 2 ? d : h->n / 2,
+            other = from + (int)rng_below(&rng, (uint64_t)(h->n - from)),
+            any = t / 2 + (int)rng_below(&rng, (uint64_t)(t - t / 2)),
+            last = best < any ? best : any;
+        pair_line(h, "similar", layer, head, t, best, last, row, important, out);
+        pair_line(h, "apart", layer, head, other, other - d, other - d < last ? other - d : last,
+                  row, important, out);
+        pair_line(h, "any", layer, head, t, any, last, row, important, out);
     }
     free(important);
 }
 
 enum { BINS_ATTENTION = 64 };
 
-// attention of each answer's first query over the context in bins, and on the value asked for
+// attention of each answer's first query over the context in bins, on the value asked for, and, for
+// comparison, on a value that another turn asks for, their mean
 static void attention_head(const Probe *p, const ProbeHead *h, int layer, int head, float *row,
                            StrBuf *out) {
     for (int r = 0; r < p->n_rows; r++) {
-        double bin[BINS_ATTENTION] = { 0 }, needle = 0, outside = 0;
+        double bin[BINS_ATTENTION] = { 0 }, needle = 0, other = 0, outside = 0;
         probe_row(h, p->rows[r], row);
         for (int j = 0; j <= p->rows[r]; j++) {
             if (j >= p->n_context) outside += (double)row[j];
             else bin[(int64_t)j * BINS_ATTENTION / p->n_context] += (double)row[j];
-            if (j >= p->needle[r] && j < p->needle[r] + p->needle_n[r]) needle += (double)row[j];
+            for (int v = 0; v < p->n_rows; v++)
+                if (j >= p->needle[v] && j < p->needle[v] + p->needle_n[v])
+                    *(v == r ? &needle : &other) += (double)row[j];
         }
         str_fmt(out, "needle,%d,%d,%d,,%.6f\n", layer, head, r + 1, needle);
+        if (p->n_rows > 1)
+            str_fmt(out, "other,%d,%d,%d,,%.6f\n", layer, head, r + 1, other / (p->n_rows - 1));
         str_fmt(out, "outside,%d,%d,%d,,%.6f\n", layer, head, r + 1, outside);
         for (int b = 0; b < BINS_ATTENTION; b++)
             str_fmt(out, "bin,%d,%d,%d,%d,%.6f\n", layer, head, r + 1, b, bin[b]);
@@ -243,6 +282,22 @@ static int read_ids(const ProbeOpts *o, const Opened *m, IntVec *ids, Err *err) 
     return ids->n >= 2 ? 0 : FAIL(err, "%s is too short", o->text);
 }
 
+// every query of a layer beside what any feed of n tokens takes
+static size_t feed_bytes(const Opened *m, const Method *full, int n) {
+    const Config *c = model_config(m->model);
+    return plan_run(c, full, n, n, 0, false, -1, 0).total - model_weight_bytes(m->model) +
+           (size_t)n * (size_t)(c->n_heads * c->head_dim + cpu_threads()) * sizeof(float);
+}
+
+static int feed_fits(const Opened *m, const Method *full, int n, Err *err) {
+    size_t have = memory_available(), need = feed_bytes(m, full, n);
+    int most = n;
+    if (!have || need <= have) return 0;
+    while (most > 1 && feed_bytes(m, full, most) > have) most -= (most + 63) / 64;
+    return FAIL_CODE(err, EXIT_MEMORY, "%d tokens need %zu MB beside the weights, %zu MB are "
+                     "available; --ctx %d fits", n, need >> 20, have >> 20, most);
+}
+
 // one feed of ids with the layers looked at
 static int feed_seen(Opened *m, Probe *p, const int32_t *ids, int n, Err *err) {
     Method full;
@@ -250,6 +305,7 @@ static int feed_seen(Opened *m, Probe *p, const int32_t *ids, int n, Err *err) {
         return -1;
     model_set_layer_look(m->model, look, p);
     p->n = n;
+    if (feed_fits(m, &full, n, err)) return -1;
     Branch *b = branch_open(m->model, NULL, &full, 0, err);
     int rc = b ? branch_feed(b, ids, n, FEED_FIRST | FEED_NO_LOGITS, err) : -1;
     branch_drop(b);
@@ -367,6 +423,7 @@ static int attention(const ProbeOpts *o, Opened *m, Probe *p, Err *err) {
 static int text_seen(const ProbeOpts *o, Opened *m, Probe *p, Err *err) {
     IntVec ids = { 0 };
     int rc = read_ids(o, m, &ids, err);
+    p->step = o->queries && (size_t)o->queries < ids.n ? (int)(ids.n / (size_t)o->queries) : 1;
     if (!rc) rc = feed_seen(m, p, ids.p, (int)ids.n, err);
     free(ids.p);
     return rc;
@@ -386,8 +443,10 @@ static int probe_run(const ProbeOpts *o, const char *path, Err *err) {
     if ((what == 3) != !o->text)
         return FAIL_CODE(err, EXIT_USAGE, what == 3 ? "--what attention makes its own sessions; "
                          "leave --text out" : "--what %s needs --text FILE", o->what);
-    if (o->ctx < 0 || o->turns < 1 || o->turns > 1000)
-        return FAIL_CODE(err, EXIT_USAGE, "--ctx and --turns want positive numbers");
+    if (o->ctx < 0 || o->turns < 1 || o->turns > 1000 || o->queries < 0)
+        return FAIL_CODE(err, EXIT_USAGE, "--ctx, --turns and --queries want positive numbers");
+    if (o->queries && what)
+        return FAIL_CODE(err, EXIT_USAGE, "--queries is for --what sparsity");
     int rc = open_all(o, path, &m, err);
     if (!rc && what != 2 && !config_attn_layers(model_config(m.model)))
         rc = FAIL(err, "%s has no attention to look at", path);
@@ -397,7 +456,7 @@ static int probe_run(const ProbeOpts *o, const char *path, Err *err) {
         rc = text_seen(o, &m, &p, err);
     } else if (!rc && what == 1) {
         p.head = similarity_head;
-        str_puts(&p.csv, "kind,layer,head,distance,cosine,shared,blind\n");
+        str_puts(&p.csv, "kind,layer,head,distance,cosine,content,shared\n");
         rc = text_seen(o, &m, &p, err);
     } else if (!rc && what == 2) rc = compression(o, &m, &p.csv, err);
     else if (!rc) rc = attention(o, &m, &p, err);

@@ -18,10 +18,13 @@ typedef struct {
 } ProbeHead;
 // a_t (t + 1): attention of query t, softmax of q_t . k_j / sqrt(hd) over j <= t
 void probe_row(const ProbeHead *h, int t, float *a);
-// share of the keys j <= t with a_tj < 1 / (t + 1), the mean over queries from..n-1 (CORM, eq. 2)
-double probe_minor(const ProbeHead *h, int from, float *row);
-// cosine of two query rows
+// share of the keys j <= t with a_tj < 1 / (t + 1), the mean over queries n-1, n-1-step, ... (CORM,
+// eq. 2)
+double probe_minor(const ProbeHead *h, int step, float *row);
+// cosine of two query rows as attention meets them; content: as if both stood at one position,
+// which takes out what the rotation alone does
 double probe_cosine(const ProbeHead *h, int a, int b);
+double probe_cosine_content(const ProbeHead *h, int a, int b);
 
 EXTERN_C_END
 #endif
