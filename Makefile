@@ -4,6 +4,7 @@
 # make demo      install what is missing, build, run every method on the small models in data/, draw
 # make demo-smollm2           the main job on a real model, which is downloaded
 # make findings  the same as the demo with 100 sessions a cell, and into the README
+# make sweep MODEL=FILE.bin OUT=DIR     every method at 1/32 to 1/2 of the rows, in both modes; a figure
 # make deps      install missing libraries (quiet when all are there)
 # make check     every source compiles as C and the .cu files as C++ (as CUDA: test/run_kernels.sh)
 # make bench, make soak       the long measurements and the long tests
@@ -55,7 +56,7 @@ FUZZ   := $(patsubst test/fuzz/%.c,$B/%,$(wildcard test/fuzz/fuzz_*.c))
 ALLC := $(CC) -std=gnu11 $(TUNE) $(NUM) $(WARN) $(CFLAGS) $(SANFLAGS) -fopenmp $(CPPFLAGS) -MMD -MP
 
 .DELETE_ON_ERROR:
-.PHONY: all tests check deps demo demo-smollm2 findings bench soak clean FORCE
+.PHONY: all tests check deps demo demo-smollm2 findings sweep bench soak clean FORCE
 
 all: $(if $(filter cpu,$(VARIANT)),$(MAINS),$(MAINS:%=$B/%))
 
@@ -156,6 +157,9 @@ demo-smollm2:
 
 findings:
 	@test/findings.sh
+
+sweep: all
+	@test/sweep.sh $(MODEL) $(OUT) $(ARGS)
 
 bench: all $B/order $B/sparse
 	@test/bench/run.sh $B/order $B/sparse

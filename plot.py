@@ -5,28 +5,33 @@
     ./plot.py turns a.csv turns.png             score by turn, a line per method
     ./plot.py abilities a.csv abilities.svg     methods by categories; --radar for a radar chart
     ./plot.py budget a.csv budget.pdf           score by rows kept
+    ./plot.py sweep a.csv sweep.png             score by the share of rows kept, a panel per turn
     ./plot.py depth a.csv depth.png             score by depth of the answer in the context
     ./plot.py probe p.csv probe.png             what scbench probe measured
 
-The ending of the output chooses the format: png, svg or pdf. Bands and whiskers are the report's
-95 % intervals over sessions. --task, --mode and --method choose rows; what is left over after that
-is averaged over tasks.
+Instead of the CSV, the directory of a run. The ending of the output chooses the format: png, svg or
+pdf. Bands and whiskers are the report's 95 % intervals over sessions. --task, --mode and --method
+choose rows; what is left over after that is averaged over tasks.
 """
 import argparse
 import csv
+import io
 import os
+import subprocess
 import sys
 
 COLUMNS = ("kind", "method", "budget", "history", "query_aware", "mode", "category", "task", "turn",
-           "depth_from", "mean", "lo", "hi", "rows")
+           "depth_from", "mean", "lo", "hi", "rows", "tokens")
 MODES = ("multi-turn", "multi-request", "single")
 CATEGORIES = ("Retr.String", "Retr.Semantic", "Global", "Multi-task", "Other")
 # told apart by colour-blind readers too (Okabe and Ito 2008); full is black
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A", "#999999")
 MARKERS = "osD^vPX*"
 QUERY = {"multi-turn": "first", "multi-request": "no", "single": "each"}
-KINDS = {"turns": "turn", "abilities": "category", "budget": "average", "depth": "depth"}
-TABLES = {"turns": "turns", "abilities": "categories", "budget": "methods", "depth": "depth"}
+KINDS = {"turns": ("turn",), "abilities": ("category",), "budget": ("average",), "depth": ("depth",),
+         "sweep": ("turn", "task")}
+TABLES = {"turns": "turns", "abilities": "categories", "budget": "methods", "depth": "depth",
+          "sweep": "turns"}
 
 
 def fail(sentence):
@@ -40,10 +45,23 @@ def number(row, key):
         return None
 
 
-def read(path, opts):
-    """The rows of the wanted kind, task, mode and method; numbers as floats or None."""
+def report_of(path):
+    """The CSV of a run's directory, by the program beside this one."""
+    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "scbench")
     try:
-        with open(path, newline="", encoding="utf-8") as f:
+        r = subprocess.run([program, "report", path, "--format", "csv"], capture_output=True,
+                           text=True, encoding="utf-8")
+    except OSError as e:
+        fail(f"{program} cannot be run: {e.strerror}; build it, or give the CSV of its report")
+    if r.returncode:
+        fail(f"{path}: {r.stderr.strip().splitlines()[-1] if r.stderr.strip() else 'no report'}")
+    return io.StringIO(r.stdout)
+
+
+def read(path, opts):
+    """The rows of the wanted kinds, task, mode and method; numbers as floats or None."""
+    try:
+        with report_of(path) if os.path.isdir(path) else open(path, newline="", encoding="utf-8") as f:
             table = csv.DictReader(f)
             missing = [c for c in COLUMNS if c not in (table.fieldnames or ())]
             if missing:
@@ -53,9 +71,10 @@ def read(path, opts):
         fail(f"{path} cannot be read: {getattr(e, 'strerror', None) or e}")
     if any(None in r or None in r.values() for r in rows):
         fail(f"{path} has a line with another number of fields than its head")
-    rows = [r for r in rows if r["kind"] == KINDS[opts.figure]]
-    if not rows:
-        fail(f"{path} has no {KINDS[opts.figure]} rows; make it with scbench report --format csv, "
+    kinds = KINDS[opts.figure]
+    rows = [r for r in rows if r["kind"] in kinds]
+    if not any(r["kind"] == kinds[0] for r in rows):
+        fail(f"{path} has no {kinds[0]} rows; make it with scbench report --format csv, "
              f"alone or with --table {TABLES[opts.figure]}")
     for key in ("task", "mode", "method"):
         want = getattr(opts, key)
@@ -69,7 +88,7 @@ def read(path, opts):
     if not rows:
         fail(f"{path} has no row for this choice of --task, --mode and --method")
     for r in rows:
-        for key in ("turn", "depth_from", "mean", "lo", "hi", "rows"):
+        for key in ("turn", "depth_from", "mean", "lo", "hi", "rows", "tokens"):
             r[key] = number(r, key)
         # where a mode's own switches stand, nothing tells an arm from its other modes
         r["history"] = "own history" if r["history"] == "own" else ""
@@ -108,6 +127,13 @@ def averaged(rows, key):
     return out
 
 
+def style(i):
+    """Colour, marker and dashes of the i-th arm: 24 that differ."""
+    again = i // len(COLORS)
+    return dict(color=COLORS[i % len(COLORS)], marker=MARKERS[(i + 3 * again) % len(MARKERS)],
+                linestyle=("-", "--", ":")[again % 3])
+
+
 class Look:
     """Colour and marker of every arm: the same in all panels."""
 
@@ -117,18 +143,17 @@ class Look:
         n = 0
         for arm, label in self.arms:
             full = arm["method"] == "full"
-            color = "#000000" if full else COLORS[n % len(COLORS)]
-            self.style[label] = dict(color=color, marker="." if full else MARKERS[n % len(MARKERS)])
+            self.style[label] = dict(color="#000000", marker=".") if full else style(n)
             if not full:
                 n += 1
 
 
-def line(ax, points, label, style):
+def line(ax, points, label, look):
     xs = list(points)
-    ax.plot(xs, [points[x][0] for x in xs], label=label, linewidth=1.8, markersize=6, **style)
+    ax.plot(xs, [points[x][0] for x in xs], label=label, linewidth=1.8, markersize=6, **look)
     if all(points[x][1] is not None for x in xs):
         ax.fill_between(xs, [points[x][1] for x in xs], [points[x][2] for x in xs],
-                        color=style["color"], alpha=0.12, linewidth=0)
+                        color=look["color"], alpha=0.12, linewidth=0)
 
 
 def panels(plt, rows, height=3.4):
@@ -196,12 +221,63 @@ def plot_budget(plt, rows, opts):
             for r in sorted((r for r in here if r["method"] == method and r["rows"]),
                             key=lambda r: r["rows"]):
                 points[r["rows"]] = (r["mean"], r["lo"], r["hi"])
-            style = dict(color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)])
             if points:
-                line(ax, points, method, style)
+                line(ax, points, method, style(i))
         ax.set_xscale("log", base=2)
         ax.set_xlabel("rows kept per layer and KV head")
         ax.xaxis.set_major_formatter(plt.matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:g}"))
+    legend(fig)
+    return fig
+
+
+def share_kept(rows, r):
+    """Rows of r's arm as a share of the tokens: its budget of --ctx, or what it kept on average."""
+    same = [x for x in rows if x["kind"] == "task" and x["task"] == r["task"]
+            and all(x[f] == r[f] for f in ("mode", "method", "budget", "sizes", "history",
+                                           "query_aware", "model", "ctx", "preset"))]
+    tokens = mean(x["tokens"] for x in same)
+    budget = number(r, "budget")
+    if not budget:
+        return mean(x["rows"] for x in same) / tokens
+    return budget / (number(r, "ctx") or tokens)
+
+
+def plot_sweep(plt, rows, opts):
+    """A panel per mode and turn. full is a level; a method without a budget stands where it keeps
+    its rows, one of the prefill stage at all of them."""
+    turns = [r for r in rows if r["kind"] == "turn"]
+    modes = [m for m in MODES if any(r["mode"] == m for r in turns)]
+    numbers = sorted({int(r["turn"]) for r in turns})
+    # keep-last beside corm is a run of its own per session: its budget is a range
+    turns = [r for r in turns if r["method"] == "full" or "-" not in r["budget"]]
+    methods = list(dict.fromkeys(r["method"] for r in turns if r["method"] != "full"))
+    fig, axes = plt.subplots(len(modes), len(numbers), sharex=True, sharey=True, squeeze=False,
+                             figsize=(2.5 * len(numbers) + 1.9, 2.5 * len(modes) + 0.5),
+                             layout="constrained")
+    for r in turns:
+        r["share"] = share_kept(rows, r)
+    for y, mode in enumerate(modes):
+        for x, turn in enumerate(numbers):
+            ax = axes[y][x]
+            here = [r for r in turns if r["mode"] == mode and r["turn"] == turn]
+            full = [r["mean"] for r in here if r["method"] == "full"]
+            if full:
+                ax.axhline(mean(full), color="black", linewidth=1.2, linestyle="--", label="full")
+            for i, method in enumerate(methods):
+                of = [r for r in here if r["method"] == method and r["share"]]
+                points = {s: p for s, p in averaged(
+                    [{**r, "share": round(r["share"], 4)} for r in of], "share").items()}
+                if points:
+                    line(ax, {s: (p[0], None, None) for s, p in points.items()}, method, style(i))
+            ax.set_ylim(-3, 103)
+            if y == 0:
+                ax.set_title(f"turn {turn}")
+            if x == 0:
+                ax.set_ylabel(f"{mode}\nscore in %")
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter(plt.matplotlib.ticker.FuncFormatter(
+        lambda v, _: "1" if v >= 1 else f"1/{1 / v:g}"))
+    fig.supxlabel("rows kept or read, as a share of the tokens", fontsize=10)
     legend(fig)
     return fig
 
@@ -388,7 +464,7 @@ def main():
     p = argparse.ArgumentParser(description="figures of scbench report's CSV", epilog=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("figure", choices=sorted([*KINDS, "probe"]), help="what to draw")
-    p.add_argument("csv", help="output of scbench report --format csv")
+    p.add_argument("csv", help="output of scbench report --format csv, or a run's directory")
     p.add_argument("out", help="FILE.png, FILE.svg or FILE.pdf")
     for name in ("task", "mode", "method"):
         p.add_argument(f"--{name}", action="append", metavar="NAME",
@@ -418,7 +494,8 @@ def main():
         "axes.edgecolor": "#888888", "axes.titlesize": 11, "savefig.dpi": 200,
         "svg.fonttype": "none", "svg.hashsalt": "scbench", "pdf.fonttype": 42,
     })
-    draw = {"probe": lambda plt, rows, _: probe(plt, rows), "turns": plot_turns, "depth": plot_depth, "budget": plot_budget,
+    draw = {"probe": lambda plt, rows, _: probe(plt, rows), "turns": plot_turns,
+            "depth": plot_depth, "budget": plot_budget, "sweep": plot_sweep,
             "abilities": plot_radar if opts.radar else plot_bars}[opts.figure]
     fig = draw(plt, rows, opts)
     if opts.title:

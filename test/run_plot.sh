@@ -27,7 +27,7 @@ for mode in multi-turn multi-request; do
                     echo "{\"session\": $s, \"turn\": $t, \"task\": \"$task\", \"mode\": \"$mode\"," \
                          "\"preset\": \"scbench\", \"method\": \"${m%:*}\", \"params\": {}, $more," \
                          "\"ctx\": 4096, \"depth\": 0.$((s * 2 - 1)), \"score\": $score," \
-                         "\"rows_mean_q\": ${m#*:}}"
+                         "\"n_prompt\": 4096, \"rows_mean_q\": ${m#*:}}"
                 done
             done
         done
@@ -57,6 +57,11 @@ for figure in turns abilities budget depth; do
     done
     [ "$(grep -c 'golden' "$dir/$figure.svg")" = 0 ] || fail "$figure.svg: switches at their default"
 done
+plot sweep "$dir/run" "$dir/sweep.svg" || fail "sweep of a directory"
+drawn "$dir/sweep.svg"
+for word in corm keep-last full multi-turn multi-request 'turn 1' 'turn 3'; do
+    grep -q ">$word" "$dir/sweep.svg" || fail "sweep.svg does not name $word"
+done
 plot turns "$dir/all.csv" "$dir/turns.png" --mode multi-turn --task retr_kv --title "Retr.KV" || fail "png"
 drawn "$dir/turns.png"
 plot abilities "$dir/all.csv" "$dir/radar.pdf" --radar --method corm --method full || fail "radar"
@@ -78,6 +83,7 @@ refused "has no method 'cork'; it has corm, full, keep-last" turns "$dir/all.csv
 refused "cannot be written" turns "$dir/all.csv" "$dir/none/x.png"
 refused "--radar belongs to abilities" turns "$dir/all.csv" "$dir/x.png" --radar
 ./scbench report "$dir/run" --format csv --table turns >"$dir/turns.csv" 2>>"$dir/notes" || fail "no report"
+refused "holds neither" turns "$dir" "$dir/x.png"
 refused "has no depth rows" depth "$dir/turns.csv" "$dir/x.png"
 head -n 3 "$dir/all.csv" >"$dir/cut.csv" && echo "turn,half" >>"$dir/cut.csv"
 refused "another number of fields" turns "$dir/cut.csv" "$dir/x.png"
@@ -100,6 +106,14 @@ for what in sparsity similarity compression attention; do
     drawn "$dir/$what.svg"
 done
 refused "no output of scbench probe" probe "$dir/all.csv" "$dir/x.png"
+# the whole way of a sweep: every method at five shares in both modes, a panel per turn
+said=$(OMP_NUM_THREADS=1 test/sweep.sh "$dir/model.bin" "$dir/sweep" --ctx 1100 --sessions 1 --turns 2 --max-new 1 \
+    --quiet 2>&1) || fail "sweep.sh: $(echo "$said" | tail -n 1)"
+drawn "$dir/sweep/sweep.png"
+[ "$(grep -c '"arm": "h2o keep 0.03125"' "$dir/sweep/results.jsonl")" = 4 ] || fail "the sweep lacks h2o at 1/32"
+cp "$dir/sweep/results.jsonl" "$dir/whole"
+said=$(test/sweep.sh "$dir/model.bin" "$dir/sweep" --ctx 1100 --sessions 1 --turns 2 --max-new 1 --quiet 2>&1) &&
+    cmp -s "$dir/whole" "$dir/sweep/results.jsonl" || fail "a whole sweep does not go on: $said"
 for bad in "--what nothing --text $dir/text" "--what sparsity" "--what attention --text $dir/text" \
            "--what sparsity --text $dir/none" "--what sparsity --text $dir/text --ctx 100000"; do
     ./scbench probe "$dir/model.bin" --out "$dir/x.csv" $bad 2>"$dir/said" && fail "probe took $bad"
