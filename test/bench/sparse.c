@@ -1,6 +1,6 @@
 // sparse.c - attention of one layer's first feed, sparse against dense, in the same rounds: a layer
-// of the 135M shape, three KV heads with nine query heads. Queries and keys are random, or planted: some
-// columns that everybody looks at and three bands of distances, so that MInference finds clustered
+// of the 135M shape, three KV heads with nine query heads. Queries and keys are random, or planted:
+// some columns that everybody looks at and three bands of distances, so that MInference finds clustered
 // diagonals. Sizes are the preset's, scaled by the length as a run scales them.
 //
 //   sparse [TOKENS...]      default 8192 32768 131072
