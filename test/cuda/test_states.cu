@@ -184,7 +184,7 @@ static void mamba2(int J, int P, int N, int G) {
         // steps go on from one state, so that what a feed may round otherwise does not count
         CUDA_OK(cudaMemcpy(device[i], plain[i], bytes, cudaMemcpyHostToDevice));
     }
-    pos[0] -= pos[0] % CHUNK;           // a completed chunk lies ahead of the second text: 61, 62 ..
+    pos[0] -= pos[0] % CHUNK; // a completed chunk lies ahead of the second text: 61, 62 ..
     for (int k = 0; k < 3; k++) {
         pos[1] = pos[1] / CHUNK * CHUNK + 61 + k;
         step(&l, plain, device, pos, 90 + 10 * (uint64_t)k);
@@ -203,11 +203,13 @@ static void mamba2(int J, int P, int N, int G) {
 
 static void convolution(int width, int taps, int n) {
     size_t W = (size_t)width, K = (size_t)taps - 1;
-    float *w = filled(W * taps, 1, 0.6f, 0), *bias = filled(W, 2, 1, 0), *x = filled(W * n, 3, 1, 0),
-          *tail = filled(W * K, 4, 1, 0), *each = filled(W * K * n, 5, 1, 0), *want = filled(W * n, 6, 1, 0);
+    float *w = filled(W * taps, 1, 0.6f, 0), *bias = filled(W, 2, 1, 0),
+          *x = filled(W * n, 3, 1, 0), *tail = filled(W * K, 4, 1, 0),
+          *each = filled(W * K * n, 5, 1, 0), *want = filled(W * n, 6, 1, 0);
     Conv v = { w, bias, x, tail, taps, width };
     float *dw = to_device(w, W * taps), *db = to_device(bias, W), *dx = to_device(x, W * n),
-          *dt = to_device(tail, W * K), *de = to_device(each, W * K * n), *dy = device_array<float>(W * n);
+          *dt = to_device(tail, W * K), *de = to_device(each, W * K * n),
+          *dy = device_array<float>(W * n);
     char **at = (char **)xrealloc(NULL, sizeof *at * (size_t)n), **dat;
     for (int i = 0; i < n; i++) at[i] = (char *)(de + W * K * (size_t)i) - 64;
     dat = to_device(at, (size_t)n);
@@ -231,8 +233,22 @@ static void convolution(int width, int taps, int n) {
     kept = fetched(de, W * K * n);
     twin_equal("convolution of steps", got, want, W * n);
     twin_equal("newest inputs of steps", kept, each, W * K * n);
-    cudaFree(dw); cudaFree(db); cudaFree(dx); cudaFree(dt); cudaFree(de); cudaFree(dy); cudaFree(dat);
-    free(w); free(bias); free(x); free(tail); free(each); free(want); free(at); free(got); free(kept);
+    cudaFree(dw);
+    cudaFree(db);
+    cudaFree(dx);
+    cudaFree(dt);
+    cudaFree(de);
+    cudaFree(dy);
+    cudaFree(dat);
+    free(w);
+    free(bias);
+    free(x);
+    free(tail);
+    free(each);
+    free(want);
+    free(at);
+    free(got);
+    free(kept);
 }
 
 // ---------------------------------------------------------------------------
