@@ -7,7 +7,7 @@ typedef struct {
     const char *text, *out, *words, *force, *preset, *specials, *shape;
     double rate;
     int target, threads;
-    bool drop_consecutive, reserve_digits, first_token, verify, quiet, help;
+    bool drop_consecutive, reserve_digits, first_token, stats, verify, quiet, help;
 } CompressOpts;
 
 #define AT(field) offsetof(CompressOpts, field)
@@ -32,6 +32,8 @@ static const OptSpec compress_opts[] = {
       "the compressed text; default: standard output" },
     { "--words", NULL, OPT_STR, AT(words), NULL, "FILE.tsv",
       "every word with 1 or 0: kept or not" },
+    { "--stats", NULL, OPT_FLAG, AT(stats), NULL, NULL,
+      "where the time went, against ceilings measured before and after" },
     { "--threads", NULL, OPT_INT, AT(threads), "0", "N", "0: all cores; changes no bit" },
     { "--verify", NULL, OPT_FLAG, AT(verify), NULL, NULL,
       "check the file's checksums (always below 1 GB)" },
@@ -40,11 +42,10 @@ static const OptSpec compress_opts[] = {
 };
 
 // ---------------------------------------------------------------------------
-// Forced texts of a list
+// Presets and what is set over them
 
-static int force_list(const char *list, LinguaForce *f, Err *err) {
+static int force_list(const char *list, LinguaSet *f, Err *err) {
     StrBuf item = { 0 };
-    f->n = 0;
     for (const char *s = list;; s++) {
         bool end = !*s || *s == ',';
         if (!end) {
@@ -52,42 +53,58 @@ static int force_list(const char *list, LinguaForce *f, Err *err) {
             else str_add(&item, s, 1);
             continue;
         }
-        if (!item.n || f->n == LINGUA_FORCED) {
+        if (!item.n || f->o.n_force == LINGUA_FORCED) {
             free(item.p);
-            return FAIL_CODE(err, EXIT_USAGE, "--force wants at most %d texts separated by commas, "
-                             "none of them empty, got '%s'", LINGUA_FORCED, list);
+            return FAIL_CODE(err, EXIT_USAGE, "texts that always stay are at most %d, separated by "
+                             "commas, none of them empty, got '%s'", LINGUA_FORCED, list);
         }
-        f->text[f->n++] = item.p;
+        f->text[f->o.n_force++] = item.p;
         memset(&item, 0, sizeof item);
         if (!*s) return 0;
     }
 }
 
-int lingua_preset(const char *name, LinguaOpts *o, LinguaForce *f, Err *err) {
-    bool scbench = !strcmp(name, "scbench");
-    memset(o, 0, sizeof *o);
-    memset(f, 0, sizeof *f);
-    if (!scbench && strcmp(name, "upstream"))
+int lingua_set(const PromptStage *p, LinguaSet *s, Err *err) {
+    const char *preset = p->preset ? p->preset : "scbench";
+    bool scbench = !strcmp(preset, "scbench");
+    memset(s, 0, sizeof *s);
+    if (!scbench && strcmp(preset, "upstream"))
         return FAIL_CODE(err, EXIT_USAGE, "a preset of prompt compression is scbench or upstream, "
-                         "not '%s'", name);
-    o->rate = scbench ? 1.0 / 3 : 0.5;
-    o->context_filter = true;
-    return scbench ? force_list("\\n,?", f, err) : 0;
+                         "not '%s'", preset);
+    if (p->rate > 0 && p->target)
+        return FAIL_CODE(err, EXIT_USAGE, "a rate and a target of prompt compression exclude each "
+                         "other");
+    s->o.rate = p->rate != 0 ? p->rate : scbench ? 1.0 / 3 : 0.5;
+    s->o.target_tokens = p->target;
+    s->o.context_filter = true;
+    s->o.reserve_digits = p->reserve_digits;
+    s->o.drop_consecutive = p->drop_consecutive;
+    s->o.first_token = p->first_token;
+    s->fixed_specials = p->fixed_specials;
+    const char *force = p->force ? p->force : scbench ? "\\n,?" : NULL;
+    if (force && *force && force_list(force, s, err)) {
+        lingua_set_free(s);
+        return -1;
+    }
+    s->o.force = (const char *const *)s->text;
+    return 0;
 }
 
-void lingua_force_free(LinguaForce *f) {
-    for (int i = 0; i < f->n; i++) free(f->text[i]);
-    f->n = 0;
+void lingua_set_free(LinguaSet *s) {
+    for (int i = 0; i < s->o.n_force; i++) free(s->text[i]);
+    s->o.n_force = 0;
 }
 
 // ---------------------------------------------------------------------------
 // Compressed contexts of a run, kept between runs: DIR/KEY.txt, the key being a hash of encoder,
 // options and text, with a first line that says how many tokens there were before and after
 
-static uint64_t key_of(const Lingua *w, const LinguaOpts *o, bool fixed, const char *s, size_t n) {
+static uint64_t key_of(const Lingua *w, const LinguaSet *set, const char *s, size_t n) {
+    const LinguaOpts *o = &set->o;
     StrBuf t = { 0 };
     str_fmt(&t, "%016llx %.17g %d %d %d %d %d", (unsigned long long)lingua_hash(w), o->rate,
-            o->target_tokens, fixed, o->reserve_digits, o->drop_consecutive, o->first_token);
+            o->target_tokens, set->fixed_specials, o->reserve_digits, o->drop_consecutive,
+            o->first_token);
     for (int i = 0; i < o->n_force; i++) str_fmt(&t, " %zu:%s", strlen(o->force[i]), o->force[i]);
     str_add(&t, "", 1);
     str_add(&t, s, n);
@@ -114,16 +131,16 @@ static bool cache_read(const char *path, LinguaResult *out) {
     return ok;
 }
 
-int lingua_cached(Lingua *w, const LinguaOpts *o, bool fixed, const char *dir, const char *s,
-                  size_t n, LinguaResult *out, Err *err) {
+int lingua_cached(Lingua *w, const LinguaSet *set, const char *dir, const char *s, size_t n,
+                  LinguaResult *out, Err *err) {
     char path[1024];
     memset(out, 0, sizeof *out);
     if (dir) {
         snprintf(path, sizeof path, "%s/%016llx.txt", dir,
-                 (unsigned long long)key_of(w, o, fixed, s, n));
-        if (cache_read(path, out)) return 0;
+                 (unsigned long long)key_of(w, set, s, n));
+        if ((out->read = cache_read(path, out))) return 0;
     }
-    if (lingua_run(w, o, fixed, &s, &n, 1, out, err)) return -1;
+    if (lingua_run(w, &set->o, set->fixed_specials, &s, &n, 1, out, err)) return -1;
     if (!dir) return 0;
     StrBuf file = { 0 };
     if (mkdir(dir, 0777) && errno != EEXIST) {
@@ -171,29 +188,48 @@ static bool show(void *user, double share) {
     return interrupted();
 }
 
+// Time of the network's phases as a share of what the matrix unit could do, and what is outside it;
+// top: before and after
+static void stats_print(FILE *out, const LinguaPhases *p, const LinguaResult *r,
+                        const Ceilings top[2]) {
+    double unit = (top[0].tile_tflops + top[1].tile_tflops) / 2;
+    double product = (top[0].gemm_tflops + top[1].gemm_tflops) / 2;
+    double flops = p->linear_flops + p->attn_flops;
+    const struct { const char *name; double seconds, flops; } line[] = {
+        { "linear", p->linear_s, p->linear_flops }, { "attention", p->attn_s, p->attn_flops },
+        { "rest of the network", p->total_s - p->linear_s - p->attn_s, 0 },
+        { "outside the network", r->total_s - p->total_s, 0 },
+        { "all", r->total_s, flops },
+    };
+    fprintf(out, "%s, %d threads; ceilings before and after: matrix unit %.2f TF/s, own matrix "
+            "product %.2f TF/s\n", cpu_isa(), cpu_threads(), unit, product);
+    fprintf(out, "%-20s %9s %7s %11s %7s %8s\n", "phase", "s", "% time", "GFLOP", "TF/s",
+            "% limit");
+    for (size_t i = 0; i < COUNTOF(line); i++) {
+        fprintf(out, "%-20s %9.3f %7.2f", line[i].name, line[i].seconds,
+                100 * line[i].seconds / r->total_s);
+        if (line[i].flops == 0) fprintf(out, " %11s %7s %8s\n", "-", "-", "-");
+        else fprintf(out, " %11.1f %7.3f %8.1f\n", 1e-9 * line[i].flops,
+                     1e-12 * line[i].flops / line[i].seconds,
+                     1e-10 * line[i].flops / line[i].seconds / unit);
+    }
+    fprintf(out, "%lld tokens of the encoder, %.1f tok/s\n", (long long)p->tokens,
+            (double)p->tokens / r->total_s);
+}
+
 static int compress_file(const CompressOpts *o, const char *encoder, Err *err) {
-    LinguaOpts lo;
-    LinguaForce force;
+    PromptStage stage = { true, o->rate, o->target, o->preset, o->force, false, o->reserve_digits,
+                          o->drop_consecutive, o->first_token };
+    LinguaSet set;
     LinguaResult r = { .n_words = 0 };
     StrBuf text = { 0 };
     ModelFile file;
     Progress progress;
-    bool fixed = !strcmp(o->specials, "fixed");
-    if (!fixed && strcmp(o->specials, "official"))
+    stage.fixed_specials = !strcmp(o->specials, "fixed");
+    if (!stage.fixed_specials && strcmp(o->specials, "official"))
         return FAIL_CODE(err, EXIT_USAGE, "--specials wants official or fixed, got '%s'",
                          o->specials);
-    if (lingua_preset(o->preset, &lo, &force, err)) return -1;
-    if (o->force) {
-        lingua_force_free(&force);
-        if (force_list(o->force, &force, err)) return -1;
-    }
-    lo.force = (const char *const *)force.text;
-    lo.n_force = force.n;
-    if (o->rate != 0) lo.rate = o->rate;
-    lo.target_tokens = o->target;
-    lo.drop_consecutive = o->drop_consecutive;
-    lo.reserve_digits = o->reserve_digits;
-    lo.first_token = o->first_token;
+    if (lingua_set(&stage, &set, err)) return -1;
     if (cpu_init(o->threads, err) || read_text(o->text, &text, err) ||
         file_open(&file, encoder, o->verify, err)) return -1;
     interrupt_install();
@@ -201,8 +237,16 @@ static int compress_file(const CompressOpts *o, const char *encoder, Err *err) {
     progress_begin(&progress, "compress", 1, o->quiet);
     if (w) lingua_set_progress(w, show, &progress);
     const char *one = text.p;
-    int rc = w ? lingua_run(w, &lo, fixed, &one, &text.n, 1, &r, err) : -1;
+    Ceilings top[2] = { { 0, 0, 0 }, { 0, 0, 0 } };
+    enum { BUFFER = 64 << 20 };         // what is read is of no use here
+    if (w && o->stats) top[0] = cpu_ceilings(BUFFER, 0.5);
+    int rc = w ? lingua_run(w, &set.o, set.fixed_specials, &one, &text.n, 1, &r, err) : -1;
     progress_end(&progress);
+    if (!rc && o->stats) {
+        LinguaPhases p = lingua_phases(w);
+        top[1] = cpu_ceilings(BUFFER, 0.5);
+        stats_print(stderr, &p, &r, top);
+    }
     if (!rc && o->words) rc = write_words(o->words, &r, err);
     if (!rc && o->out) rc = write_whole(o->out, r.text.p, r.text.n, err);
     else if (!rc && fwrite(r.text.p, 1, r.text.n, stdout) != r.text.n)
@@ -215,7 +259,7 @@ static int compress_file(const CompressOpts *o, const char *encoder, Err *err) {
     lingua_result_free(&r);
     lingua_close(w);
     file_close(&file);
-    lingua_force_free(&force);
+    lingua_set_free(&set);
     free(text.p);
     return rc;
 }

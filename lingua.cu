@@ -40,6 +40,7 @@ struct Lingua {
     Layer *layer;
     AttnShape shape;
     Tok *tok, *weigher;                 // its own tokenizer; the one that weighs words, or NULL
+    LinguaPhases phases;
     bool (*progress)(void *user, double share);
     void *progress_user;
 };
@@ -200,8 +201,16 @@ void lingua_close(Lingua *w) {
     free(w);
 }
 
+int lingua_weighs(const Lingua *w, Err *err) {
+    if (w->weigher) return 0;
+    return FAIL(err, "the encoder has no tokenizer that weighs words, which the threshold needs: "
+                "export it again with --weights-bpe FILE (cl100k_base.tiktoken for the published "
+                "numbers)");
+}
+
 uint64_t lingua_hash(const Lingua *w) { return w->hash; }
 Mem *lingua_mem(Lingua *w) { return &w->mem; }
+LinguaPhases lingua_phases(const Lingua *w) { return w->phases; }
 void lingua_set_progress(Lingua *w, bool (*fn)(void *user, double share), void *user) {
     w->progress = fn;
     w->progress_user = user;
@@ -323,11 +332,14 @@ static size_t carve(const Lingua *w, int rows, char *base, Buffers *b) {
     return at;
 }
 
-static void norm_rows(const Lingua *w, float *x, const float *scale, const float *bias, int rows) {
+// x <- LN(x + add), add NULL: nothing
+static void norm_rows(const Lingua *w, float *x, const float *add, const float *scale,
+                      const float *bias, int rows) {
     int E = w->c.dim;
 #pragma omp parallel for if (rows > 16)
     for (int i = 0; i < rows; i++) {
         float *row = x + (size_t)i * E;
+        for (int k = 0; add && k < E; k++) row[k] += add[(size_t)i * E + k];
         layer_norm(row, row, scale, bias, E, w->eps);
     }
 }
@@ -345,7 +357,7 @@ static void embed(const Lingua *w, const Buffers *b, const IntVec *seq, int n_se
         }
         at += n;
     }
-    norm_rows(w, b->x, w->norm, w->norm_bias, at);
+    norm_rows(w, b->x, NULL, w->norm, w->norm_bias, at);
 }
 
 // K and V of all heads as rows of their own, in the elements of a cache
@@ -390,17 +402,28 @@ static void attend(const Lingua *w, const Buffers *b, int rows, int at, int n, i
     }
 }
 
-static void layer(const Lingua *w, const Layer *y, const Buffers *b, const IntVec *seq, int n_seq,
+// products of rows of k values each; they go on the account
+static void multiply(Lingua *w, const Buffers *b, const LinearJob *jobs, int n_jobs, const float *x,
+                     int rows) {
+    double t = now_s();
+    int k = jobs->w->k;
+    act_pack(w->shape.kind, b->act, x, (size_t)k, rows, k);
+    linear(w->shape.kind, jobs, n_jobs, b->act, rows);
+    w->phases.linear_s += now_s() - t;
+    for (int i = 0; i < n_jobs; i++)
+        w->phases.linear_flops += 2.0 * rows * jobs[i].w->n * jobs[i].w->k;
+}
+
+static void layer(Lingua *w, const Layer *y, const Buffers *b, const IntVec *seq, int n_seq,
                   int rows) {
-    MulKind kind = w->shape.kind;
-    int E = w->c.dim, F = w->c.hidden_dim, H = w->c.n_heads;
-    size_t e = (size_t)E, f = (size_t)F;
+    int F = w->c.hidden_dim, H = w->c.n_heads;
+    size_t e = (size_t)w->c.dim, f = (size_t)F;
     LinearJob qkv[3] = { { &y->wq, y->bq, b->q, e, false, NULL }, { &y->wk, y->bk, b->k, e, false,
                          NULL }, { &y->wv, y->bv, b->v, e, false, NULL } };
     LinearJob o = { &y->wo, y->bo, b->q, e, false, NULL }, up = { &y->w1, y->b1, b->ffn, f, false,
               NULL }, down = { &y->w2, y->b2, b->q, e, false, NULL };
-    act_pack(kind, b->act, b->x, e, rows, E);
-    linear(kind, qkv, 3, b->act, rows);
+    multiply(w, b, qkv, 3, b->x, rows);
+    double t = now_s();
     split_heads(w, b, rows);
 #pragma omp parallel for schedule(dynamic, 1)
     for (int item = 0; item < n_seq * H; item++) {
@@ -408,27 +431,25 @@ static void layer(const Lingua *w, const Layer *y, const Buffers *b, const IntVe
         for (int i = 0; i < s; i++) at += (int)seq[i].n;
         attend(w, b, rows, at, (int)seq[s].n, item % H);
     }
-    act_pack(kind, b->act, b->att, e, rows, E);
-    linear(kind, &o, 1, b->act, rows);
-    for (size_t i = 0; i < (size_t)rows * e; i++) b->x[i] += b->q[i];
-    norm_rows(w, b->x, y->norm1, y->norm1_bias, rows);
-    act_pack(kind, b->act, b->x, e, rows, E);
-    linear(kind, &up, 1, b->act, rows);
+    w->phases.attn_s += now_s() - t;
+    for (int i = 0; i < n_seq; i++)
+        w->phases.attn_flops += 4.0 * w->c.dim * (double)seq[i].n * (double)seq[i].n;
+    multiply(w, b, &o, 1, b->att, rows);
+    norm_rows(w, b->x, b->q, y->norm1, y->norm1_bias, rows);
+    multiply(w, b, &up, 1, b->x, rows);
 #pragma omp parallel for if (rows > 16)
     for (int i = 0; i < rows; i++) gelu_row(b->ffn + (size_t)i * f, F);
-    act_pack(kind, b->act, b->ffn, f, rows, F);
-    linear(kind, &down, 1, b->act, rows);
-    for (size_t i = 0; i < (size_t)rows * e; i++) b->x[i] += b->q[i];
-    norm_rows(w, b->x, y->norm2, y->norm2_bias, rows);
+    multiply(w, b, &down, 1, b->ffn, rows);
+    norm_rows(w, b->x, b->q, y->norm2, y->norm2_bias, rows);
 }
 
-static void batch(const Lingua *w, const Buffers *b, const IntVec *seq, int n_seq, int rows,
+static void batch(Lingua *w, const Buffers *b, const IntVec *seq, int n_seq, int rows,
                   float *const *p) {
     LinearJob last = { &w->classifier, w->classifier_bias, b->z, 2, false, NULL };
+    double t = now_s();
     embed(w, b, seq, n_seq);
     for (int l = 0; l < w->c.n_layers; l++) layer(w, &w->layer[l], b, seq, n_seq, rows);
-    act_pack(w->shape.kind, b->act, b->x, (size_t)w->c.dim, rows, w->c.dim);
-    linear(w->shape.kind, &last, 1, b->act, rows);
+    multiply(w, b, &last, 1, b->x, rows);
     for (int s = 0, at = 0; s < n_seq; s++)
         for (size_t i = 0; i < seq[s].n; i++, at++) {
             float z = (b->z[2 * at] - b->z[2 * at + 1]) * 1.44269504f;
@@ -436,6 +457,8 @@ static void batch(const Lingua *w, const Buffers *b, const IntVec *seq, int n_se
             float e = fexp2(z < 0 ? z : -z);
             p[s][i] = z < 0 ? 1.0f / (1.0f + e) : e / (1.0f + e);
         }
+    w->phases.total_s += now_s() - t;
+    w->phases.tokens += rows;
 }
 
 int lingua_probabilities(Lingua *w, const IntVec *seq, int n_seq, float *const *p, Err *err) {
@@ -500,9 +523,6 @@ int lingua_run(Lingua *w, const LinguaOpts *o, bool fixed_specials, const char *
                          w->special[fixed_specials][1], w->placeholder, seen_encode, seen_piece,
                          seen_weight, seen_keep };
     memset(out, 0, sizeof *out);
-    if (!w->weigher)
-        return FAIL(err, "the encoder has no tokenizer that weighs words, which the threshold "
-                    "needs: export it again with --weights-bpe FILE (cl100k_base.tiktoken for the "
-                    "published numbers)");
+    if (lingua_weighs(w, err)) return -1;
     return lingua_compress(&src, o, context, len, n, out, err);
 }

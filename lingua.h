@@ -16,8 +16,15 @@ Lingua *lingua_open(ModelFile *f, Err *err);    // f stays open while the encode
 Lingua *lingua_random(int dim, int hidden_dim, int n_layers, int n_heads, int vocab_size,
                       uint64_t seed, Err *err);
 void lingua_close(Lingua *w);
+// fails where the file holds no tokenizer that weighs words
+int  lingua_weighs(const Lingua *w, Err *err);
 uint64_t lingua_hash(const Lingua *w);          // of the file
 Mem *lingua_mem(Lingua *w);
+typedef struct {                // of the network so far: products, attention, all; and its tokens
+    double linear_s, attn_s, total_s, linear_flops, attn_flops;
+    int64_t tokens;
+} LinguaPhases;
+LinguaPhases lingua_phases(const Lingua *w);
 // called between batches with the share done; returning true stops the work (interrupted)
 void lingua_set_progress(Lingua *w, bool (*fn)(void *user, double share), void *user);
 // p[s] (seq[s].n): probability that each token of a sequence of at most 512 is worth keeping. A
@@ -67,6 +74,7 @@ typedef struct {
     int n_words;
     int tokens_before, tokens_after;    // of the weighing tokenizer
     double network_s, total_s;
+    bool read;                  // an earlier call's, see lingua_cached
 } LinguaResult;
 
 // Compresses n contexts; -1 with a sentence when the encoder fails or an option makes no sense.
@@ -81,13 +89,18 @@ int  lingua_run(Lingua *w, const LinguaOpts *o, bool fixed_specials, const char 
 
 // ---------------------------------------------------------------------------
 // Runs and the command (compress.c)
-typedef struct { char *text[LINGUA_FORCED]; int n; } LinguaForce;
-// the options of "scbench" (rate 1/3, line ends and question marks stay) or "upstream"
-int  lingua_preset(const char *name, LinguaOpts *o, LinguaForce *f, Err *err);
-void lingua_force_free(LinguaForce *f);
+typedef struct {
+    LinguaOpts o;
+    bool fixed_specials;
+    char *text[LINGUA_FORCED];  // o.force
+} LinguaSet;
+// What a prompt stage asks for, over the defaults of its preset: "scbench" (rate 1/3, line ends and
+// question marks stay) or "upstream" (rate 0.5, nothing forced). On failure nothing is to be freed.
+int  lingua_set(const PromptStage *p, LinguaSet *s, Err *err);
+void lingua_set_free(LinguaSet *s);
 // Compresses a context, or takes what an earlier call left in dir (NULL: keeps nothing); no words.
-int  lingua_cached(Lingua *w, const LinguaOpts *o, bool fixed, const char *dir, const char *s,
-                   size_t n, LinguaResult *out, Err *err);
+int  lingua_cached(Lingua *w, const LinguaSet *set, const char *dir, const char *s, size_t n,
+                   LinguaResult *out, Err *err);
 int  lingua_command(int argc, char **argv, Err *err);   // scbench compress
 
 // ---------------------------------------------------------------------------

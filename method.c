@@ -3,14 +3,6 @@
 
 enum { SIZE_MAX_ROWS = 1 << 29 };       // sums of two sizes stay ints
 
-static int at_most(int a, int b) { return a < b ? a : b; }
-
-// sinks of a budget that no table names: the paper's share of 128 in 128 + 4096
-static int sinks_of(Preset preset, int budget) {
-    int share = (int)(((int64_t)budget * 128 + 2112) / 4224);
-    return preset == PRESET_CORM ? 4 : share < 4 ? 4 : share;
-}
-
 // ---------------------------------------------------------------------------
 // Prefill stage: who attends to what in the first feed (sparse_attn.cu)
 
@@ -26,7 +18,7 @@ static const Prefill prefills[] = {
     { "minference", "per head: columns and diagonals found online, blocks, or a-shape "
       "(arXiv 2407.02490)", "k n", true, false, true },
 };
-static const PrefillSizes prefill_unset = { -1, -1, -1, -1, -1, -1, -1, -1, -1, 0 };
+static const PrefillSizes prefill_unset = { -1, -1, -1, -1, -1, -1, -1, -1, -1 };
 
 static const Prefill *prefill_named(const char *name, size_t n) {
     for (size_t i = 0; i < COUNTOF(prefills); i++)
@@ -101,60 +93,48 @@ static int prefill_set(Method *m, const char *name, const char *value, Err *err)
     return 1;
 }
 
-typedef struct {
-    Preset preset;
-    int ctx, budget;                    // budget: keys that a row looks at; 0: the preset's sizes
-    bool scaled;                        // out: something was
-} Scale;
-
-// the given value; else the budget's share; else the preset's, scaled by ctx / 131072 to at least
-// least (SEMANTICS 5)
-static int prefill_size(int set, int share, int value, int least, Scale *s) {
+// the given value; else the preset's, scaled by ctx / 131072 to at least least (SEMANTICS 5)
+static int prefill_size(int set, int value, int least, Preset preset, int ctx, bool *scaled) {
     enum { REFERENCE = 131072 };
     if (set >= 0) return set;
-    if (s->budget) return share;
-    if (s->preset == PRESET_HARNESS || s->ctx >= REFERENCE) return value;
-    int v = (int)((int64_t)value * s->ctx / REFERENCE);
-    s->scaled = true;
+    if (preset == PRESET_HARNESS || ctx >= REFERENCE) return value;
+    int v = (int)((int64_t)value * ctx / REFERENCE);
+    *scaled = true;
     return v < least ? least : v;
 }
 
 // Sizes: a-shape and tri-shape 128 + 4096 and 128 dense rows (arXiv 2412.10319, table 9), in the
 // released program 128 + 3968 and 100. minference without a file: what that program gives a head it
-// finds no entry for, (1000, 6096); a-shape heads 1024 + 4096 and 100 tiles (table 9). A budget is
-// divided as those sizes are; rows that are dense by rule stay.
-static void prefill_resolve(Method *m, Scale *scale) {
+// finds no entry for, (1000, 6096); a-shape heads 1024 + 4096 and 100 tiles (table 9).
+static int prefill_resolve(Method *m, Preset preset, int ctx) {
     const Prefill *p = m->prefill;
     const PrefillSizes *set = &m->prefill_set;
     PrefillSizes *z = &m->prefill_size;
-    bool harness = scale->preset == PRESET_HARNESS;
-    int B = scale->budget, sinks = at_most(sinks_of(scale->preset, B), B - 1);
+    bool harness = preset == PRESET_HARNESS, scaled = false;
     memset(z, 0, sizeof *z);
-    if (!p) return;
-    z->budget = B;
+    if (!p) return 0;
     z->head = set->head >= 0 ? set->head : HEAD_VERTICAL_SLASH;
     z->every_feed = set->every_feed > 0;
     z->dense_below = set->dense_below > 0 ? set->dense_below : 0;
-#define SIZE(field, share, value, least)                                                           \
-    z->field = prefill_size(set->field, share, value, least, scale)
+#define SIZE(field, value, least)                                                                  \
+    z->field = prefill_size(set->field, value, least, preset, ctx, &scaled)
     if (!p->heads) {
-        SIZE(sinks, sinks, 128, 64);
-        SIZE(local, B - sinks, harness ? 3968 : 4096, 64);
-        scale->budget = 0;
-        if (p->dense_tail) SIZE(dense_rows, 0, harness ? 100 : 128, 64);
+        SIZE(sinks, 128, 64);
+        SIZE(local, harness ? 3968 : 4096, 64);
+        if (p->dense_tail) SIZE(dense_rows, harness ? 100 : 128, 64);
     } else if (m->pattern_path) {
-        return;
+        return 0;
     } else if (z->head == HEAD_A_SHAPE) {
-        SIZE(sinks, B / 5, 1024, 64);
-        SIZE(local, B - B / 5, 4096, 64);
+        SIZE(sinks, 1024, 64);
+        SIZE(local, 4096, 64);
     } else if (z->head == HEAD_BLOCK_SPARSE) {
-        SIZE(blocks, B / SPARSE_ROWS > 1 ? B / SPARSE_ROWS : 1, 100, 4);
+        SIZE(blocks, 100, 4);
     } else {
-        int columns = (int)((int64_t)B * 1000 / 7096);
-        SIZE(verticals, columns, 1000, 64);
-        SIZE(slashes, B - columns, 6096, 64);
+        SIZE(verticals, 1000, 64);
+        SIZE(slashes, 6096, 64);
     }
 #undef SIZE
+    return scaled;
 }
 
 // the stage's object, as it stands in method_params
@@ -234,6 +214,95 @@ static void prefill_list_options(FILE *out) {
 }
 
 // ---------------------------------------------------------------------------
+// Prompt stage: which words of the context are left (lingua_words.c)
+
+static const char lingua_name[] = "llmlingua2";
+
+static bool is_lingua(const char *name, size_t n) {
+    return n == strlen(lingua_name) && !memcmp(name, lingua_name, n);
+}
+
+static int set_switch(const char *what, const char *value, const char *off, const char *on,
+                      bool *out, Err *err) {
+    *out = !strcmp(value, on);
+    if (*out || !strcmp(value, off)) return 0;
+    return FAIL_CODE(err, EXIT_USAGE, "%s is '%s' or '%s', got '%s'", what, off, on, value);
+}
+
+// 0, -1, or 1 where the prompt stage has no such option
+static int prompt_set(PromptStage *p, const char *name, const char *value, Err *err) {
+    int64_t v;
+    bool scbench;
+    char what[64];
+    if (!p->on) return 1;
+    snprintf(what, sizeof what, "--set %s.%s", lingua_name, name);
+    if (!strcmp(name, "specials"))
+        return set_switch(what, value, "official", "fixed", &p->fixed_specials, err);
+    if (!strcmp(name, "digits"))
+        return set_switch(what, value, "free", "reserved", &p->reserve_digits, err);
+    if (!strcmp(name, "repeats"))
+        return set_switch(what, value, "kept", "dropped", &p->drop_consecutive, err);
+    if (!strcmp(name, "word"))
+        return set_switch(what, value, "mean", "first", &p->first_token, err);
+    if (!strcmp(name, "target")) {
+        if (parse_int(what, value, 1, SIZE_MAX_ROWS, &v, err)) return -1;
+        p->target = (int)v;
+        return 0;
+    }
+    if (!strcmp(name, "preset")) {
+        p->preset = value;
+        return set_switch(what, value, "scbench", "upstream", &scbench, err);
+    }
+    if (strcmp(name, "force")) return 1;
+    p->force = value;
+    return 0;
+}
+
+static bool upstream(const PromptStage *p) { return p->preset && !strcmp(p->preset, "upstream"); }
+
+// the released program compresses to a third, the package to a half
+double method_prompt_rate(const Method *m, int n) {
+    const PromptStage *p = &m->prompt;
+    if (!p->on) return 1;
+    if (p->target) return p->target < n ? (double)p->target / n : 1;
+    return p->rate > 0 ? p->rate : upstream(p) ? 0.5 : 1.0 / 3;
+}
+
+static bool same_text(const char *a, const char *b) {
+    return (!a && !b) || (a && b && !strcmp(a, b));
+}
+
+bool method_same_prompt(const Method *a, const Method *b) {
+    const PromptStage *p = &a->prompt, *q = &b->prompt;
+    return p->on == q->on && p->rate == q->rate && p->target == q->target &&
+           p->fixed_specials == q->fixed_specials && p->reserve_digits == q->reserve_digits &&
+           p->drop_consecutive == q->drop_consecutive && p->first_token == q->first_token &&
+           upstream(p) == upstream(q) && same_text(p->force, q->force);
+}
+
+static void prompt_object(const Method *m, StrBuf *json) {
+    const PromptStage *p = &m->prompt;
+    str_fmt(json, "{\"method\": \"%s\", \"preset\": \"%s\"", lingua_name,
+            upstream(p) ? "upstream" : "scbench");
+    if (p->target) str_fmt(json, ", \"target\": %d", p->target);
+    else str_fmt(json, ", \"rate\": %.10g", method_prompt_rate(m, 0));
+    str_fmt(json, ", \"specials\": \"%s\"", p->fixed_specials ? "fixed" : "official");
+    if (p->force) {
+        str_puts(json, ", \"force\": ");
+        json_text(json, p->force, strlen(p->force));
+    }
+    if (p->reserve_digits) str_puts(json, ", \"digits\": \"reserved\"");
+    if (p->drop_consecutive) str_puts(json, ", \"repeats\": \"dropped\"");
+    if (p->first_token) str_puts(json, ", \"word\": \"first\"");
+    str_puts(json, "}");
+}
+
+static void prompt_list(FILE *out) {
+    fprintf(out, "%-14s %-7s %-10s %-10s %-10s %s\n", lingua_name, "prompt", "k", "k^2", "k",
+            "the words of the context that an encoder would keep (arXiv 2403.12968); --encoder");
+}
+
+// ---------------------------------------------------------------------------
 // Methods: names, sizes and presets (SEMANTICS 5)
 
 enum { MAX_POLICIES = 64 };
@@ -253,14 +322,10 @@ static Sizes sizes_unset(void) {
 const char *method_name_at(int i) {
     int n = 0;
     for (; policy_at(n); n++) if (n == i) return policy_at(n)->name;
+    if (i == n + (int)COUNTOF(prefills)) return lingua_name;
     return prefill_name_at(i - n);
 }
-bool method_has_budget(const Method *m) {
-    return m->policy->has_budget || (m->prefill && !method_in_cache(m));
-}
-int method_budget(const Method *m) {
-    return method_in_cache(m) ? m->size.budget : m->prefill_size.budget;
-}
+bool method_has_budget(const Method *m) { return m->policy->has_budget; }
 bool method_evicts(const Method *m) { return m->policy->evicts; }
 bool method_in_cache(const Method *m) { return m->policy->evicts || m->policy->at_read; }
 bool method_at_steps(const Method *m) { return m->policy->at_steps && m->size.steps; }
@@ -307,24 +372,32 @@ static int unknown_method(const char *name, size_t n, Err *err) {
     return FAIL_CODE(err, EXIT_USAGE, "unknown method '%s': see scbench list methods", word);
 }
 
-// stages in any order, "snapkv+minference"; the name that is kept has the prefill stage in front
+// stages in any order, "snapkv+minference"; the name that is kept has the prompt stage in front,
+// then the prefill stage
 int method_find(const char *name, Method *m, Err *err) {
     memset(m, 0, sizeof *m);
     for (const char *at = name; at; at = strchr(at, '+') ? strchr(at, '+') + 1 : NULL) {
         size_t n = strcspn(at, "+");
         const Policy *policy = policy_named(at, n);
         const Prefill *prefill = prefill_named(at, n);
-        if (!policy && !prefill) return unknown_method(at, n, err);
-        if (policy ? m->policy != NULL : m->prefill != NULL)
+        bool lingua = is_lingua(at, n);
+        if (!policy && !prefill && !lingua) return unknown_method(at, n, err);
+        if (policy ? m->policy != NULL : prefill ? m->prefill != NULL : m->prompt.on)
             return FAIL_CODE(err, EXIT_USAGE, "method '%s' has two %s stages: one of each at most",
-                             name, policy ? "cache" : "prefill");
+                             name, policy ? "cache" : prefill ? "prefill" : "prompt");
         if (policy) m->policy = policy;
-        else m->prefill = prefill;
+        else if (prefill) m->prefill = prefill;
+        else m->prompt.on = true;
     }
-    bool full = !m->policy || !strcmp(m->policy->name, "full");
     if (!m->policy) m->policy = policy_named("full", 4);
-    snprintf(m->name, sizeof m->name, "%s%s%s", m->prefill ? m->prefill->name : "",
-             m->prefill && !full ? "+" : "", m->prefill && full ? "" : m->policy->name);
+    const char *stage[] = { m->prompt.on ? lingua_name : NULL, m->prefill ? m->prefill->name : NULL,
+                            strcmp(m->policy->name, "full") ? m->policy->name : NULL };
+    for (size_t i = 0; i < COUNTOF(stage); i++) {
+        if (!stage[i]) continue;
+        size_t n = strlen(m->name);
+        snprintf(m->name + n, sizeof m->name - n, "%s%s", n ? "+" : "", stage[i]);
+    }
+    if (!*m->name) strcpy(m->name, "full");
     m->set = sizes_unset();
     m->prefill_set = prefill_unset;
     return 0;
@@ -332,7 +405,8 @@ int method_find(const char *name, Method *m, Err *err) {
 
 bool method_is(const Method *m, const char *name) {
     return !strcmp(m->name, name) || !strcmp(m->policy->name, name) ||
-           (m->prefill && !strcmp(m->prefill->name, name));
+           (m->prefill && !strcmp(m->prefill->name, name)) ||
+           (m->prompt.on && !strcmp(lingua_name, name));
 }
 
 typedef struct { const char *method, *name; size_t at; int min; } SizeOption;
@@ -379,8 +453,9 @@ int method_set(Method *m, const char *name, const char *value, Err *err) {
     static const char *const positions[] = { "original", "cache" };
     const SizeOption *o;
     char *end;
-    int word, prefill = prefill_set(m, name, value, err);
-    if (prefill <= 0) return prefill;
+    int word, stage = prompt_set(&m->prompt, name, value, err);
+    if (stage > 0) stage = prefill_set(m, name, value, err);
+    if (stage <= 0) return stage;
     errno = 0;
     long v = strtol(value, &end, 10);
     for (size_t i = 0; (o = size_option(m->policy, &i));) {
@@ -420,16 +495,21 @@ int method_set(Method *m, const char *name, const char *value, Err *err) {
 
 int method_set_stage(Method *m, const char *stage, const char *name, const char *value, Err *err) {
     const Prefill *prefill = m->prefill;
-    if (!prefill || !strcmp(stage, m->name)) return method_set(m, name, value, err);
-    if (!strcmp(stage, prefill->name)) {
-        int rc = prefill_set(m, name, value, err);
+    bool lingua = m->prompt.on && !strcmp(stage, lingua_name);
+    if (!strcmp(stage, m->name)) return method_set(m, name, value, err);
+    if (lingua || (prefill && !strcmp(stage, prefill->name))) {
+        int rc = lingua ? prompt_set(&m->prompt, name, value, err)
+                        : prefill_set(m, name, value, err);
         if (rc <= 0) return rc;
         return FAIL_CODE(err, EXIT_USAGE, "--set %s.%s: %s has no option '%s'", stage, name, stage,
                          name);
     }
+    PromptStage prompt = m->prompt;
     m->prefill = NULL;
+    m->prompt.on = false;
     int rc = method_set(m, name, value, err);
     m->prefill = prefill;
+    m->prompt = prompt;
     return rc;
 }
 
@@ -460,6 +540,14 @@ static const Named *named_of(const Method *m, Preset preset) {
     for (size_t i = 0; i < COUNTOF(named); i++)
         if (named[i].preset == preset && is_policy(m, named[i].method)) return &named[i];
     return NULL;
+}
+
+static int at_most(int a, int b) { return a < b ? a : b; }
+
+// sinks of a budget that no table names: the paper's share of 128 in 128 + 4096
+static int sinks_of(Preset preset, int budget) {
+    int share = (int)(((int64_t)budget * 128 + 2112) / 4224);
+    return preset == PRESET_CORM ? 4 : share < 4 ? 4 : share;
 }
 
 // every size as it follows from the budget, or from the preset's row
@@ -545,13 +633,8 @@ int method_resolve(Method *m, Preset preset, int ctx, int budget, int positions,
     Sizes *z = &m->size;
     memset(z, 0, sizeof *z);
     z->positions = POSITIONS_ORIGINAL;
-    Scale scale = { preset, ctx, method_in_cache(m) ? 0 : budget, false };
-    if (scale.budget && m->prefill && m->pattern_path)
-        return FAIL_CODE(err, EXIT_USAGE,
-                         "%s: the heads of a pattern file have sizes of their own: leave --budget "
-                         "and --keep out", m->name);
-    prefill_resolve(m, &scale);
-    z->scaled = scale.scaled;
+    bool scaled = prefill_resolve(m, preset, ctx);
+    z->scaled = scaled;
     if (!method_in_cache(m)) return 0;
     bool harness = preset == PRESET_HARNESS;
     if (harness && !harness_has(m))
@@ -570,7 +653,7 @@ int method_resolve(Method *m, Preset preset, int ctx, int budget, int positions,
     if ((int)m->set.group >= 0) z->group = m->set.group;
     if ((int)m->set.pool >= 0) z->pool = m->set.pool;
     if (m->set.stream >= 0) z->stream = m->set.stream;
-    z->scaled = z->scaled || scale.scaled;
+    z->scaled = z->scaled || scaled;
     return check_sizes(m, err);
 }
 
@@ -578,16 +661,19 @@ void method_params(const Method *m, StrBuf *json) {
     const SizeOption *o;
     const char *comma = "";
     str_puts(json, "{");
+    if (m->prompt.on) {
+        str_puts(json, "\"prompt\": ");
+        prompt_object(m, json);
+        comma = ", ";
+    }
     if (m->prefill) {
-        str_puts(json, "\"prefill\": ");
+        str_fmt(json, "%s\"prefill\": ", comma);
         prefill_object(m, json);
         comma = ", ";
     }
-    if (m->prefill_size.budget) str_fmt(json, ", \"budget\": %d", m->prefill_size.budget);
     for (size_t i = 0; (o = size_option(m->policy, &i)); comma = ", ")
         str_fmt(json, "%s\"%s\": %d", comma, o->name, size_get(&m->size, o));
     if (pools(m)) str_fmt(json, ", \"pool\": \"%s\"", pool_name[m->size.pool]);
-    comma = m->policy->has_budget || is_policy(m, "corm") ? ", " : "";
     if (m->size.stream > 0)
         str_fmt(json, "%s\"prefill\": \"stream:%d\"", comma, m->size.stream);
     str_puts(json, "}");
@@ -604,8 +690,9 @@ void method_list(FILE *out) {
         if (p->differs) fprintf(out, "%16s%s\n", "", p->differs);
     }
     prefill_list(out);
-    fprintf(out, "per KV head, n tokens so far; a prefill and a cache stage combine: "
-                 "minference+snapkv; options: --set METHOD.name=value\n");
+    prompt_list(out);
+    fprintf(out, "per KV head, n tokens so far, k of them kept; a prompt, a prefill and a cache "
+                 "stage combine: llmlingua2+minference+snapkv; options: --set METHOD.name=value\n");
     for (int i = 0; (p = policy_at(i)); i++) {
         size_t at = 0;
         if (i == 0) continue;
@@ -615,4 +702,6 @@ void method_list(FILE *out) {
                 p->evicts ? " positions prefill=stream:C" : "");
     }
     prefill_list_options(out);
+    fprintf(out, "  %s: target preset specials force digits repeats word; its rate is --rate\n",
+            lingua_name);
 }

@@ -18,6 +18,8 @@ void row_clear(Row *r) {
     r->matched = -1;
     r->evictable = r->policy_bytes = r->ssm_bytes = r->peak_bytes = -1;
     r->n_prompt = r->n_new = r->shared = r->restored = -1;
+    r->tokens_before = r->tokens_after = r->compress_read = r->gold_kept = -1;
+    r->compress_s = NAN;
     r->q = r->end = no_rows;
     r->pairs_ratio = r->prefill_s = r->shared_prefill_s = r->first_token_s = r->decode_tok_s = NAN;
 }
@@ -142,6 +144,12 @@ void row_json(const Row *r, StrBuf *out) {
     put_str(out, "lang", r->lang);
     put_real(out, "similarity", r->similarity);
     put_raw(out, "matched", r->matched < 0 ? "null" : r->matched ? "true" : "false");
+    put_int(out, "tokens_before", r->tokens_before);
+    put_int(out, "tokens_after", r->tokens_after);
+    put_real(out, "compress_s", r->compress_s);
+    put_raw(out, "compress_read", r->compress_read < 0 ? "null"
+            : r->compress_read ? "true" : "false");
+    put_raw(out, "gold_kept", r->gold_kept < 0 ? "null" : r->gold_kept ? "true" : "false");
     size_t n = r->question ? strlen(r->question) : 0, from = n > QUESTION ? n - QUESTION : 0;
     while (from && from < n && ((uint8_t)r->question[from] & 0xc0) == 0x80) from++;
     put_text(out, "question", r->question ? r->question + from : NULL, n - from);

@@ -213,6 +213,11 @@ static int read_row(void *user, const RowLine *l, Err *err) {
     r->tok_s = get_real(l->row, "decode_tok_s");
     r->similarity = get_real(l->row, "similarity");
     r->matched = json_is_true(json_object_get(l->row, "matched"));
+    r->before = get_real(l->row, "tokens_before");
+    r->after = get_real(l->row, "tokens_after");
+    r->compress = get_real(l->row, "compress_s");
+    const json_t *kept = json_object_get(l->row, "gold_kept");
+    r->kept = json_is_boolean(kept) ? json_is_true(kept) : -1;
     r->failed = json_is_string(json_object_get(l->row, "error"));
     if (r->turn > t->turns) t->turns = r->turn;
     if (!isnan(r->similarity)) t->similarity = true;
@@ -523,6 +528,8 @@ static double value_of(const Rec *r, const Pick *p) {
     if ((p->part >= 0 && r->part != p->part) || (p->turn >= 0 && r->turn != p->turn) ||
         (p->bin >= 0 && bin_of(r->depth) != p->bin) || (p->lang >= 0 && r->lang != p->lang))
         return NAN;
+    if (p->kept == ANSWER_SHARE) return r->kept < 0 ? NAN : r->kept;
+    if (p->kept >= 0 && r->kept != p->kept) return NAN;
     if (isnan(p->threshold)) return r->score;
     return isnan(r->similarity) ? NAN : r->matched && r->similarity >= p->threshold;
 }
@@ -621,7 +628,8 @@ void interval(const Stat *s, double *lo, double *hi) {
 static Stat score_of(const Results *d, int task, Key k, const Draw *w, Pick pick) {
     const TaskRows *t = &d->task[task];
     const Cell *c = cell_of(d, task, k);
-    bool by_turn = k.mode == MULTI_TURN && pick.turn < 0 && pick.bin < 0 && pick.lang < 0;
+    bool by_turn = k.mode == MULTI_TURN && pick.turn < 0 && pick.bin < 0 && pick.lang < 0 &&
+                   pick.kept < 0;
     int turns = by_turn ? t->turns : 1;
     Stat *part = (Stat *)xrealloc(NULL, (size_t)t->n_parts * sizeof *part);
     Stat *turn = (Stat *)xrealloc(NULL, (size_t)turns * sizeof *turn);

@@ -54,6 +54,8 @@ typedef struct {
     int part, lang, source, line, turns;
     int64_t at, seed;                       // at: byte offset of its line
     double score, depth, rows, tokens, live, alloc, prefill, tok_s, similarity;
+    double before, after, compress; // a compressed context's tokens and seconds, or NAN
+    int kept;                       // the answer stands in it: 0, 1; -1: missing
     bool matched, failed;
 } Rec;
 
@@ -99,9 +101,11 @@ typedef struct {                // a mean of scores, all of it in [0, 1]
 typedef struct { Stat score, diff; } Pair;      // diff: to the arm it is compared with
 
 // which rows count; -1 (threshold: NAN) leaves a choice open. threshold: functions matched with at
-// least that similarity instead of scores
-typedef struct { int part, turn, bin, lang; double threshold; } Pick;
-#define ALL_ROWS ((Pick){ -1, -1, -1, -1, NAN })
+// least that similarity instead of scores. kept: questions whose answer compression left out or
+// left in, or the share of these instead of scores
+enum { ANSWER_OUT, ANSWER_IN, ANSWER_SHARE };
+typedef struct { int part, turn, bin, lang, kept; double threshold; } Pick;
+#define ALL_ROWS ((Pick){ -1, -1, -1, -1, -1, NAN })
 #define NOBODY ((Key){ -1, 0 })
 
 typedef struct { int n, *task; } Tasks;

@@ -255,6 +255,9 @@ static int answer(Run *r, const IntVec *prompt, Err *err) {
 static int open_branch(Run *r, int ctx, Err *err) {
     Method method;
     if (method_find(r->o->method, &method, err)) return -1;
+    if (method.prompt.on)
+        return FAIL_CODE(err, EXIT_USAGE, "--method %s: llmlingua2 compresses the contexts of "
+                         "scbench; for one text see scbench compress", r->o->method);
     if (method_resolve(&method, PRESET_SCBENCH, ctx, 0, -1, err)) return -1;
     int max = model_config(r->model)->max_ctx, n = r->o->n;
     r->branch = branch_open(r->model, NULL, &method, n < max ? n : max, err);

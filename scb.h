@@ -258,17 +258,26 @@ typedef struct {                // the resolved sizes of the prefill stage, in t
     int head;                   // HeadKind of all heads without a file
     int dense_below;            // feeds that end below this length are dense
     int every_feed;             // 0: the first feed alone, 1: all
-    int budget;                 // keys of a row that the sizes come from; 0: the preset's sizes
 } PrefillSizes;
+
+// what becomes of the context's text before it is tokenized (lingua.h); 0, NULL, false: not given
+typedef struct {
+    bool on;                    // llmlingua2 leaves words out of it
+    double rate;                // share of its tokens to keep
+    int target;                 // or how many
+    const char *preset, *force; // whose defaults; texts that always stay, by comma; borrowed
+    bool fixed_specials, reserve_digits, drop_consecutive, first_token;
+} PromptStage;
 
 typedef struct Policy Policy;   // one row of the policy table
 typedef struct Prefill Prefill; // one row of the prefill table
 typedef struct {
-    char name[48];              // "minference+snapkv": prefill stage, cache stage
+    char name[48];              // "llmlingua2+minference+snapkv": prompt, prefill, cache stage
     const Policy *policy;
     Sizes set;                  // values given by --set and switches, -1 where not given
     Sizes size;                 // resolved by method_resolve
     int64_t seed, session;      // random: what its choices hang on
+    PromptStage prompt;
     const Prefill *prefill;     // NULL: dense
     PrefillSizes prefill_set, prefill_size;
     const char *pattern_path;   // of --set minference.pattern=FILE, borrowed; NULL: none
@@ -285,12 +294,10 @@ int  method_find(const char *name, Method *m, Err *err);            // unknown: 
 int method_set(Method *m, const char *name, const char *value, Err *err); // --set METHOD.name=value
 // the same where METHOD names one of its stages, whose option is meant: sinks is one of both
 int method_set_stage(Method *m, const char *stage, const char *name, const char *value, Err *err);
-// budget: rows the cache keeps or, where it keeps all, keys a row of a sparse prefill looks at; 0:
-// the preset's or scaled default; positions -1: the method's default
+// budget 0: the preset's or scaled default; positions -1: the method's default
 int  method_resolve(Method *m, Preset preset, int ctx, int budget, int positions, Err *err);
 void method_params(const Method *m, StrBuf *json); // {"sinks":128,...}: what acts, for the rows
 bool method_has_budget(const Method *m);
-int  method_budget(const Method *m);                    // as resolved; 0: none
 bool method_evicts(const Method *m);                    // false for full, quest, topk
 bool method_in_cache(const Method *m);                  // a cache-stage method: all but full
 bool method_at_steps(const Method *m);                  // acts on every step
@@ -303,6 +310,10 @@ void method_needs(const Method *m, Needs *n);           // raises *n to what m w
 const char *method_name_at(int i);                      // table order, NULL past the end
 void method_list(FILE *out);                            // stage, KV size, complexities, help
 int  did_you_mean(const char *word, const char *const *names, int n);   // index or -1
+
+// Prompt stage: what becomes of a context of n tokens, about; and whether two methods agree on it
+double method_prompt_rate(const Method *m, int n);
+bool method_same_prompt(const Method *a, const Method *b);
 
 // Prefill stage. Two methods of equal key compute the same rows from the same ids.
 void method_prefill_key(const Method *m, StrBuf *key);  // "" when dense
@@ -962,6 +973,10 @@ typedef struct {
     bool scaled, chat;
     int64_t seed, evictable, policy_bytes, ssm_bytes, peak_bytes;
     int ctx, n_prompt, n_new, shared;
+    // of a compressed context: tokens of the tokenizer that weighs words; it was read, not made;
+    // the answer stands in it (0, 1; -1: it stands not even in the whole one)
+    int tokens_before, tokens_after, compress_read, gold_kept;
+    double compress_s;
     char ids_hash[17], logits_hash[17];
     RowsAt q, end;              // at the end of the question, of the answer
     double pairs_ratio, prefill_s, shared_prefill_s, first_token_s, decode_tok_s;
@@ -992,8 +1007,8 @@ int  write_whole(const char *path, const char *text, size_t n, Err *err);
 int  report_same_run(const char *dir_a, const char *dir_b, Err *err);
 
 typedef struct {
-    const char *table; // turns tasks categories methods query reuse history depth longbench; NULL:
-                       // the ones that say most
+    const char *table; // turns tasks categories methods query reuse history depth longbench prompt;
+                       // NULL: the ones that say most
     const char *format;         // text csv md; NULL: text
     int cases;                  // example turns per method that scores otherwise than full
 } ReportOpts;
@@ -1017,26 +1032,6 @@ void plan_print(FILE *out, const Config *c, const PlanLine *lines, int n, int n_
 // seconds at ceilings measured now: a lower bound for one dense prefill of ctx tokens and a step
 // there
 void plan_seconds(FILE *out, const Config *c, int ctx);
-
-// ===========================================================================
-// Search for head patterns (search.c)
-typedef struct {
-    HeadPattern pattern, stored;        // as compared, as written
-    int tile;                           // of block-sparse: 64; 32: keeps n / 8 of all tiles
-} Candidate;
-
-typedef struct {
-    const Candidate *space;
-    int n_space, n;                     // candidates, at most 8; tokens
-    bool output;                        // compares outputs instead of probabilities
-    PatternFile found;                  // room for every layer and head
-    double *share;                      // (L, H) pairs of what was found / causal pairs, by tiles
-    Progress *progress;                 // NULL: none
-    Mem mem;
-} Search;
-// A LayerLook with the Search as user: the best candidate of every head of that layer. Goes back
-// early, with some heads left out, when interrupted.
-void search_layer(void *search, const LayerSeen *seen);
 
 // ===========================================================================
 // Commands that play no session: argv[0] is the command's name (commands.c, speed.c, search.c)

@@ -14,7 +14,8 @@
 
 typedef struct {
     const char *task, *method, *mode, *ctx, *budget, *keep, *query_aware, *history, *positions,
-        *group, *compress, *preset, *scorer, *data, *shard, *repo, *templates, *jieba;
+        *group, *compress, *preset, *scorer, *data, *shard, *repo, *templates, *jieba, *encoder,
+        *rate;
     const char *out, *device, *shape, *save_context;
     int64_t save_limit, seed;
     int sessions, turns, max_new, batch, chunk, threads;
@@ -36,7 +37,7 @@ typedef struct {                // one task of a run
 typedef struct {
     Opts o;
     Bench b;
-    ModelFile file;
+    ModelFile file, encoder;
     Config config;
     Tok *tok;
     ChatPieces plain;           // no template: at most a BOS
@@ -74,9 +75,12 @@ static const OptSpec run_opts[] = {
     { "--repo", NULL, OPT_STR, AT(repo), NULL, "DIR",
       "repoqa asks for functions of this source tree, by their own comments" },
     { "--budget", NULL, OPT_STR, AT(budget), NULL, "LIST",
-      "rows kept per KV head or, in a sparse prefill alone, keys a row looks at; one run of a "
-      "method per value" },
+      "rows kept per KV head; one run of a method per value" },
     { "--keep", NULL, OPT_STR, AT(keep), NULL, "LIST", "the same as shares of --ctx" },
+    { "--encoder", NULL, OPT_STR, AT(encoder), NULL, "FILE.bin",
+      "what llmlingua2 compresses contexts with, questions unseen; see scbench compress" },
+    { "--rate", NULL, OPT_STR, AT(rate), NULL, "LIST",
+      "shares of a context's tokens that llmlingua2 keeps; one run per value; default 1/3" },
     { "--query-aware", NULL, OPT_STR, AT(query_aware), NULL, "no|first|each",
       "the question in the first feed: none, the first one, in multi-request each; default first "
       "in multi-turn, no in multi-request; single is always each" },
@@ -140,6 +144,8 @@ static const OptSpec plan_opts[] = {
     { "--method", NULL, OPT_STR, AT(method), "full", "LIST", "methods, by comma, or all" },
     { "--budget", NULL, OPT_STR, AT(budget), NULL, "LIST", "rows kept per KV head" },
     { "--keep", NULL, OPT_STR, AT(keep), NULL, "LIST", "the same as shares of --ctx" },
+    { "--rate", NULL, OPT_STR, AT(rate), NULL, "LIST",
+      "shares of a context's tokens that llmlingua2 keeps" },
     { "--set", NULL, OPT_LIST, AT(set), NULL, "METHOD.name=value",
       "one size of a method; may be repeated" },
     { "--positions", NULL, OPT_STR, AT(positions), NULL, "original|cache",
@@ -177,8 +183,11 @@ static int method_names(Run *r, Names *names, Err *err) {
     Method m;
     names->n = 0;
     if (!strcmp(o->method, "all")) {
-        for (const char *name; (name = method_name_at(names->n)) != NULL;)
-            strcpy(names->p[names->n++], name);
+        const char *name;
+        for (int i = 0; (name = method_name_at(i)) != NULL; i++) {
+            if (method_find(name, &m, err)) return -1;
+            if (!m.prompt.on || o->encoder) strcpy(names->p[names->n++], name);
+        }
     } else if (names_of("--method", o->method, names, err)) return -1;
     for (int i = 0; i < names->n; i++) {
         if (method_find(names->p[i], &m, err)) return -1;
@@ -204,40 +213,48 @@ static int method_names(Run *r, Names *names, Err *err) {
     return 0;
 }
 
-// -1, or the arm's number: an equal one is not added twice
-static int arm_add(Run *r, const char *name, Mode mode, int budget, double keep, int follows,
-                   Err *err) {
+// -1, or the arm's number: an equal one is not added twice; rate 0: none given
+static int arm_add(Run *r, const char *name, Mode mode, int budget, double keep, double rate,
+                   int follows, Err *err) {
     Bench *b = &r->b;
     Arm a = { .mode = mode, .budget = budget, .keep = keep, .follows = follows };
     if (method_find(name, &a.method, err)) return -1;
+    if (a.method.prompt.on) a.method.prompt.rate = rate;
     if (!method_has_budget(&a.method)) a.budget = 0, a.keep = 0;
     for (int i = 0; i < b->n_arms; i++) {
         Arm *c = &b->arms[i];
         if (c->mode == a.mode && c->budget == a.budget && c->keep == a.keep &&
-            c->follows == a.follows && !strcmp(c->method.name, a.method.name)) return i;
+            c->follows == a.follows && c->method.prompt.rate == a.method.prompt.rate &&
+            !strcmp(c->method.name, a.method.name)) return i;
     }
     int n = snprintf(a.label, sizeof a.label, "%.40s", a.method.name);
     if (follows >= 0) snprintf(a.label + n, sizeof a.label - (size_t)n, " at corm's rows");
     if (a.budget) snprintf(a.label + n, sizeof a.label - (size_t)n, " %d", a.budget);
     if (a.keep > 0) snprintf(a.label + n, sizeof a.label - (size_t)n, " keep %g", a.keep);
+    n = (int)strlen(a.label);
+    if (a.method.prompt.rate > 0)
+        snprintf(a.label + n, sizeof a.label - (size_t)n, " rate %g", a.method.prompt.rate);
     b->arms = (Arm *)xrealloc(b->arms, (size_t)(b->n_arms + 1) * sizeof *b->arms);
     b->arms[b->n_arms] = a;
     return b->n_arms++;
 }
 
-// one method in one mode at every size asked for; corm brings keep-last at its mean rows
-static int arms_of(Run *r, const char *name, Mode mode, const Names *sizes, Err *err) {
+// one method in one mode at every rate and size asked for; corm brings keep-last at its mean rows
+static int arms_of(Run *r, const char *name, Mode mode, const Names *sizes, const Names *rates,
+                   Err *err) {
     const Opts *o = &r->o;
-    int last = -1;
-    for (int j = 0; j < (sizes->n ? sizes->n : 1); j++) {
+    int last = -1, n_sizes = sizes->n ? sizes->n : 1, n_rates = rates->n ? rates->n : 1;
+    for (int j = 0; j < n_sizes * n_rates; j++) {
         int64_t budget = 0;
-        double keep = 0;
-        if (o->budget && parse_int("--budget", sizes->p[j], 32, INT_MAX, &budget, err)) return -1;
-        if (o->keep && parse_real("--keep", sizes->p[j], 1e-6, 1, &keep, err)) return -1;
-        if ((last = arm_add(r, name, mode, (int)budget, keep, -1, err)) < 0) return -1;
+        double keep = 0, rate = 0;
+        const char *size = sizes->p[j % n_sizes];
+        if (o->budget && parse_int("--budget", size, 32, INT_MAX, &budget, err)) return -1;
+        if (o->keep && parse_real("--keep", size, 1e-6, 1, &keep, err)) return -1;
+        if (o->rate && parse_real("--rate", rates->p[j / n_sizes], 1e-3, 1, &rate, err)) return -1;
+        if ((last = arm_add(r, name, mode, (int)budget, keep, rate, -1, err)) < 0) return -1;
     }
     if (strcmp(name, "corm") || o->no_baselines) return 0;
-    return arm_add(r, "keep-last", mode, 0, 0, last, err) < 0 ? -1 : 0;
+    return arm_add(r, "keep-last", mode, 0, 0, 0, last, err) < 0 ? -1 : 0;
 }
 
 static int arm_sets(Run *r, const char *text, Err *err) {
@@ -268,25 +285,44 @@ static int arm_sets(Run *r, const char *text, Err *err) {
     return FAIL_CODE(err, EXIT_USAGE, "--set %s acts on no method of this run", text);
 }
 
+static bool compresses(const Run *r) {
+    for (int i = 0; i < r->b.n_arms; i++) if (r->b.arms[i].method.prompt.on) return true;
+    return false;
+}
+
+// --rate, and the options of every prompt stage
+static int prompts_resolve(const Run *r, Err *err) {
+    if (r->o.rate && !compresses(r))
+        return FAIL_CODE(err, EXIT_USAGE, "--rate acts on no method here: %s compresses no text; "
+                         "llmlingua2 does", r->o.method);
+    for (int i = 0; i < r->b.n_arms; i++) {
+        LinguaSet set;
+        if (lingua_set(&r->b.arms[i].method.prompt, &set, err)) return -1;
+        lingua_set_free(&set);
+    }
+    return 0;
+}
+
 static int arms_resolve(Run *r, Err *err) {
     const Opts *o = &r->o;
     const char *list = o->budget ? o->budget : o->keep;
-    Names methods, modes, sizes = { .n = 0 };
+    Names methods, modes, sizes = { .n = 0 }, rates = { .n = 0 };
     if (o->budget && o->keep)
         return FAIL_CODE(err, EXIT_USAGE, "--budget and --keep exclude each other");
     if (method_names(r, &methods, err) ||
         names_of("--mode", o->mode ? o->mode : mode_name[0], &modes, err))
         return -1;
     if (list && names_of(o->budget ? "--budget" : "--keep", list, &sizes, err)) return -1;
+    if (o->rate && names_of("--rate", o->rate, &rates, err)) return -1;
     for (int k = 0; k < modes.n; k++) {
         int mode = opt_choose("--mode", modes.p[k], mode_name, N_MODES, err);
         if (mode < 0) return -1;
         for (int i = 0; i < methods.n; i++)
-            if (arms_of(r, methods.p[i], (Mode)mode, &sizes, err)) return -1;
+            if (arms_of(r, methods.p[i], (Mode)mode, &sizes, &rates, err)) return -1;
     }
     for (int k = 0; k < o->set.n; k++)
         if (arm_sets(r, o->set.p[k], err)) return -1;
-    return 0;
+    return prompts_resolve(r, err);
 }
 
 static bool has_mode(const Run *r, Mode mode) {
@@ -494,7 +530,7 @@ static int arm_plan(const Run *r, const Arm *a, Lengths l, int ctx, bool shared,
     Method m;
     char budget[16] = "";
     if (arm_method(&r->b, a, ctx, &m, err)) return -1;
-    if (method_budget(&m)) snprintf(budget, sizeof budget, " %d", method_budget(&m));
+    if (m.size.budget > 0) snprintf(budget, sizeof budget, " %d", m.size.budget);
     snprintf(line->label, sizeof line->label, "%.30s%s %s", m.name, budget, mode_name[a->mode]);
     line->plan = plan_run(&r->config, &m, l.context, l.first, l.later, shared, -1, r->o.chunk);
     plan_more(&line->plan, &r->config, &m, l.context, l.first, l.later, shared, -1,
@@ -507,7 +543,7 @@ static int rows_beside(const Run *r, const Session *s, int i, int longer, Plan *
     for (int j = 0; j < r->b.n_arms; j++) {
         const Arm *a = &r->b.arms[j];
         SharedBy by = arm_sharers(&r->b, a, s->s.n_turns);
-        size_t n = s->context.n;
+        size_t n = session_expected(s, a).context.n;
         if (!by.shared || by.first != j || by.first >= i || by.last <= i) continue;
         if (arm_sharers(&r->b, &r->b.arms[i], s->s.n_turns).first == j) continue;
         if (a->method.prefill && a->aware == AWARE_FIRST) n += s->turn[0].first.n;
@@ -529,7 +565,8 @@ static int run_plan(const Run *r, const TaskRun *k, const Session *s, int longer
     for (int i = 0; i < r->b.n_arms; i++) {
         const Arm *a = &r->b.arms[i];
         if (a->follows >= 0) continue;
-        Lengths l = lengths_of(&r->b, k->task, s, a);
+        Session seen = session_expected(s, a);
+        Lengths l = lengths_of(&r->b, k->task, &seen, a);
         l.context = l.context + longer > 1 ? l.context + longer : 1;
         l.first = l.first + longer > 1 ? l.first + longer : 1;
         if (arm_plan(r, a, l, session_first(s) + longer,
@@ -625,12 +662,13 @@ static void sessions_room(TaskRun *k, int n) {
 }
 
 // texts that are ids now
-static void text_drop(TaskSession *s) {
-    free(s->context.p);
+static void text_drop(const Run *r, TaskSession *s) {
     free(s->numbers);
-    memset(&s->context, 0, sizeof s->context);
     s->numbers = NULL;
     s->n_numbers = 0;
+    if (compresses(r)) return;
+    free(s->context.p);
+    memset(&s->context, 0, sizeof s->context);
 }
 
 static int make_one(const Run *r, const TaskRun *k, int number, int guess, Session *s, Err *err) {
@@ -674,7 +712,7 @@ static int sessions_generate(Run *r, TaskRun *k, Err *err) {
         if (i && !in_shard(r, k, i)) continue;
         if (make_one(r, k, i + 1, guess, s, err)) return -1;
         if (i == 0) guess = s->s.units;
-        text_drop(&s->s);
+        text_drop(r, &s->s);
         if (r->b.scorer == SCORER_HARNESS && s->s.n_needles) {      // its candidates are fewer
             needles_free(&s->s);
             needles_asked(&s->s, &s->s);
@@ -763,7 +801,7 @@ static int sessions_read(Run *r, TaskRun *k, int ctx, Err *err) {
         Session *s = &k->sessions[k->n_sessions - 1];
         s->s = text;
         session_ids(&r->b.prompter, k->task, s);
-        text_drop(&s->s);
+        text_drop(r, &s->s);
         if ((rc = record_fit(r, k, s, turns, ctx, err)) < 0) break;
     }
     rc = rc > 0 ? 0 : rc;
@@ -776,6 +814,12 @@ static int sessions_read(Run *r, TaskRun *k, int ctx, Err *err) {
         fprintf(stderr, "%s: %d malformed records left out\n", path.p, records.skipped);
     free(path.p);
     return rc;
+}
+
+// some arm sees contexts as they are; what compression leaves is checked when it is known
+static bool sees_whole(const Run *r) {
+    for (int i = 0; i < r->b.n_arms; i++) if (!r->b.arms[i].method.prompt.on) return true;
+    return false;
 }
 
 static int sessions_make(Run *r, Err *err) {
@@ -798,7 +842,7 @@ static int sessions_make(Run *r, Err *err) {
             const Session *s = &k->sessions[j];
             if (!s->s.n_turns) continue;
             int first = session_first(s), later = tokens_after(r, k->task, s);
-            if (first + later > r->config.max_ctx)
+            if (first + later > r->config.max_ctx && sees_whole(r))
                 return FAIL(err,
                             "session %d of %s needs %d + %d tokens (first feed; later turns and "
                             "answers) but %s takes %d; choose a smaller --ctx or --turns",
@@ -834,7 +878,11 @@ static int plan_check(Run *r, Err *err) {
     size_t have = memory_available();
     int n, rc = run_plan(r, of, s, 0, lines, &n, &worst, err);
     const Plan *p = &worst->plan;
-    if (!rc && r->o.plan) plan_print(stdout, &r->config, lines, n, session_first(s));
+    if (!rc && r->o.plan) {
+        plan_print(stdout, &r->config, lines, n, session_first(s));
+        if (r->encoder.p) printf("beside these the encoder of llmlingua2, %zu MB\n",
+                                 r->encoder.size >> 20);
+    }
     if (!rc && have && p->total > have)
         rc = FAIL_CODE(err, EXIT_MEMORY,
                        "%s does not fit: weights %zu + KV %zu + scratch %zu + policy %zu = %zu MB, "
@@ -966,6 +1014,12 @@ static char *manifest_text(const Run *r) {
     if (r->o.data) json_object_set_new(m, "data", json_string(r->o.data));
     if (r->o.templates)
         json_object_set_new(json_object_get(m, "options"), "templates", manifest_words(r));
+    if (r->encoder.p) {
+        snprintf(hash, sizeof hash, "%016llx", (unsigned long long)r->encoder.head->hash);
+        json_object_set_new(m, "encoder", json_pack("{s:s, s:s, s:I}", "path", r->encoder.path,
+            "hash", hash, "bytes", (json_int_t)r->encoder.size));
+        json_object_set_new(json_object_get(m, "options"), "encoder", json_string(hash));
+    }
     if (r->o.repo)
         json_object_set_new(json_object_get(m, "options"), "repo", json_string(r->o.repo));
     json_object_set_new(m, "cut", manifest_cuts(r));
@@ -996,6 +1050,24 @@ static int arms_patterns(Run *r, Err *err) {
     return 0;
 }
 
+// the encoder of llmlingua2, which is there before the bytes of the run are planned
+static int encoder_prepare(Run *r, Err *err) {
+    const char *path = r->o.encoder;
+    if (path && !compresses(r))
+        return FAIL_CODE(err, EXIT_USAGE, "--encoder acts on no method here: %s compresses no "
+                         "text; llmlingua2 does", r->o.method);
+    if (!path && compresses(r))
+        return FAIL_CODE(err, EXIT_USAGE, "llmlingua2 compresses texts with an encoder: give "
+                         "--encoder FILE.bin, which export.py makes of an LLMLingua-2 checkpoint");
+    if (!path) return 0;
+    if (file_open(&r->encoder, path, r->o.verify, err)) return -1;
+    if (r->o.plan) return 0;
+    if (!(r->b.encoder = lingua_open(&r->encoder, err))) return -1;
+    if (!lingua_weighs(r->b.encoder, err)) return 0;
+    Err why = *err;
+    return FAIL(err, "%s: %.900s", path, why.msg);
+}
+
 // all that can be refused before the weights are read
 static int run_prepare(Run *r, const char *model, Err *err) {
     if (tasks_resolve(r, err) || arms_resolve(r, err) || switches_resolve(r, err)) return -1;
@@ -1012,7 +1084,7 @@ static int run_prepare(Run *r, const char *model, Err *err) {
     if (cpu_init(r->o.threads, err) || file_open(&r->file, model, r->o.verify, err)) return -1;
     if (config_read(&r->file, &r->config, err) || !(r->tok = tok_open(&r->file, err))) return -1;
     r->config.stream = r->o.stream;
-    if (arms_patterns(r, err)) return -1;
+    if (arms_patterns(r, err) || encoder_prepare(r, err)) return -1;
     if (r->o.chat && !tok_chat(r->tok)->present)
         return FAIL(err, "%s has no chat template; leave --chat out", model);
     prompter_open(&r->b.prompter, r->tok, r->o.no_chat, &r->plain);
@@ -1045,10 +1117,9 @@ static void work_steps(const Config *c, double n, double pos, Work *w) {
 static Work session_work(const Run *r, const Task *task, const Session *s) {
     const Config *c = &r->config;
     Work w = { 0, 0 };
-    double context = (double)s->context.n;
     for (int i = 0; i < r->b.n_arms; i++) {
         const Arm *a = &r->b.arms[i];
-        double pos = context;
+        double context = (double)session_expected(s, a).context.n, pos = context;
         SharedBy by = arm_sharers(&r->b, a, s->s.n_turns);
         bool shared = by.shared;
         if (shared && by.first == i) work_feed(c, context, 0, &w);
@@ -1134,6 +1205,7 @@ static int run_sessions(Run *r, const bool *done, int most, Err *err) {
     double *cost = (double *)calloc((size_t)(r->n_tasks * most) + 1, sizeof *cost), started;
     int rc = estimate(r, done, most, cost, err);
     model_set_progress(r->b.model, on_progress, r);
+    if (r->b.encoder) lingua_set_progress(r->b.encoder, on_progress, r);
     started = now_s();
     for (int at = 0; !rc && at < r->n_tasks * most; at++) {
         TaskRun *k = &r->tasks[at / most];
@@ -1153,6 +1225,9 @@ static int run_sessions(Run *r, const bool *done, int most, Err *err) {
                     k->n_sessions, k->task->name, now_s() - t, left);
     }
     free(cost);
+    if (r->b.encoder && !r->o.quiet)
+        fprintf(stderr, "llmlingua2: %d contexts compressed in %.1f s, %d read from %s\n",
+                r->b.n_compressed, r->b.compress_s, r->b.n_read, r->b.compressed);
     return rc;
 }
 
@@ -1208,6 +1283,8 @@ static void run_free(Run *r) {
     free(r->o.set.p);
     free(r->plain.ids[CHAT_PREFIX].p);
     if (r->b.model) model_close(r->b.model);
+    lingua_close(r->b.encoder);
+    if (r->encoder.p) file_close(&r->encoder);
     if (r->tok) tok_close(r->tok);
     if (r->file.p) file_close(&r->file);
 }
@@ -1235,6 +1312,10 @@ static int cmd_run(Run *r, const char *model, Err *err) {
     rc = run_dir(r, model, &dir, err);
     if (!rc && r->o.save_context && mkdir(r->o.save_context, 0755) && errno != EEXIST)
         rc = FAIL(err, "--save-context %s cannot be made: %s", r->o.save_context, strerror(errno));
+    size_t room = sizeof r->b.compressed;
+    if (!rc && snprintf(r->b.compressed, room, "%s/compressed", r->o.save_context
+                        ? r->o.save_context : dir.p) >= (int)room)
+        rc = FAIL(err, "%s: this path is too long", dir.p);
     ModelOpts opts = { r->o.chunk, r->o.stream, r->b.norm_groups };
     if (!rc && !(r->b.model = model_open(&r->file, &opts, err))) rc = -1;
     if (!rc) rc = file_all_used(&r->file, err);
@@ -1265,9 +1346,10 @@ static int cmd_plan(Run *r, const StrList *pos, Err *err) {
         Method m;
         if (r->b.arms[i].follows >= 0) continue;
         if ((rc = arm_method(&r->b, &r->b.arms[i], ctx, &m, err))) break;
-        snprintf(line->label, sizeof line->label, method_budget(&m) ? "%s %d" : "%s", m.name,
-                 method_budget(&m));
-        line->plan = plan_run(&r->config, &m, ctx, ctx, r->o.max_new, false, -1, r->o.chunk);
+        snprintf(line->label, sizeof line->label, m.size.budget ? "%s %d" : "%s", m.name,
+                 m.size.budget);
+        int seen = (int)ceil(method_prompt_rate(&m, ctx) * ctx);
+        line->plan = plan_run(&r->config, &m, seen, seen, r->o.max_new, false, -1, r->o.chunk);
         n_lines++;
     }
     if (!rc) plan_print(stdout, &r->config, lines, n_lines, ctx);

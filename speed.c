@@ -343,6 +343,9 @@ static int speed_check(const SpeedOpts *o, Err *err) {
 
 static int speed_method(const SpeedOpts *o, Method *m, Err *err) {
     if (method_find(o->method, m, err)) return -1;
+    if (m->prompt.on)
+        return FAIL_CODE(err, EXIT_USAGE, "--method %s: llmlingua2 changes no prompt of given "
+                         "length; for its own speed see scbench compress --stats", o->method);
     for (int i = 0; i < o->set.n; i++) {
         const char *text = o->set.p[i], *dot = strchr(text, '.'), *eq = strchr(text, '=');
         char stage[64], name[64];

@@ -836,6 +836,75 @@ static void table_depth(Printer *p) {
     }
 }
 
+// tokens before and after, and seconds, of the compressed contexts of a cell
+static void put_compression(Grid *g, const Results *d, const Cell *c) {
+    double before = 0, after = 0, seconds = 0;
+    int n = 0;
+    for (size_t i = c->from; i < c->from + c->n; i++) {
+        const Rec *r = &d->rec[i];
+        if (isnan(r->before) || isnan(r->after)) continue;
+        before += r->before;
+        after += r->after;
+        seconds += r->compress;
+        n++;
+    }
+    put_real(g, 0, before / n);
+    put_real(g, 0, after / n);
+    put_percent(g, after / before);
+    put_real(g, 2, seconds / n);
+}
+
+static bool is_compressed(const Results *d, const Cell *c) {
+    return c->n && !isnan(d->rec[c->from].before);
+}
+
+// Compressed contexts, and what became of the answers that stood in them: a needle that was
+// compressed away is no fault of the model that reads
+static void table_prompt(Printer *p) {
+    const Results *d = p->d;
+    Grid g = grid_make(label_cols(d, -1) + 2, "compressed contexts; answers that stood in them and "
+                       "still do, in %% of the questions, and the score of these and of the "
+                       "others");
+    label_head(d, &g, -1);
+    grid_col(&g, "", "mode");
+    grid_col(&g, "", "task");
+    grid_col(&g, "tokens", "before");
+    grid_col(&g, "tokens", "after");
+    grid_col(&g, "tokens", "%");
+    grid_col(&g, "", "seconds");
+    grid_col(&g, "answers", "questions");
+    grid_col(&g, "answers", "kept");
+    grid_col(&g, "answers", "interval");
+    grid_col(&g, "score", "kept");
+    grid_col(&g, "score", "left out");
+    for (int m = 0; m < MODES; m++)
+        for (int a = 0; a < d->n_arms; a++)
+            for (int t = 0; t < d->n_tasks; t++) {
+                Key k = { a, m };
+                Pick pick = ALL_ROWS;
+                if (!is_compressed(d, cell_of(d, t, k))) continue;
+                label_put(d, &g, a, -1);
+                put(&g, "%s", mode_names[m]);
+                put_shown(&g, heading_of(d, t));
+                put_compression(&g, d, cell_of(d, t, k));
+                pick.kept = ANSWER_SHARE;
+                Pair share = pair_of(d, t, k, NOBODY, pick);
+                pick.kept = ANSWER_IN;
+                Pair in = pair_of(d, t, k, NOBODY, pick);
+                pick.kept = ANSWER_OUT;
+                Pair out = pair_of(d, t, k, NOBODY, pick);
+                put(&g, "%d", share.score.n);
+                put_percent(&g, share.score.at);
+                put_interval(&g, &share.score, false);
+                put_percent(&g, in.score.at);
+                put_percent(&g, out.score.at);
+                pair_free(&share);
+                pair_free(&in);
+                pair_free(&out);
+            }
+    grid_end(p->out, &g, p->format, &p->printed);
+}
+
 // ---------------------------------------------------------------------------
 // Tidy CSV: one line per mean, so that a figure is a filter and not a parser
 
@@ -935,9 +1004,10 @@ static void csv_task(const Printer *p, const char *kind, int task, Key k, Key ag
 }
 
 enum { T_TURNS, T_TASKS, T_CATEGORIES, T_METHODS, T_QUERY, T_REUSE, T_HISTORY, T_DEPTH,
-       T_LONGBENCH, TABLES };
+       T_LONGBENCH, T_PROMPT, TABLES };
 static const char *const table_name[TABLES] = { "turns", "tasks", "categories", "methods", "query",
-                                                "reuse", "history", "depth", "longbench" };
+                                                "reuse", "history", "depth", "longbench",
+                                                "prompt" };
 
 static void csv_cell(const Printer *p, const bool *want, int task, Key k) {
     const Results *d = p->d;
@@ -965,6 +1035,10 @@ static void csv_cell(const Printer *p, const bool *want, int task, Key k) {
     pick = ALL_ROWS;
     if (want[T_REUSE] && k.mode != SINGLE && has(d, task, single))
         csv_task(p, "reuse", task, k, single, pick);
+    static const char *const kept[] = { "answer_left_out", "answer_kept", "answers" };
+    for (pick.kept = 0; want[T_PROMPT] && pick.kept <= ANSWER_SHARE; pick.kept++)
+        csv_task(p, kept[pick.kept], task, k, NOBODY, pick);
+    pick = ALL_ROWS;
     if (want[T_QUERY] && has(d, task, unaware)) csv_task(p, "query", task, k, unaware, pick);
     bool both = has(d, task, golden);
     for (pick.turn = 1; want[T_HISTORY] && both && pick.turn <= t->turns; pick.turn++)
@@ -1168,6 +1242,7 @@ static const char *const table_needs[TABLES] = {
     [T_HISTORY] = "no method was run with both histories; run with --history golden and with own, "
                   "and report both directories",
     [T_DEPTH] = "no row says how deep in the context its answer stands",
+    [T_PROMPT] = "no row is of a compressed context; run with --method llmlingua2",
     [T_LONGBENCH] = "no row is of a LongBench task; run with --task longbench",
 };
 
@@ -1270,7 +1345,7 @@ static void table_longbench(Printer *p) {
 static int tables_print(Printer *p, const bool *want, Err *err) {
     static void (*const print[TABLES])(Printer *) = {
         table_turns, table_tasks, table_categories, table_methods, table_query, table_reuse,
-        table_history, table_depth, table_longbench,
+        table_history, table_depth, table_longbench, table_prompt,
     };
     for (int i = 0; i < TABLES; i++) {
         int before = p->printed;
@@ -1298,6 +1373,7 @@ int report_print(FILE *out, const char *const *dirs, int n_dirs, const ReportOpt
         want[T_METHODS] = true;
         bool lb = d.n_tasks && !strncmp(d.task[0].name, "longbench/", 10);
         want[lb ? T_LONGBENCH : d.n_tasks > 1 ? T_TASKS : T_TURNS] = true;
+        for (size_t i = 0; i < d.n; i++) want[T_PROMPT] |= !isnan(d.rec[i].before);
         for (int t = 1; t < d.n_tasks; t++)
             if (category_of(&d, t) != category_of(&d, 0)) want[T_CATEGORIES] = true;
     }

@@ -189,7 +189,7 @@ static void harness_turn(const Prompter *p, const Task *task, const TaskSession 
     free(q);
 }
 
-static void harness_ids(const Prompter *p, const Task *task, Session *s) {
+static void harness_context_ids(const Prompter *p, const Task *task, Session *s) {
     StrBuf context = { 0 }, joint = { 0 };
     put_context(p, task, &s->s, true, &context);
     encode_prompt(p, &context, TOK_BOS, &s->context);
@@ -198,7 +198,6 @@ static void harness_ids(const Prompter *p, const Task *task, Session *s) {
     put_message(p, s->s.turns[0].question, RIGHT, &joint);
     put_generation(p, &joint);
     encode_prompt(p, &joint, TOK_BOS, &s->joint);
-    for (int t = 0; t < s->s.n_turns; t++) harness_turn(p, task, &s->s, t, &s->turn[t]);
 }
 
 int harness_max_new(const Task *task, int part) {
@@ -265,17 +264,28 @@ void session_by_depth(TaskSession *s) {
         }
 }
 
+// some tasks are never put in a template
+static Prompter prompter_of(const Prompter *p, const Task *task) {
+    Prompter own = *p;
+    if (!p->harness && task->lb && task->lb->bare) own.chat = p->bare;
+    return own;
+}
+
+void session_context_ids(const Prompter *p, const Task *task, Session *s) {
+    Prompter own = prompter_of(p, task);
+    if (p->harness) harness_context_ids(&own, task, s);
+    else context_ids(&own, task, s);
+}
+
 void session_ids(const Prompter *p, const Task *task, Session *s) {
+    Prompter own = prompter_of(p, task);
     s->turn = (TurnIds *)xrealloc(NULL, (size_t)s->s.n_turns * sizeof *s->turn);
     memset(s->turn, 0, (size_t)s->s.n_turns * sizeof *s->turn);
-    if (p->harness) {
-        harness_ids(p, task, s);
-        return;
+    session_context_ids(p, task, s);
+    for (int t = 0; t < s->s.n_turns; t++) {
+        if (p->harness) harness_turn(&own, task, &s->s, t, &s->turn[t]);
+        else turn_ids(&own, task, &s->s.turns[t], &s->turn[t]);
     }
-    Prompter own = *p;
-    if (task->lb && task->lb->bare) own.chat = p->bare;
-    context_ids(&own, task, s);
-    for (int t = 0; t < s->s.n_turns; t++) turn_ids(&own, task, &s->s.turns[t], &s->turn[t]);
 }
 
 int session_make(const Prompter *p, const Maker *m, int number, int n_units, Session *s, Err *err) {
@@ -348,6 +358,8 @@ static void cut_middle(IntVec *v, int n) {
 
 int session_cut(Session *s, int limit, Err *err) {
     int have = session_first(s), question = (int)s->turn[0].first.n, tail = limit / 2 - question;
+    s->limited = true;
+    s->limit = limit;
     if (have <= limit) return 0;
     if (tail < 0 || limit / 2 > (int)s->context.n)
         return FAIL(err, "session %d cannot be cut to %d tokens: its first question alone has %d; "
@@ -384,6 +396,9 @@ void session_cut_prompt(const Prompter *p, const Task *task, Session *s, int lim
 }
 
 void session_cut_harness(Session *s, int limit, int request_limit) {
+    s->limited = true;
+    s->limit = limit;
+    s->request_limit = request_limit;
     if (limit >= 0 && (int)s->joint.n > limit) s->whole = (int)s->joint.n;
     cut_middle(&s->joint, limit);
     cut_middle(&s->context, request_limit);
@@ -423,15 +438,12 @@ static bool streams(const Arm *a) { return a->method.set.stream > 0; }
 static bool same_rows(const Arm *a, const Arm *b) {
     const Method *m = &a->method, *n = &b->method;
     if (streams(a) || streams(b)) return a == b;
-    if (m->prefill != n->prefill) return false;
+    if (m->prefill != n->prefill || !method_same_prompt(m, n)) return false;
     if (!m->prefill) return true;
     if (!m->pattern_path != !n->pattern_path ||
         (m->pattern_path && strcmp(m->pattern_path, n->pattern_path))) return false;
     if (a->aware != b->aware || (a->aware == AWARE_FIRST && a->mode != b->mode)) return false;
-    bool a_sized = !method_in_cache(m), b_sized = !method_in_cache(n);  // by --budget or --keep
-    return (a_sized ? a->budget : 0) == (b_sized ? b->budget : 0) &&
-           (a_sized ? a->keep : 0) == (b_sized ? b->keep : 0) &&
-           !memcmp(&m->prefill_set, &n->prefill_set, sizeof m->prefill_set);
+    return !memcmp(&m->prefill_set, &n->prefill_set, sizeof m->prefill_set);
 }
 
 static bool is_whole(const Arm *a) { return a->method.prefill != NULL; }
@@ -452,6 +464,14 @@ SharedBy arm_sharers(const Bench *b, const Arm *a, int n_turns) {
                                  (a->mode == MULTI_REQUEST && a->aware == AWARE_FIRST));
     by.shared = (users > 1 || b->save.dir) && b->preset != PRESET_HARNESS && !alone && !streams(a);
     return by;
+}
+
+Session session_expected(const Session *s, const Arm *a) {
+    Session e = *s;
+    double rate = method_prompt_rate(&a->method, (int)s->context.n);
+    e.context.n = (size_t)ceil(rate * (double)s->context.n);
+    e.joint.n = (size_t)ceil(rate * (double)s->joint.n);
+    return e;
 }
 
 // how many requests of a session decode together
@@ -488,10 +508,19 @@ Lengths lengths_of(const Bench *b, const Task *task, const Session *s, const Arm
 // ---------------------------------------------------------------------------
 // Playing one arm of one session
 
+typedef struct {                // a session as the arms of one prompt stage see it
+    Session s;                  // context and joint are its own, the rest the whole session's
+    int before, after;          // tokens of the tokenizer that weighs words
+    double seconds;
+    bool read;                  // the compressed context was there
+    int *gold;                  // (n_turns) the answer stands in it: 0, 1; -1: nor in the whole one
+} Compressed;
+
 typedef struct {
     Bench *b;
     const Task *task;
-    const Session *s;
+    const Session *s;           // what z has left of it
+    const Compressed *z;        // NULL: a whole context
     const Arm *arm;
     Method method;              // sizes resolved
     StrBuf params;
@@ -618,7 +647,12 @@ static void row_begin(const Play *p, int turn, Row *row) {
     row->chat = b->prompter.chat->present;
     row->question = t->question;
     row->gold = t->answer;
-    row->question = t->question;
+    if (!p->z) return;
+    row->tokens_before = p->z->before;
+    row->tokens_after = p->z->after;
+    row->compress_s = p->z->seconds;
+    row->compress_read = p->z->read;
+    row->gold_kept = p->z->gold[turn];
 }
 
 // A method that should have dropped rows in the first feed and did not is an error; one that had
@@ -1018,9 +1052,9 @@ static int play_roots(Play *p, Err *err) {
 typedef struct { Context *c; double seconds; bool restored; } Rows;    // shared by arms
 
 // *mean: mean live rows at the end of the questions; unchanged where there were none
-static int play_arm(Bench *b, const Task *task, const Session *s, const Arm *a, int ctx,
-                    const Rows *shared, double *mean, Err *err) {
-    Play p = { .b = b, .task = task, .s = s, .arm = a, .shared = shared->c,
+static int play_arm(Bench *b, const Task *task, const Session *s, const Compressed *z, const Arm *a,
+                    int ctx, const Rows *shared, double *mean, Err *err) {
+    Play p = { .b = b, .task = task, .s = s, .z = z, .arm = a, .shared = shared->c,
                .whole = shared->c && is_whole(a), .shared_s = shared->seconds,
                .restored = shared->restored, .ctx = ctx };
     if (arm_method(b, a, ctx, &p.method, err)) return -1;
@@ -1071,24 +1105,111 @@ static void note_failure(Bench *b, const Err *failed) {
         snprintf(b->first_failure, sizeof b->first_failure, "%.500s", failed->msg);
 }
 
+// ---------------------------------------------------------------------------
+// Prompt stage: the context's text loses words before it is tokenized, questions unseen; template
+// and questions stay whole. Arms of one prompt stage share what is left.
+
+// the text of a context as the released program hands it over: its end marks taken out
+static void text_without_ends(const StrBuf *s, StrBuf *out) {
+    static const char end[] = "<|endoftext|>";
+    str_add(out, "", 0);
+    for (size_t i = 0; i < s->n;) {
+        const char *at = (const char *)memmem(s->p + i, s->n - i, end, sizeof end - 1);
+        size_t n = at ? (size_t)(at - s->p) - i : s->n - i;
+        str_add(out, s->p + i, n);
+        i += n + (at ? sizeof end - 1 : 0);
+    }
+}
+
+// ids of the context that is left, held to what the whole one was held to
+static int compressed_ids(const Bench *b, const Task *task, const Session *s, const StrBuf *text,
+                          Session *out, Err *err) {
+    out->s.context = *text;
+    out->whole = 0;
+    session_context_ids(&b->prompter, task, out);
+    out->s.context = s->s.context;
+    if (s->limited && b->prompter.harness) session_cut_harness(out, s->limit, s->request_limit);
+    return s->limited && !b->prompter.harness ? session_cut(out, s->limit, err) : 0;
+}
+
+static int compress(Bench *b, const Task *task, const Session *s, const Arm *a, Compressed *z,
+                    Err *err) {
+    LinguaSet set;
+    LinguaResult r;
+    StrBuf text = { 0 };
+    Play p = { .b = b, .task = task, .s = s };
+    if (lingua_set(&a->method.prompt, &set, err)) return -1;
+    text_without_ends(&s->s.context, &text);
+    z->s = *s;
+    memset(&z->s.context, 0, sizeof z->s.context);
+    memset(&z->s.joint, 0, sizeof z->s.joint);
+    progress_of(&p, "compression", s->context.n);
+    double t = now_s();
+    int rc = lingua_cached(b->encoder, &set, b->compressed, text.p, text.n, &r, err);
+    z->seconds = now_s() - t;
+    progress_end(&b->progress);
+    lingua_set_free(&set);
+    if (!rc) {
+        z->before = r.tokens_before;
+        z->after = r.tokens_after;
+        z->read = r.read;
+        *(r.read ? &b->n_read : &b->n_compressed) += 1;
+        b->compress_s += r.read ? 0 : z->seconds;
+        z->gold = (int *)xrealloc(NULL, (size_t)s->s.n_turns * sizeof *z->gold);
+        for (int i = 0; i < s->s.n_turns; i++) {
+            const TaskTurn *turn = &s->s.turns[i];
+            bool there = gold_stands(task, turn, text.p, text.n) == 1;
+            z->gold[i] = there ? gold_stands(task, turn, r.text.p, r.text.n) : -1;
+        }
+        rc = compressed_ids(b, task, s, &r.text, &z->s, err);
+        lingua_result_free(&r);
+    }
+    free(text.p);
+    return rc;
+}
+
+// What an arm sees instead of the whole session; stage (n_arms): what was made so far, at the
+// first arm of each prompt stage. NULL: failed.
+static const Compressed *arm_compressed(Bench *b, const Task *task, const Session *s, const Arm *a,
+                                        Compressed *stage, Err *err) {
+    int k = 0, max = model_config(b->model)->max_ctx;
+    while (!method_same_prompt(&b->arms[k].method, &a->method)) k++;
+    Compressed *z = &stage[k];
+    if (!z->gold && compress(b, task, s, a, z, err)) return NULL;
+    Lengths l = lengths_of(b, task, &z->s, a);
+    if (l.first + l.later <= max) return z;
+    FAIL(err, "session %d of %s still needs %d + %d tokens (first feed; later turns and "
+         "answers) after %s, but the model takes %d; choose a smaller --ctx or --rate",
+         s->s.number, task->name, l.first, l.later, a->method.name, max);
+    return NULL;
+}
+
 // arms in order; rows that several of them share live from the first of these to the last
 int bench_session(Bench *b, const Task *task, const Session *s, int ctx, Err *err) {
     Mem *mem = model_mem(b->model);
     mem->high = mem->used;
     double *mean = (double *)xrealloc(NULL, (size_t)b->n_arms * sizeof *mean);
     Rows *rows = (Rows *)xrealloc(NULL, (size_t)b->n_arms * sizeof *rows);  // at the first user
+    Compressed *stage = (Compressed *)xrealloc(NULL, (size_t)b->n_arms * sizeof *stage);
     int rc = 0;
     memset(rows, 0, (size_t)b->n_arms * sizeof *rows);
+    memset(stage, 0, (size_t)b->n_arms * sizeof *stage);
     for (int i = 0; !rc && i < b->n_arms && !interrupted(); i++) {
         SharedBy by = arm_sharers(b, &b->arms[i], s->s.n_turns);
         Err failed = { 0 };
         Arm a = b->arms[i];
         mean[i] = NAN;
-        if (by.shared && by.first == i && (rc = rows_shared(b, task, s, &a, ctx, &rows[i], err)))
+        const Compressed *z = NULL;
+        if (a.method.prompt.on && !(z = arm_compressed(b, task, s, &a, stage, err))) {
+            rc = -1;
+            break;
+        }
+        const Session *seen = z ? &z->s : s;
+        if (by.shared && by.first == i && (rc = rows_shared(b, task, seen, &a, ctx, &rows[i], err)))
             break;
         if (a.follows >= 0) a.budget = mean[a.follows] >= 1 ? (int)lround(mean[a.follows]) : 1;
-        if (play_arm(b, task, s, &a, ctx, &rows[by.shared ? by.first : i], &mean[i], &failed) &&
-            !interrupted())
+        if (play_arm(b, task, seen, z, &a, ctx, &rows[by.shared ? by.first : i], &mean[i],
+                     &failed) && !interrupted())
             note_failure(b, &failed);
         if (by.shared && by.last == i) {
             context_drop(rows[by.first].c);
@@ -1096,6 +1217,12 @@ int bench_session(Bench *b, const Task *task, const Session *s, int ctx, Err *er
         }
     }
     for (int i = 0; i < b->n_arms; i++) if (rows[i].c) context_drop(rows[i].c);
+    for (int i = 0; i < b->n_arms; i++) {
+        free(stage[i].gold);
+        free(stage[i].s.context.p);
+        free(stage[i].s.joint.p);
+    }
+    free(stage);
     free(rows);
     free(mean);
     return interrupted() ? FAIL_CODE(err, EXIT_INTERRUPTED, "interrupted") : rc;

@@ -21,6 +21,45 @@ static bool occurs(const char *needle, size_t m, const char *text, size_t n) {
 }
 
 // ---------------------------------------------------------------------------
+// Answers in a text: white space may stand anywhere between the bytes of one, or nowhere, as the
+// decoders of prompt compression put it; but an answer ends where a word or a number ends
+
+static bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+static bool is_alnum(char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+
+static bool stands_at(const char *gold, const char *text, size_t n, size_t at) {
+    const char *last = gold;
+    if (at && is_alnum(text[at - 1]) && is_alnum(text[at])) return false;
+    for (const char *g = gold; *g; g++) {
+        if (is_space(*g)) continue;
+        while (at < n && is_space(text[at])) at++;
+        if (at == n || text[at++] != *g) return false;
+        last = g;
+    }
+    return at == n || !is_alnum(text[at]) || !is_alnum(*last);
+}
+
+static bool stands(const char *gold, const char *text, size_t n) {
+    while (is_space(*gold)) gold++;
+    if (!*gold) return false;
+    for (const char *at = text; n && (at = (const char *)memchr(at, *gold, n - (size_t)(at - text)));
+         at++)
+        if (stands_at(gold, text, n, (size_t)(at - text))) return true;
+    return false;
+}
+
+int gold_stands(const Task *task, const TaskTurn *t, const char *text, size_t n) {
+    ScoreRule rule = task->parts[t->part].rule;
+    int found = 0;
+    if (rule == SCORE_CHOICE || rule == SCORE_LETTER || rule == SCORE_ROUGE_LSUM || !t->n_labels ||
+        (task->lb && task->lb->metric == LB_COUNT)) return -1;
+    for (int i = 0; i < t->n_labels; i++) found += stands(t->label[i], text, n);
+    return rule == SCORE_NAMES ? found == t->n_labels : found > 0;
+}
+
+// ---------------------------------------------------------------------------
 // ROUGE-Lsum (Lin 2004): for each reference sentence the union of its longest common subsequences
 // with all answer sentences; lower-case runs of [a-z0-9] are the tokens, lines the sentences.
 

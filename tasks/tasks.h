@@ -5,7 +5,7 @@
 // token. Prompt texts are this program's own. Official records fill the same structures.
 #ifndef TASKS_H
 #define TASKS_H
-#include "../scb.h"
+#include "../lingua.h"
 
 EXTERN_C_BEGIN
 
@@ -128,6 +128,9 @@ double rouge_lsum(const char *prediction, size_t n, const char *reference, size_
 double code_bleu(const char *candidate, size_t n, const char *reference, size_t m);
 // the function a RepoQA answer holds: malloc'd; fenced block, first function of that language
 char *code_extract(const char *lang, const char *answer, size_t n);
+// Does the golden answer stand in a text, white space aside? All of a list of names, else one of
+// the labels. 1, 0, or -1 where an answer is no text of its context: options, letters, summaries.
+int  gold_stands(const Task *t, const TaskTurn *turn, const char *text, size_t n);
 typedef struct { double best; int at; bool pass; } RepoMatch;
 RepoMatch repoqa_match(const TaskSession *s, const char *asked, const char *lang,
                        const char *answer, size_t n, double threshold);
@@ -153,11 +156,14 @@ typedef struct {
 } TurnIds;
 
 typedef struct {
-    TaskSession s;              // without its context text, once that is ids
+    TaskSession s;              // without its context text once that is ids, unless a method of
+                                // the run compresses texts
     IntVec context;             // template prefix, user header, instruction and context, bare
     IntVec joint;               // harness: the first multi-turn prompt, one text; else empty
     TurnIds *turn;              // (s.n_turns)
     int whole;                  // tokens of the first prompt before its middle was cut; 0: not cut
+    bool limited;               // its prompts were held to these many tokens
+    int limit, request_limit;
 } Session;
 
 // questions in the order in which their answers stand in the text, part by part of a mix task
@@ -178,8 +184,9 @@ int  session_make(const Prompter *p, const Maker *m, int number, int n_units, Se
 // session of that size, or 0. On failure *s is empty.
 int  session_fit(const Prompter *p, const Maker *m, int number, int ctx, int guess, Session *s,
                  Err *err);
-// ids of a session whose texts are there (from a record)
+// ids of a session whose texts are there (from a record); of its context alone
 void session_ids(const Prompter *p, const Task *task, Session *s);
+void session_context_ids(const Prompter *p, const Task *task, Session *s);
 void session_keep_turns(TaskSession *s, int n);         // frees the turns behind the first n
 int  session_first(const Session *s);                   // tokens of the first multi-turn prompt
 // Keeps the first and the last limit / 2 ids of the first prompt, so that the cut is in the
@@ -214,6 +221,10 @@ typedef struct {                // a run as the turn loops see it
     int every_turn;             // --compress every-turn
     int max_new;                // 0: the task's limits
     SaveDir save;               // --save-context
+    Lingua *encoder;            // --encoder; NULL: no method compresses texts
+    char compressed[1024];      // where compressed contexts are kept
+    int n_compressed, n_read;   // of those: made, and found there
+    double compress_s;          // what making took
     int batch;                  // requests of a session that decode together; 0: all
     int vocab, sessions;        // sessions: for the progress line
     int64_t seed;
@@ -233,6 +244,8 @@ typedef struct { int first, last; bool shared; } SharedBy;      // arms whose ro
 SharedBy arm_sharers(const Bench *b, const Arm *a, int n_turns);
 // the arm's method with the sizes of a session of ctx tokens
 int  arm_method(const Bench *b, const Arm *a, int ctx, Method *m, Err *err);
+// what an arm's prompt stage is expected to leave of a session, for lengths alone: borrows from s
+Session session_expected(const Session *s, const Arm *a);
 // tokens: context, first feed, all that follows; branches that answer together on the context
 typedef struct { int context, first, later, branches; } Lengths;
 Lengths lengths_of(const Bench *b, const Task *task, const Session *s, const Arm *a);
