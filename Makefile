@@ -5,6 +5,7 @@
 # make demo-smollm2           the main job on a real model, which is downloaded
 # make findings  the same as the demo with 100 sessions a cell, and into the README
 # make sweep MODEL=FILE.bin OUT=DIR     every method at 1/32 to 1/2 of the rows, in both modes; a figure
+# make try K=NAME             builds, runs and times test/cuda/test_NAME.cu against the commit
 # make deps      install missing libraries (quiet when all are there)
 # make check     every source compiles as C and the .cu files as C++ (as CUDA: test/run_kernels.sh)
 # make bench, make soak       the long measurements and the long tests
@@ -14,7 +15,12 @@ CUDA     ?= 0
 SAN      ?=
 CC       ?= cc
 NVCC     ?= nvcc
-ARCH     ?= sm_90
+# of the GPU here, else of an H100
+ifeq ($(CUDA),1)
+ARCH     ?= $(or $(addprefix sm_,$(subst .,,$(shell nvidia-smi --query-gpu=compute_cap \
+                 --format=csv,noheader 2>/dev/null | grep -m 1 -oE '^[0-9]+[.][0-9]+'))),sm_90)
+ARCH     := $(ARCH)
+endif
 
 VARIANT := $(if $(filter 1,$(CUDA)),cuda,$(if $(SAN),$(SAN),$(if $(filter 1,$(PORTABLE)),portable,cpu)))
 B := build/$(VARIANT)
@@ -56,7 +62,7 @@ FUZZ   := $(patsubst test/fuzz/%.c,$B/%,$(wildcard test/fuzz/fuzz_*.c))
 ALLC := $(CC) -std=gnu11 $(TUNE) $(NUM) $(WARN) $(CFLAGS) $(SANFLAGS) -fopenmp $(CPPFLAGS) -MMD -MP
 
 .DELETE_ON_ERROR:
-.PHONY: all tests check deps demo demo-smollm2 findings sweep bench soak clean FORCE
+.PHONY: all tests check try deps demo demo-smollm2 findings sweep bench soak clean FORCE
 
 all: $(if $(filter cpu,$(VARIANT)),$(MAINS),$(MAINS:%=$B/%))
 
@@ -145,6 +151,9 @@ endif
 
 check:
 	@test/check_sources.sh
+
+try:
+	@test/try.sh "$K"
 
 deps:
 	@test/deps.sh

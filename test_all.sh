@@ -79,6 +79,21 @@ for source in test/cuda/test_*.cu; do
     name=$(basename "$source" .cu)
     run "emu/$name" sh -c "make -s build/emu/cuda/$name && exec build/emu/cuda/$name"
 done
+# the same on the GPU, where there is one
+if reason=$(test/gpu.sh); then
+    run build/cuda make -s -k -j"$cores" CUDA=1 all tests
+    for source in test/cuda/test_*.cu; do
+        name=$(basename "$source" .cu)
+        run "cuda/$name" "build/cuda/cuda/$name"
+        for tool in memcheck racecheck initcheck synccheck; do
+            command -v compute-sanitizer >/dev/null &&
+                run "$tool/$name" compute-sanitizer -q --tool $tool --error-exitcode 1 \
+                    "build/cuda/cuda/$name"
+        done
+    done
+else
+    run cuda sh -c "echo '$reason: the kernels ran in the emulation alone'; exit 77"
+fi
 unit portable 'PORTABLE=1' 'all tests'
 for script in test/run_*.sh; do
     run "$(basename "$script" .sh)" bash "$script"

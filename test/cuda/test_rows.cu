@@ -354,9 +354,27 @@ static void encoder(int n, int H, int hd) {
     free(q); free(k); free(v); free(z); free(want); free(p); free(got);
 }
 
+// make try K=rows: RMSNorm of a step, of a short and of a long chunk of an 8B model
+static void times(void) {
+    enum { DIM = 4096 };
+    const int rows[] = { 1, 512, 8192 };
+    float *w = device_array<float>(DIM), *x = device_array<float>((size_t)8192 * DIM);
+    uint16_t *act = device_array<uint16_t>((size_t)8192 * DIM);
+    CUDA_OK(cudaMemset(w, 0, DIM * sizeof *w));
+    CUDA_OK(cudaMemset(x, 0, (size_t)8192 * DIM * sizeof *x));
+    for (int i = 0; i < 3; i++) {
+        RowNorm a = { x, NULL, w, NULL, NULL, act, DIM, 0, DIM, DIM, 1e-5f };
+        char label[32];
+        snprintf(label, sizeof label, "norm %d x %d", rows[i], (int)DIM);
+        twin_time(label, [&] { cuda_norm(&a, rows[i], 1, twin_stream()); });
+    }
+    cudaFree(w); cudaFree(x); cudaFree(act);
+}
+
 int main(void) {
     Err err;
     if (twin_begin()) return 77;
+    if (twin_timing()) { times(); return 0; }
     CHECK(!cpu_init(1, &err), "%s", err.msg);
     norms(3, 64, 1, false);
     norms(2, 4096 + 19, 1, false);      // more than one part of shared memory, odd

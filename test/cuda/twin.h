@@ -69,6 +69,35 @@ static inline void twin_equal(const char *what, const T *got, const T *want, siz
         }
 }
 
+// make try asks for times instead of results; the emulation has none to give
+static inline bool twin_timing(void) {
+#ifdef CUDA_EMU
+    return false;
+#else
+    return getenv("TWIN_TIME") != NULL;
+#endif
+}
+// one line: milliseconds of call(), which launches into the test's stream, and the label
+template <class F> static inline void twin_time(const char *label, F call) {
+    enum { RUNS = 20 };
+    cudaEvent_t from, to;
+    float best = 0;
+    CUDA_OK(cudaEventCreate(&from));
+    CUDA_OK(cudaEventCreate(&to));
+    for (int i = 0; i < RUNS; i++) {
+        float ms;
+        CUDA_OK(cudaEventRecord(from, twin_stream()));
+        call();
+        CUDA_OK(cudaEventRecord(to, twin_stream()));
+        CUDA_OK(cudaEventSynchronize(to));
+        CUDA_OK(cudaEventElapsedTime(&ms, from, to));
+        if (i == 0 || ms < best) best = ms;
+    }
+    printf("%.5f\t%s\n", (double)best, label);
+    CUDA_OK(cudaEventDestroy(from));
+    CUDA_OK(cudaEventDestroy(to));
+}
+
 // 0, or 77 with a sentence where a build for a device finds none
 static inline int twin_begin(void) {
     int n = 0;
