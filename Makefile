@@ -144,9 +144,11 @@ $(EMU_TESTS): %: %.o $(EMU_OBJ) $(EMU)/cuda_emu.o $(EMU)/cuda_emu_blas.o $(C_SRC
 endif
 ifeq ($(VARIANT),cuda)
 tests: $(CUDA_TESTS:%=$B/cuda/%)
-$(CUDA_TESTS:%=$B/cuda/%): $B/%: test/%.cu $B/libscb.a
+$(CUDA_TESTS:%=$B/cuda/%.o): $B/%.o: test/%.cu
 	@mkdir -p $(@D)
-	$(NVCCALL) -x cu $< -o $@ $B/libscb.a -Xcompiler -fopenmp $(LDFLAGS) $(LDLIBS)
+	$(NVCCALL) -MMD -c $< -o $@
+$(CUDA_TESTS:%=$B/cuda/%): %: %.o $B/libscb.a
+	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) -o $@
 endif
 
 check:

@@ -417,7 +417,6 @@ __global__ static void route_k(Routing a) {
         p[x] /= sum;
         chosen[x] = false;
     }
-    __syncwarp();
     for (int k = 0; k < a.used; k++) {
         int best = route_best(p, chosen, X);
         __syncwarp();

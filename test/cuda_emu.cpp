@@ -163,6 +163,9 @@ int n_devices = 2, device_now, n_allocations;
 bool catching;
 std::string caught;
 std::set<std::string> launched;
+typedef std::pair<const char *, int> Site;
+std::map<Site, bool> barriers;          // passed so far; true: it orders nothing (EMU_IGNORE)
+const char *ignored;
 std::map<const void *, std::string> kernel_names;
 std::map<const void *, size_t> dynamic_limit;
 std::vector<std::pair<const char *, const char *>> readonly;       // of the program itself
@@ -599,7 +602,12 @@ void op_value(Warp *w, uint32_t mask) {
     }
 }
 
-void op_sync(Warp *w, uint32_t mask) { order_lanes(w, mask); }
+// from: this __syncwarp orders nothing
+void op_sync(Warp *w, uint32_t mask) {
+    for (int l = 0; l < w->lanes; l++)
+        if ((mask >> l & 1) && w->lane[l]->call.from) return;
+    order_lanes(w, mask);
+}
 
 float half_pair(const uint32_t *regs, int r, int high) {
     return bf16_f32((uint16_t)(regs[r] >> (16 * high)));
@@ -808,16 +816,24 @@ std::string plain_name(const std::string &mangled) {
     return s.substr(start, end - start);
 }
 
-// beside the program: what it ran, for test/run_kernels.sh
-void save_launched() {
+// a file beside the program, one line each
+void save_lines(const char *ending, const std::set<std::string> &lines) {
     char path[PATH_MAX + 16];
     ssize_t n = readlink("/proc/self/exe", path, PATH_MAX);
     if (n <= 0) return;
-    snprintf(path + n, sizeof path - (size_t)n, ".launched");
+    snprintf(path + n, sizeof path - (size_t)n, "%s", ending);
     FILE *f = fopen(path, "w");
     if (!f) return;
-    for (const std::string &name : launched) fprintf(f, "%s\n", name.c_str());
+    for (const std::string &line : lines) fprintf(f, "%s\n", line.c_str());
     fclose(f);
+}
+
+void save_passed() {
+    std::set<std::string> sites;
+    for (auto &b : barriers) sites.insert(format("%s:%d", b.first.first, b.first.second));
+    if (ignored) return;
+    save_lines(".launched", launched);
+    save_lines(".barriers", sites);
 }
 
 // host code of other threads must not see fibers; everything else is set up once
@@ -833,7 +849,8 @@ struct Start {
         span_cell = (Cell *)reserve(SPANS * DEVICE_SPAN / 4 * sizeof(Cell), "a shadow");
         for (size_t &c : capacity) c = (size_t)2 << 30;
         read_symbols();
-        atexit(save_launched);
+        ignored = getenv("EMU_IGNORE");
+        atexit(save_passed);
     }
 } start;
 
@@ -878,6 +895,13 @@ void *emu_shared(const void *site, size_t bytes, const char *name) {
 }
 void *emu_dyn_shared() { return shared_place(nullptr, launch->shared_bytes, "DYN_SHARED"); }
 
+static bool barrier_ignored(const char *file, int line) {
+    auto known = barriers.find(Site(file, line));
+    if (known != barriers.end()) return known->second;
+    bool is = ignored && format("%s:%d", file, line) == ignored;
+    return barriers[Site(file, line)] = is;
+}
+
 int emu_barrier(const char *file, int line, int vote, int value) {
     Thread *t = current;
     if (n_done)
@@ -901,7 +925,7 @@ int emu_barrier(const char *file, int line, int vote, int value) {
     for (int i = 0; i < n_threads; i++) count += threads[(size_t)i].vote;
     result = vote == EMU_VOTE_COUNT ? count : vote == EMU_VOTE_OR ? count > 0 : count == n_threads;
     n_waiting = 0;
-    order_block();
+    if (vote != EMU_VOTE_NONE || !barrier_ignored(file, line)) order_block();
     for (int i = 0; i < n_threads; i++) {
         threads[(size_t)i].vote = result;
         threads[(size_t)i].state = READY;
@@ -922,6 +946,10 @@ uint64_t emu_warp(EmuWarpOp op, unsigned mask, uint64_t value, int from) {
                 nullptr, nullptr, nullptr };
     wait_in_warp(t);
     return t->call.out;
+}
+
+void emu_syncwarp(const char *file, int line, unsigned mask) {
+    emu_warp(EMU_SYNC, mask, 0, barrier_ignored(file, line));
 }
 
 // the source lane of a shuffle, as the CUDA guide has it: beyond the segment it is the lane itself

@@ -106,7 +106,8 @@ int emu_lane();
 enum EmuShuffle { EMU_IDX, EMU_UP, EMU_DOWN, EMU_XOR };
 int emu_shuffle_lane(EmuShuffle kind, int lane, int by, int width);
 
-static inline void __syncwarp(unsigned mask = 0xffffffffu) { emu_warp(EMU_SYNC, mask, 0, 0); }
+void emu_syncwarp(const char *file, int line, unsigned mask = 0xffffffffu);
+#define __syncwarp(...) emu_syncwarp(__FILE__, __LINE__, ##__VA_ARGS__)
 
 template <class T>
 static inline T emu_shuffle(EmuShuffle kind, unsigned mask, T v, int by, int width) {
@@ -419,8 +420,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t d, const 
 void emu_catch(bool on);
 const char *emu_caught(void);
 void emu_set_devices(int n, size_t bytes_each);     // at the start: 2 devices of 2 GB
-// When the process ends, the names of the kernels that ran are beside the program in
-// PROGRAM.launched, demangled, one a line.
+// When the process ends, beside the program lie PROGRAM.launched, the demangled names of the kernels
+// that ran, and PROGRAM.barriers, the file:line of every __syncthreads and __syncwarp that was
+// passed (those that also vote aside). EMU_IGNORE=file:line in the environment makes that one order nothing.
 
 // ---------------------------------------------------------------------------
 // Between the emulation's own files
