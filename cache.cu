@@ -473,9 +473,8 @@ __global__ static void evict_k(KeyList *list, DeviceHead *head, const uint8_t *k
         }
         n += (int)total;
     }
-    __syncthreads();                            // everyone knows the old length
-    if (threadIdx.x) return;
-    if (n < len) l->live = h->live;
+    if (threadIdx.x || n == len) return;
+    l->live = h->live;
     l->len = n;
 }
 

@@ -222,7 +222,6 @@ __global__ static void scan_k(DeviceScan q, int n) {
         }
         __syncthreads();
         if (load) q.y[row] = fmaf(q.d[other], x.skip, out[threadIdx.x]) * x.gate;
-        __syncthreads();                                // both arrays are free again
     }
 #pragma unroll
     for (int k = 0; k < STATES; k++) {
