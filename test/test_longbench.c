@@ -78,22 +78,37 @@ static void ratio_rows(json_t *all) {
     }
 }
 
+static void cut_row(json_t *o, const Segmenter *g) {
+    size_t n, count;
+    const char *in = text(o, "in", &n);
+    json_t *out = json_object_get(o, "out");
+    Span *span = segment(g, in, n, &count);
+    bool same = count == json_array_size(out);
+    for (size_t k = 0; same && k < count; k++) {
+        json_t *w = json_array_get(out, k);
+        same = json_string_length(w) == span[k].len &&
+               !memcmp(json_string_value(w), in + span[k].at, span[k].len);
+    }
+    EXPECT(same, "'%s' is cut into %zu words, not as expected", in, count);
+    free(span);
+}
+
+// the vectors, and texts that test/make_jieba_vectors.py made
 static void cut_rows(json_t *all, const Segmenter *g) {
     json_t *o;
-    size_t i, n, count;
-    json_array_foreach(json_object_get(all, "jieba_cut"), i, o) {
-        const char *in = text(o, "in", &n);
-        json_t *out = json_object_get(o, "out");
-        Span *span = segment(g, in, n, &count);
-        bool same = count == json_array_size(out);
-        for (size_t k = 0; same && k < count; k++) {
-            json_t *w = json_array_get(out, k);
-            same = json_string_length(w) == span[k].len &&
-                   !memcmp(json_string_value(w), in + span[k].at, span[k].len);
-        }
-        EXPECT(same, "'%s' is cut into %zu words, not as expected", in, count);
-        free(span);
+    json_error_t je;
+    size_t i;
+    int made = 0;
+    json_array_foreach(json_object_get(all, "jieba_cut"), i, o) cut_row(o, g);
+    FILE *f = fopen("data/scorers/jieba.jsonl", "rb");
+    CHECK(f, "data/scorers/jieba.jsonl cannot be read");
+    while ((o = json_loadf(f, JSON_DISABLE_EOF_CHECK, &je)) != NULL) {
+        cut_row(o, g);
+        made++;
+        json_decref(o);
     }
+    fclose(f);
+    EXPECT(made == 180, "%d texts in data/scorers/jieba.jsonl", made);
 }
 
 // what holds without a dictionary: the same words on both sides, whatever they are
