@@ -397,7 +397,7 @@ def probe_similarity(plt, rows):
     fig, (a, b, c) = plt.subplots(1, 3, figsize=(12.6, 3.6), layout="constrained")
     colors = plt.get_cmap("viridis")
     for key, ax in (("cosine", a), ("content", b)):
-        for layer in layers:
+        for layer in layers[::-(-len(layers) // 10)]:      # about ten lines tell the course
             ys = [mean(float(r[key]) for r in far
                        if int(r["layer"]) == layer and int(r["distance"]) == d) for d in steps]
             ax.plot(steps, ys, color=colors(layer / max(1, layers[-1])), linewidth=1.2)
@@ -439,9 +439,16 @@ def probe_attention(plt, rows):
                   and int(r["turn"]) == t and int(r["bin"]) == b) for b in range(bins)]
             for t in turns]
     fig, (a, b) = plt.subplots(1, 2, figsize=(9.0, 3.6), layout="constrained")
-    shown = a.imshow(grid, aspect="auto", extent=(0, 100, turns[-1] + 0.5, turns[0] - 0.5))
+    # the first token takes so much that only a logarithm shows the rest
+    low = max(1e-3, min(min(g) for g in grid))
+    shown = a.imshow([[max(x, low) for x in g] for g in grid], aspect="auto",
+                     norm=plt.matplotlib.colors.LogNorm(low),
+                     extent=(0, 100, turns[-1] + 0.5, turns[0] - 0.5))
+    at = {int(r["turn"]): int(r["bin"]) for r in rows if r["kind"] == "needle"}
+    a.plot([100 * (at[t] + 0.5) / bins for t in turns], turns, linestyle="", marker="o", color="white",
+           markeredgecolor="black", markersize=6)
     a.set(xlabel="place in the context, %", ylabel="turn", yticks=turns,
-          title="attention of the answer's first token, %")
+          title="attention of the answer's first token, %; dot: value asked for")
     a.grid(False)
     fig.colorbar(shown, ax=a)
     layers = sorted({int(r["layer"]) for r in rows})
@@ -471,10 +478,13 @@ def main():
                        help=f"only this {name}; may be repeated")
     p.add_argument("--radar", action="store_true", help="abilities as a radar chart, not as bars")
     p.add_argument("--title", help="above the figure")
+    p.add_argument("--dpi", type=int, default=200, metavar="N", help="of a png; default 200")
     opts = p.parse_args()
     ending = os.path.splitext(opts.out)[1].lower()
     if ending not in (".png", ".svg", ".pdf"):
         fail(f"{opts.out} does not end in .png, .svg or .pdf")
+    if not 20 <= opts.dpi <= 1000:
+        fail(f"--dpi wants a number from 20 to 1000, got {opts.dpi}")
     if opts.radar and opts.figure != "abilities":
         fail("--radar belongs to abilities")
     if opts.figure == "probe":
@@ -485,13 +495,14 @@ def main():
         import matplotlib
         matplotlib.use("Agg")
         import matplotlib.pyplot as plt
+        import matplotlib.colors
         import matplotlib.ticker
     except ImportError:
         fail("matplotlib is missing; test/venv.sh installs it into .venv")
     plt.rcParams.update({
         "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
         "grid.color": "#dddddd", "grid.linewidth": 0.7, "axes.axisbelow": True,
-        "axes.edgecolor": "#888888", "axes.titlesize": 11, "savefig.dpi": 200,
+        "axes.edgecolor": "#888888", "axes.titlesize": 11,
         "svg.fonttype": "none", "svg.hashsalt": "scbench", "pdf.fonttype": 42,
     })
     draw = {"probe": lambda plt, rows, _: probe(plt, rows), "turns": plot_turns,
@@ -503,7 +514,7 @@ def main():
     tmp = f"{opts.out}.tmp"
     dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}
     try:
-        fig.savefig(tmp, format=ending[1:], metadata=dates[ending])
+        fig.savefig(tmp, format=ending[1:], metadata=dates[ending], dpi=opts.dpi)
         os.replace(tmp, opts.out)
     except OSError as e:
         if os.path.exists(tmp):

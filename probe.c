@@ -209,8 +209,8 @@ static void similarity_head(const Probe *p, const ProbeHead *h, int layer, int h
 
 enum { BINS_ATTENTION = 64 };
 
-// attention of each answer's first query over the context in bins, on the value asked for, and, for
-// comparison, on a value that another turn asks for, their mean
+// attention of each answer's first query over the context in bins; on the value asked for, with the
+// bin where it begins; for comparison on a value that another turn asks for, their mean
 static void attention_head(const Probe *p, const ProbeHead *h, int layer, int head, float *row,
                            StrBuf *out) {
     for (int r = 0; r < p->n_rows; r++) {
@@ -223,7 +223,8 @@ static void attention_head(const Probe *p, const ProbeHead *h, int layer, int he
                 if (j >= p->needle[v] && j < p->needle[v] + p->needle_n[v])
                     *(v == r ? &needle : &other) += (double)row[j];
         }
-        str_fmt(out, "needle,%d,%d,%d,,%.6f\n", layer, head, r + 1, needle);
+        str_fmt(out, "needle,%d,%d,%d,%d,%.6f\n", layer, head, r + 1,
+                (int)((int64_t)p->needle[r] * BINS_ATTENTION / p->n_context), needle);
         if (p->n_rows > 1)
             str_fmt(out, "other,%d,%d,%d,,%.6f\n", layer, head, r + 1, other / (p->n_rows - 1));
         str_fmt(out, "outside,%d,%d,%d,,%.6f\n", layer, head, r + 1, outside);
