@@ -7,7 +7,7 @@
 //
 // Layouts: scb.h. This file knows neither layers nor attention; sparse_attn.cu feeds it packed keys
 // and values as if they were weights.
-#include "scb.h"
+#include "products.h"
 #include <omp.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -599,3 +599,253 @@ Ceilings cpu_ceilings(size_t bytes, double seconds) {
     mem_give(&mem, p, words * (size_t)threads * 8);
     return c;
 }
+
+// ---------------------------------------------------------------------------
+// On the device
+
+size_t cuda_weight_bytes(DType dtype, int n, int k) {
+    size_t cells = (size_t)n * (size_t)padded(k);
+    return dtype == DT_F32    ? cells * 4
+           : dtype == DT_BF16 ? cells * 2
+                              : ((cells + 15) & ~(size_t)15) + cells / BLK * 2;
+}
+
+void cuda_weight_lay(CudaWeight *w, DType dtype, int n, int k, const void *rows, void *dst,
+                     const void *base) {
+    int ld = padded(k), kb = ld / BLK;
+    size_t cells = (size_t)n * (size_t)ld, scales = (cells + 15) & ~(size_t)15;
+    CudaWeight to = { dtype, n, k, ld, base, NULL };
+    memset(dst, 0, cuda_weight_bytes(dtype, n, k));
+    if (dtype == DT_Q8) to.scale = (const uint16_t *)(const void *)((const char *)base + scales);
+    for (int row = 0; row < n; row++) {
+        if (dtype != DT_Q8) {
+            size_t elem = dtype == DT_F32 ? 4 : 2;
+            memcpy((char *)dst + (size_t)row * (size_t)ld * elem,
+                   (const char *)rows + (size_t)row * (size_t)k * elem, (size_t)k * elem);
+            continue;
+        }
+        const Q8Block *q = (const Q8Block *)rows + (size_t)row * (size_t)kb;
+        for (int b = 0; b < kb; b++) {
+            size_t at = (size_t)row * (size_t)kb + (size_t)b;
+            memcpy((char *)dst + at * BLK, q[b].q, BLK);
+            memcpy((char *)dst + scales + at * 2, &q[b].scale, 2);
+        }
+    }
+    *w = to;
+}
+
+#ifdef SCB_CUDA
+// Eight channels of one row as they are loaded, 16 bytes of bf16, then as numbers.
+template <int DT> struct Eight;
+template <> struct Eight<DT_BF16> { uint4 v; };
+template <> struct Eight<DT_F32> { float4 lo, hi; };
+template <> struct Eight<DT_Q8> { uint2 v; uint16_t scale; };
+
+__device__ static inline void eight_load(Eight<DT_BF16> *e, const CudaWeight &w, int row, int at) {
+    e->v = *(const uint4 *)((const uint16_t *)w.rows + (size_t)row * w.ld + at * 8);
+}
+__device__ static inline void eight_load(Eight<DT_F32> *e, const CudaWeight &w, int row, int at) {
+    const float4 *p = (const float4 *)((const float *)w.rows + (size_t)row * w.ld + at * 8);
+    e->lo = p[0];
+    e->hi = p[1];
+}
+__device__ static inline void eight_load(Eight<DT_Q8> *e, const CudaWeight &w, int row, int at) {
+    e->v = *(const uint2 *)((const int8_t *)w.rows + (size_t)row * w.ld + at * 8);
+    e->scale = w.scale[(size_t)row * (w.ld / BLK) + at / 4];
+}
+
+__device__ static inline void eight_wide(const Eight<DT_BF16> &e, float x[8]) {
+    const uint32_t u[4] = { e.v.x, e.v.y, e.v.z, e.v.w };
+    for (int i = 0; i < 4; i++) {
+        x[2 * i] = bits_f32(u[i] << 16);
+        x[2 * i + 1] = bits_f32(u[i] & 0xffff0000u);
+    }
+}
+__device__ static inline void eight_wide(const Eight<DT_F32> &e, float x[8]) {
+    x[0] = e.lo.x; x[1] = e.lo.y; x[2] = e.lo.z; x[3] = e.lo.w;
+    x[4] = e.hi.x; x[5] = e.hi.y; x[6] = e.hi.z; x[7] = e.hi.w;
+}
+__device__ static inline void eight_wide(const Eight<DT_Q8> &e, float x[8]) {
+    float scale = f16_f32(e.scale);
+    for (int i = 0; i < 8; i++) {
+        uint32_t u = i < 4 ? e.v.x : e.v.y;
+        x[i] = round_bf16(scale * (float)(int8_t)(u >> (i % 4 * 8)));
+    }
+}
+
+// the same as operand registers: channels (0, 1), (2, 3), (4, 5), (6, 7)
+__device__ static inline void eight_pairs(const Eight<DT_BF16> &e, uint32_t r[4]) {
+    r[0] = e.v.x; r[1] = e.v.y; r[2] = e.v.z; r[3] = e.v.w;
+}
+__device__ static inline void eight_pairs(const Eight<DT_Q8> &e, uint32_t r[4]) {
+    float x[8];
+    eight_wide(e, x);
+    for (int i = 0; i < 4; i++) r[i] = bf16_pair(x[2 * i], x[2 * i + 1]);
+}
+
+// ---------------------------------------------------------------------------
+// Few rows: bytes of weights are the cost. Up to 4 rows a warp reads two rows of W side by side,
+// 512 contiguous bytes each at a time, four such pieces on their way; where W has few rows, `split`
+// warps share them and are added in order. Activations come from the first cache, each 16 bytes of
+// them serve 32 bytes of weights. 5 to 16 rows are one tensor-core tile (below).
+enum { MATVEC_WARPS = 8, MATVEC_AHEAD = 4, FMA_ROWS = 4, FMA_COLS = 2, MMA_COLS = 16,
+       MATVEC_FILL = 4096 };    // warps that keep the memory of the largest device busy
+
+typedef struct {
+    CudaJob job[CUDA_JOBS];
+    int n_jobs, rows, split;
+    const void *act;
+} Matvec;
+
+// the job of a block, and its first column there; each block has cols columns
+__device__ static inline const CudaJob &job_of(const Matvec &a, int cols, int *first) {
+    int j = 0, at = (int)blockIdx.x;
+    while (j < a.n_jobs - 1 && at >= CEIL_DIV(a.job[j].w.n, cols))
+        at -= CEIL_DIV(a.job[j++].w.n, cols);
+    *first = at * cols;
+    return a.job[j];
+}
+
+__device__ static inline void column_out(const CudaJob &job, int row, int col, float sum) {
+    float *y = job.y + (size_t)row * job.ldy + col;
+    *y = job.bias ? sum + job.bias[col] : job.add ? *y + sum : sum;
+}
+
+template <int DT, int M>
+__global__ __launch_bounds__(MATVEC_WARPS * 32) static void matvec_fma(Matvec a) {
+    SHARED(float, sums, MATVEC_WARPS * FMA_COLS * M);
+    int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, first;
+    const CudaJob &job = job_of(a, MATVEC_WARPS / a.split * FMA_COLS, &first);
+    const CudaWeight &w = job.w;
+    int col = first + warp / a.split * FMA_COLS, eights = w.ld / 8, step = a.split * 32;
+    float sum[FMA_COLS][M] = { { 0.0f } };
+    for (int at = warp % a.split * 32 + lane; at < eights; at += step * MATVEC_AHEAD) {
+        Eight<DT> e[MATVEC_AHEAD][FMA_COLS];
+        UNROLL for (int i = 0; i < MATVEC_AHEAD; i++)
+            UNROLL for (int c = 0; c < FMA_COLS; c++)
+                if (at + i * step < eights)
+                    eight_load(&e[i][c], w, col + c < w.n ? col + c : w.n - 1, at + i * step);
+        UNROLL for (int i = 0; i < MATVEC_AHEAD; i++) {
+            if (at + i * step >= eights) break;
+            float x[M][8], y[8];
+            const CudaWeight rows = { DT == DT_F32 ? DT_F32 : DT_BF16, a.rows, w.k, w.ld, a.act,
+                                      NULL };
+            UNROLL for (int m = 0; m < M; m++) {
+                Eight<DT == DT_F32 ? DT_F32 : DT_BF16> in;
+                eight_load(&in, rows, m < a.rows ? m : 0, at + i * step);
+                eight_wide(in, x[m]);
+            }
+            UNROLL for (int c = 0; c < FMA_COLS; c++) {
+                eight_wide(e[i][c], y);
+                UNROLL for (int m = 0; m < M; m++)
+                    UNROLL for (int k = 0; k < 8; k++) sum[c][m] = fmaf(x[m][k], y[k], sum[c][m]);
+            }
+        }
+    }
+    UNROLL for (int c = 0; c < FMA_COLS; c++)
+        UNROLL for (int m = 0; m < M; m++) {
+            for (int s = 16; s; s >>= 1)
+                sum[c][m] += __shfl_xor_sync(0xffffffffu, sum[c][m], s);
+            if (lane == 0) sums[(warp * FMA_COLS + c) * M + m] = sum[c][m];
+        }
+    __syncthreads();
+    int t = (int)threadIdx.x, c = t / M, m = t % M;
+    if (t >= MATVEC_WARPS / a.split * FMA_COLS * M || first + c >= w.n || m >= a.rows) return;
+    float all = 0.0f;
+    for (int s = 0; s < a.split; s++)
+        all += sums[((c / FMA_COLS * a.split + s) * FMA_COLS + c % FMA_COLS) * M + m];
+    column_out(job, m, first + c, all);
+}
+
+// 5 to 16 rows. A dot product does not care for the order of its channels, so lane 4g + c takes the
+// eight channels from 8c on of every 32, of activation rows g and g + 8 and of two columns: the 16
+// bytes from memory are the operands of two mma steps as they come, and nothing passes through
+// shared memory. The eight warps of a block share its 16 columns, each every eighth block of channels.
+template <int DT>
+__global__ __launch_bounds__(MATVEC_WARPS * 32) static void matvec_mma(Matvec a) {
+    SHARED(float, sums, MATVEC_WARPS * 16 * MMA_COLS);
+    int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, g = lane / 4, c = lane % 4;
+    int first, row, col;
+    const CudaJob &job = job_of(a, MMA_COLS, &first);
+    const CudaWeight &w = job.w;
+    const CudaWeight rows = { DT_BF16, a.rows, w.k, w.ld, a.act, NULL };
+    float d[2][4] = { { 0.0f } };
+    UNROLL_BY(4) for (int b = warp; b < w.ld / BLK; b += MATVEC_WARPS) {
+        Eight<DT> e[2];
+        Eight<DT_BF16> in[2];
+        uint32_t x[2][4], y[4];
+        UNROLL for (int i = 0; i < 2; i++) {
+            col = first + 8 * i + g;
+            eight_load(&e[i], w, col < w.n ? col : w.n - 1, b * 4 + c);
+            eight_load(&in[i], rows, g + 8 * i < a.rows ? g + 8 * i : 0, b * 4 + c);
+            eight_pairs(in[i], x[i]);
+        }
+        const uint32_t lo[4] = { x[0][0], x[1][0], x[0][1], x[1][1] },
+                       hi[4] = { x[0][2], x[1][2], x[0][3], x[1][3] };
+        UNROLL for (int i = 0; i < 2; i++) {
+            eight_pairs(e[i], y);
+            mma_bf16(d[i], lo, y);
+            mma_bf16(d[i], hi, y + 2);
+        }
+    }
+    for (int i = 0; i < 2; i++)
+        for (int k = 0; k < 4; k++)
+            sums[(warp * 16 + g + k / 2 * 8) * MMA_COLS + 8 * i + 2 * c + k % 2] = d[i][k];
+    __syncthreads();
+    row = (int)threadIdx.x / MMA_COLS;
+    col = (int)threadIdx.x % MMA_COLS;
+    if (row >= a.rows || first + col >= w.n) return;
+    float all = 0.0f;
+    for (int s = 0; s < MATVEC_WARPS; s++) all += sums[(s * 16 + row) * MMA_COLS + col];
+    column_out(job, row, first + col, all);
+}
+
+template <int DT, int M> static void launch_fma(const Matvec &a, void *stream) {
+    int blocks = 0;
+    for (int j = 0; j < a.n_jobs; j++)
+        blocks += CEIL_DIV(a.job[j].w.n, MATVEC_WARPS / a.split * FMA_COLS);
+    LAUNCH((matvec_fma<DT, M>), blocks, MATVEC_WARPS * 32, 0, stream, a);
+}
+
+// a few rows of one dtype; those beyond the kernels' most are the next launch
+template <int DT> static void launch_matvec(Matvec a, int columns, void *stream) {
+    int ld = a.job[0].w.ld;
+    if (DT != DT_F32 && a.rows > FMA_ROWS) {
+        int blocks = 0;
+        for (int j = 0; j < a.n_jobs; j++) blocks += CEIL_DIV(a.job[j].w.n, MMA_COLS);
+        LAUNCH(matvec_mma<DT == DT_F32 ? DT_BF16 : DT>, blocks, MATVEC_WARPS * 32, 0, stream, a);
+        return;
+    }
+    for (a.split = 1; a.split < MATVEC_WARPS && columns / FMA_COLS * a.split < MATVEC_FILL &&
+                      a.split * 2 * 256 <= ld;)
+        a.split *= 2;
+    for (int left = a.rows; left > 0; left -= FMA_ROWS) {
+        a.rows = left < FMA_ROWS ? left : FMA_ROWS;
+        if (a.rows == 1) launch_fma<DT, 1>(a, stream);
+        else if (a.rows == 2) launch_fma<DT, 2>(a, stream);
+        else launch_fma<DT, FMA_ROWS>(a, stream);
+        a.act = (const char *)a.act + (size_t)FMA_ROWS * ld * (DT == DT_F32 ? 4 : 2);
+        for (int j = 0; j < a.n_jobs; j++) a.job[j].y += FMA_ROWS * a.job[j].ldy;
+    }
+}
+
+void cuda_matvec(const CudaJob *jobs, int n_jobs, const void *act, int rows, void *stream) {
+    Matvec a;
+    int columns = 0;
+    CHECK(n_jobs <= CUDA_JOBS && rows >= 1 && rows <= MATVEC_MOST, "a matvec of %d jobs, %d rows",
+          n_jobs, rows);
+    memset(&a, 0, sizeof a);
+    for (int j = 0; j < n_jobs; j++) {
+        CHECK(jobs[j].w.dtype == jobs[0].w.dtype && jobs[j].w.ld == jobs[0].w.ld,
+              "jobs of one matvec that differ in kind");
+        a.job[j] = jobs[j];
+        columns += jobs[j].w.n;
+    }
+    a.n_jobs = n_jobs;
+    a.rows = rows;
+    a.act = act;
+    if (jobs[0].w.dtype == DT_F32) launch_matvec<DT_F32>(a, columns, stream);
+    else if (jobs[0].w.dtype == DT_BF16) launch_matvec<DT_BF16>(a, columns, stream);
+    else launch_matvec<DT_Q8>(a, columns, stream);
+}
+#endif
