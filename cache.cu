@@ -96,8 +96,19 @@ KVBase *kv_base(KVCache *c) { return c->base; }
 const Method *kv_method(const KVCache *c) { return &c->method; }
 bool kv_base_sums(const KVBase *b, int words) { return b->sum_words >= words; }
 int kv_len(const KVCache *c, int layer, int g) { return head_of(c, layer, g)->len; }
-bool kv_by_index(const KVCache *c) {
+static bool by_index(const KVCache *c) {
     return c->first_done && !c->streaming && c->method.size.positions == POSITIONS_CACHE;
+}
+bool kv_turns(const KVCache *c) { return by_index(c) || sinks_turn(c); }
+int64_t kv_query_at(const KVCache *c, int layer, int list, int stored, int fed, bool step) {
+    if (!sinks_turn(c) || step) return kv_len(c, layer, list) - stored + fed;
+    return c->arrive + fed;
+}
+
+double kv_policy_time(KVWork *w) {
+    double t = w->policy_s;
+    w->policy_s = 0;
+    return t;
 }
 
 static size_t list_bytes(const KVCache *c, const Head *h) {
@@ -172,7 +183,7 @@ static KVCache *kv_new(Mem *mem, const AttnShape *s, int n_layers, KVBase *base,
     c->s = c->model_s = s;
     c->method = *m;
     c->copies = c->spread = 1;
-    if (m->size.group == GROUP_QUERY_HEAD && method_in_cache(m)) {
+    if (method_wide(m)) {
         c->copies = s->n_heads / s->n_kv_heads;
         c->wide = *s;
         c->wide.n_kv_heads = s->n_heads;
@@ -378,7 +389,8 @@ KeyList head_list(const KVCache *c, const Head *h) {
     }
     l.live = h->live;
     l.len = h->len;
-    l.by_index = kv_by_index(c);
+    l.by_index = by_index(c);
+    if (sinks_turn(c)) l.turn = (const int32_t *)(const void *)h->state;
     return l;
 }
 
@@ -416,10 +428,35 @@ static void head_room(KVCache *c, Head *h, int n) {
     list_room(c, h, h->len + n, false, c->words > 0);
 }
 
+// SinkCache, before n rows come to a layer. If these and what is there reach W, the S sinks and the
+// last W - S - n rows stay, and all but the sinks are read n positions further down. The code it
+// follows goes wrong for n >= W - S; here only the sinks stay then.
+static void sinks_shift(KVCache *c, KVWork *w, int layer, int n) {
+    const Sizes *z = &c->method.size;
+    double t = now_s();
+    for (int g = 0; sinks_turn(c) && g < c->s->n_kv_heads; g++) {
+        Head *h = head_of(c, layer, g);
+        int len = c->arrive = h->len, sinks = z->sinks < len ? z->sinks : len,
+            tail = z->budget - z->sinks - n;
+        if (len + n < z->budget) continue;
+        if (tail < 0) tail = 0;
+        int named = len - sinks - tail;
+        memset(w->keep, 1, (size_t)len);
+        memset(w->keep + sinks, 0, (size_t)named);
+        head_evict(c, h, w->keep, named);
+        c->named += named;
+        int32_t *turn = (int32_t *)(void *)h->state;
+        for (int j = sinks; j < h->len; j++) turn[j] -= n;
+    }
+    w->policy_s += now_s() - t;
+}
+
 // n rows of k and v (n, G, hd) behind the rows of every head of a layer, or of its copies
 static void layer_append(KVCache *c, int layer, int64_t pos, int n, const float *k,
                          const float *v) {
     const AttnShape *s = c->s;
+    uint32_t turn = sinks_turn(c) ? (uint32_t)(c->arrive - (int32_t)(pos - c->fed)) : 0;
+    c->fed += n;
 #pragma omp parallel for if (n > 16)
     for (int i = 0; i < n; i++)
         for (int g = 0; g < s->n_kv_heads; g++) {
@@ -427,7 +464,8 @@ static void layer_append(KVCache *c, int layer, int64_t pos, int n, const float 
             size_t at = ((size_t)i * s->n_kv_heads + g) / c->copies * s->head_dim;
             row_store(s, &h->own, h->own.n + i, (int32_t)(pos + i), k + at, v + at);
             if (h->live) h->live[h->len + i] = base_rows(c, h) + h->own.n + i;
-            for (int j = 0; j < c->words; j++) h->state[(size_t)j * h->cap + h->len + i] = 0;
+            for (int j = 0; j < c->words; j++)
+                h->state[(size_t)j * h->cap + h->len + i] = turn;
         }
     for (int g = 0; g < s->n_kv_heads; g++) {
         head_of(c, layer, g)->own.n += n;
@@ -539,7 +577,7 @@ static WorkSizes work_sizes(const AttnShape *s, const Method *m, int len, int n,
                             int batch) {
     int panels = CEIL_DIV(len, PANEL) ? CEIL_DIV(len, PANEL) : 1;
     size_t ld = (size_t)panels * PANEL, h = (size_t)s->n_heads;
-    bool wide = m->size.group == GROUP_QUERY_HEAD && method_in_cache(m);
+    bool wide = method_wide(m);
     WorkSizes z;
     z.panels = n ? (wide ? h : (size_t)s->n_kv_heads) * panels * attn_panel_bytes(s) : 0;
     z.parts = (size_t)batch * panels * h * ((size_t)s->head_dim + 2) * sizeof(float);
@@ -551,7 +589,7 @@ static WorkSizes work_sizes(const AttnShape *s, const Method *m, int len, int n,
     z.readers = 0;
     if (m->policy->at_read != READ_ALL)
         z.readers = (size_t)cpu_threads() *
-                    reader_bytes(s, wide ? 1 : s->n_heads / s->n_kv_heads, len);
+                    reader_bytes(s, reader_heads(m, s), len);
     return z;
 }
 
@@ -662,6 +700,8 @@ void kv_feed_begin(KVCache *c, KVWork *w, int layer, int n) {
     w->window_rows = 0;
     c->named = layer == 0 ? 0 : c->named;
     c->dropped = layer == 0 ? 0 : c->dropped;
+    sinks_shift(c, w, layer, n);
+    c->fed = 0;
     for (int g = 0; g < c->s->n_kv_heads; g++) {
         Head *h = head_of(c, layer, g);
         if (c->building) h->own = rows_take(c->mem, c->s, n);
@@ -697,6 +737,13 @@ void pack_new(KVCache *c, KVWork *w, int layer, int n, bool all) {
     }
 }
 
+static void see_queries(KVCache *c, KVWork *w, int layer, int first, int n, int64_t pos,
+                        const float *q, bool sparse) {
+    double t = now_s();
+    policy_queries(c, w, layer, first, n, pos, q, sparse);
+    w->policy_s += now_s() - t;
+}
+
 void kv_feed_chunk(KVCache *c, KVWork *w, int layer, int first, int n, int64_t pos,
                    const float *q, const float *k, const float *v, float *out) {
     const AttnShape *s = c->s;
@@ -727,7 +774,7 @@ void kv_feed_chunk(KVCache *c, KVWork *w, int layer, int first, int n, int64_t p
         if (all) a.lse2 = w->lse2 + (size_t)h * w->lse2_ld + first + r;
         attn_rows(s, &a, thread_scratch(w));
     }
-    if (all) policy_queries(c, w, layer, first, n, pos, q, false);
+    if (all) see_queries(c, w, layer, first, n, pos, q, false);
 }
 // ---------------------------------------------------------------------------
 // A sparse feed: all keys of a layer first, because what its rows look at depends on them
@@ -737,6 +784,8 @@ bool kv_feed_sparse(const KVCache *c, int n) {
     return m->prefill && n > 0 && (c->building || m->prefill_size.every_feed) &&
            kv_max_len(c) + n >= m->prefill_size.dense_below;
 }
+
+bool kv_feed_whole(const KVCache *c) { return c->method.size.signs && reads_chosen(c); }
 
 void kv_feed_keys(KVCache *c, int layer, int n, int64_t pos, const float *k, const float *v) {
     layer_append(c, layer, pos, n, k, v);
@@ -770,7 +819,7 @@ void kv_feed_queries(KVCache *c, KVWork *w, int layer, int first, int n, int64_t
     if (w->window_cap) window_keep(w, first, n, pos, q);
     *pairs += sparse_rows(w->sparse, first, n, q, out, all ? w->lse2 + first : NULL,
                           (size_t)w->lse2_ld, w->thread, w->per_thread);
-    if (all) policy_queries(c, w, layer, first, n, pos, q, true);
+    if (all) see_queries(c, w, layer, first, n, pos, q, true);
 }
 // ---------------------------------------------------------------------------
 // The end of a feed, and a step
@@ -843,7 +892,8 @@ void kv_window_copy(const KVWork *w, int rows, void *dst) {
 // whether panel p of both lists is 512 entries of the same rows of one shared base
 static bool same_panel(const KeyList *a, const KeyList *b, int p) {
     int from = p * PANEL, end = from + PANEL;
-    if (a->k[0] != b->k[0] || a->by_index != b->by_index || a->len < end || b->len < end)
+    if (a->k[0] != b->k[0] || a->by_index != b->by_index || a->len < end || b->len < end ||
+        a->turn || b->turn)
         return false;
     if (!a->live && !b->live) return end <= a->split;
     if (a->live && b->live)
@@ -886,12 +936,15 @@ static float *step_lse2(const KVWork *w, int i) {
 }
 
 // room for the token of every cache, and its row; returns the panels of the longest list
-static int step_append(const StepOf *of, int n, int layer, const float *k, const float *v) {
+static int step_append(const StepOf *of, int n, KVWork *w, int layer, const float *k,
+                       const float *v) {
     int panels = 0;
     for (int i = 0; i < n; i++) {
         KVCache *c = of[i].kv;
         size_t at = (size_t)i * c->model_s->n_kv_heads * c->s->head_dim;
         if (layer == 0) c->named = c->dropped = 0;
+        sinks_shift(c, w, layer, 1);
+        c->fed = 0;
         for (int g = 0; g < c->s->n_kv_heads; g++) head_room(c, head_of(c, layer, g), 1);
         layer_append(c, layer, of[i].pos, 1, k + at, v + at);
         for (int g = 0; g < c->s->n_kv_heads; g++)
@@ -904,7 +957,7 @@ static int step_append(const StepOf *of, int n, int layer, const float *k, const
 size_t kv_step(const StepOf *of, int n, KVWork *w, int layer, const float *q, const float *k,
                const float *v, float *out) {
     const AttnShape *s = of[0].kv->s;
-    int G = s->n_kv_heads, group = s->n_heads / G, panels = step_append(of, n, layer, k, v);
+    int G = s->n_kv_heads, group = s->n_heads / G, panels = step_append(of, n, w, layer, k, v);
     size_t part = (size_t)group * ((size_t)s->head_dim + 2), per_head = (size_t)group * s->head_dim,
            read = 0;
     CHECK(n <= STEP_BATCH, "a step of %d branches", n);
@@ -941,7 +994,9 @@ size_t kv_step(const StepOf *of, int n, KVWork *w, int layer, const float *q, co
         w->scores = step_scores(w, i);
         if (reads_chosen(of[i].kv))
             read_rows(of[i].kv, w, layer, 1, q + i * G * per_head, out + i * G * per_head);
+        double t = now_s();
         policy_step(of[i].kv, w, layer, of[i].pos + 1);
+        w->policy_s += now_s() - t;
     }
     return read * kv_row_bytes(s);
 }
@@ -1031,9 +1086,33 @@ int kv_max_len(const KVCache *c) {
     return most;
 }
 
+// rows of head i of the base that its lists name, each once
+static size_t rows_named(const KVCache *c, int i) {
+    int n = c->base->head[i].n;
+    size_t count = 0;
+    uint8_t *named = (uint8_t *)xrealloc(NULL, (size_t)n + 1);
+    memset(named, 0, (size_t)n + 1);
+    for (int j = i * c->spread; j < (i + 1) * c->spread; j++) {
+        const Head *h = &c->head[j];
+        if (!h->live) memset(named, 1, (size_t)(h->len < n ? h->len : n));
+        else for (int k = 0; k < h->len && h->live[k] < n; k++) named[h->live[k]] = 1;
+    }
+    for (int k = 0; k < n; k++) count += named[k];
+    free(named);
+    return count;
+}
+
+// rows of the base in the list of one head
+static size_t rows_in_base(const KVCache *c, const Head *h) {
+    int n = base_rows(c, h), k = h->len;
+    if (!h->live) return (size_t)(k < n ? k : n);
+    while (k && h->live[k - 1] >= n) k--;
+    return (size_t)k;
+}
+
 KVStats kv_stats(const KVCache *c) {
     KVStats st;
-    size_t row = kv_row_bytes(c->s), rows = 0;
+    size_t row = kv_row_bytes(c->s), rows = 0, named = 0;
     memset(&st, 0, sizeof st);
     st.min = INT_MAX;
     for (int i = 0; i < c->n_heads; i++) {
@@ -1041,16 +1120,18 @@ KVStats kv_stats(const KVCache *c) {
         if (h->len < st.min) st.min = h->len;
         if (h->len > st.max) st.max = h->len;
         rows += (size_t)h->len;
+        named += (size_t)h->len - (c->spread > 1 ? rows_in_base(c, h) : 0);
         st.alloc_bytes += (size_t)h->own.cap * row;
         st.policy_bytes += list_bytes(c, h) + (size_t)h->page_cap * page_bytes(c->s);
         st.shared = st.shared || (h->live && c->base && c->base->refs > 1);
     }
+    for (int i = 0; c->spread > 1 && i < c->base->n_heads; i++) named += rows_named(c, i);
     for (int i = 0; c->base && i < c->base->n_heads; i++)
         st.alloc_bytes += (size_t)c->base->head[i].cap * row;
     st.mean = c->n_heads ? (double)rows / c->n_heads : 0;
     if (!c->n_heads) st.min = 0;
     if (c->block) st.policy_bytes += c->block->bytes;
-    st.live_bytes = rows * row;
+    st.live_bytes = named * row;
     st.named = (size_t)c->named;
     int64_t all = c->all_pairs + (c->base ? c->base->all_pairs : 0);
     int64_t pairs = c->pairs + (c->base ? c->base->pairs : 0);

@@ -118,6 +118,8 @@ struct KVCache {
     AttnShape wide;             // the shape of a cache of query heads
     int64_t named, dropped;     // rows the rule named and rows gone, in the last feed or step
     int64_t pairs, all_pairs;   // as the base's, of later feeds
+    int arrive, fed;            // of the layer under way: rows it had when the feed or step came
+                                // (sinkcache); rows of that which are stored
     bool building, first_done; // inside the first feed of an empty cache; the policy has acted once
     bool streaming;             // inside a prompt fed in parts
     WindowRows *block;          // query rows of the last feeds, for a policy that looks back
@@ -170,6 +172,7 @@ struct KVWork {
     const void **sparse_panels; // (G)
     HeadPattern *sparse_head;   // (H)
     float *probe;               // (H, 64, hd) last query rows of the layer
+    double policy_s;            // see kv_policy_time
 };
 
 static inline char *thread_scratch(const KVWork *w) {
@@ -199,7 +202,15 @@ void window_block_drop(WindowRows *b);
 // read.cu: n newest tokens of a layer, q and out (n, H, hd), each over rows of its own choice
 void read_rows(KVCache *c, KVWork *w, int layer, int n, const float *q, float *out);
 size_t reader_bytes(const AttnShape *s, int group, int len);    // scratch of one thread
+// query heads that choose rows together
+static inline int reader_heads(const Method *m, const AttnShape *s) {
+    return m->size.group == GROUP_QUERY_HEAD ? 1 : s->n_heads / s->n_kv_heads;
+}
 static inline size_t page_bytes(const AttnShape *s) { return 2 * (size_t)s->head_dim * s->elem; }
+// keys are read where SinkCache has them
+static inline bool sinks_turn(const KVCache *c) {
+    return c->first_done && c->method.size.positions == POSITIONS_SINKCACHE;
+}
 // reads by choice now
 static inline bool reads_chosen(const KVCache *c) {
     return c->method.policy->at_read != READ_ALL && c->first_done && !c->streaming;

@@ -190,8 +190,8 @@ static int report(const CommandOpts *o, const StrList *pos, Err *err) {
 int report_command(int argc, char **argv, Err *err) {
     static const OptSpec opts[] = {
         { "--table", NULL, OPT_STR, AT(report.table), NULL, "NAME",
-          "turns, tasks, categories, methods, query, reuse, history, depth, longbench, prompt; "
-          "default: those that say most" },
+          "turns, tasks, categories, methods, query, reuse, history, depth, longbench, prompt, "
+          "cost; default: those that say most" },
         { "--cases", NULL, OPT_INT, AT(report.cases), "0", "N",
           "example turns per method that scores otherwise than full" },
         { "--format", NULL, OPT_STR, AT(report.format), "text", "text|csv|md", "how to print" },

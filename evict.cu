@@ -24,8 +24,8 @@
 // Choosing
 
 // the query heads' numbers x (heads, ld) of n rows become one each, heads ascending; the mean is
-// their sum times 1 / heads. Where query heads keep rows of their own a policy that still joins some
-// (tova, a whole layer) takes the mean.
+// their sum times 1 / heads. Where query heads keep rows of their own, a policy that joins some all
+// the same (tova, a whole layer) takes the mean.
 void group_join(Group rule, const float *x, size_t ld, int heads, int n, float *out) {
     float share = 1.0f / (float)heads;
     memcpy(out, x, (size_t)n * sizeof *out);
@@ -540,7 +540,8 @@ __device__ static float join_entry(Group rule, const float *x, size_t ld, int he
         float v = x[(size_t)h * ld + j];
         y = rule == GROUP_MAX ? (v > y ? v : y) : y + v;
     }
-    return rule == GROUP_MEAN ? y * (1.0f / (float)heads) : y;
+    bool mean = rule == GROUP_MEAN || rule == GROUP_QUERY_HEAD;
+    return mean ? y * (1.0f / (float)heads) : y;
 }
 
 // pool_scores of one entry of n
@@ -649,8 +650,10 @@ static const Policy policies[] = {
       .has_budget = true, .at_first = true, .at_steps = true, .at_feeds = true,
       .keep = keep_random, .wants_pos = true },
     { .name = "streamingllm", .help = "the first S (sinks) and the last R rows (arXiv 2309.17453)",
-      .differs = "paper: slides for ever, keys turned to their place in the cache; SCBench's code: "
-                 "one cut after the first feed, own positions, then it grows (--preset harness)",
+      .differs = "paper: slides for ever, keys turned to their place in the cache; SCBench: in its "
+                 "paper SinkCache of transformers (positions=sinkcache), whose new queries stand "
+                 "before the rows of a long prompt; in its code one cut after the first feed, own "
+                 "positions, then it grows (--preset harness)",
       .kv_size = "S + R", .prefill_cost = "n^2", .decode_cost = "S + R", .evicts = true,
       .has_budget = true, .at_first = true, .at_steps = true, .at_feeds = true,
       .keep = keep_streaming },
@@ -1214,7 +1217,7 @@ static int window_gather(KVCache *c, KVWork *w, int layer, int64_t t, const void
 void policy_feed_end(KVCache *c, KVWork *w, int layer, int64_t t, const void *window, int rows,
                      bool first) {
     const Policy *p = c->method.policy;
-    bool acts = first ? p->at_first : c->method.size.feeds;
+    bool acts = first ? method_at_first(&c->method) : c->method.size.feeds;
     if (p->window && (acts || p->observe)) {
         if (w->feed_n == 0) pack_new(c, w, layer, 0, true);
         int n = window_gather(c, w, layer, t, window, rows, first);

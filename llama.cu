@@ -462,9 +462,8 @@ void swiglu_act(const Forward *f, const FeedBuffers *b, int n) {
 
 enum { MAKE_Q = 1, MAKE_KV = 2 };       // which rows of a chunk are made
 
-// rotates n rows of q and k; first: index of the rows in the feed. Queries of a cache that reads
-// keys by list index turn by their own index in each KV head's list, where the keys of stored rows
-// of this feed are already. In a step every row is another cache's.
+// rotates n rows of q and k; first: index of the rows in the feed. Queries of a cache that turns
+// its keys turn to the place of their own row there. In a step every row is another cache's.
 static void rope_rows(const Forward *f, const FeedBuffers *b, int layer, int first, int n, int make,
                       int stored) {
     const Config *c = f->c;
@@ -474,7 +473,7 @@ static void rope_rows(const Forward *f, const FeedBuffers *b, int layer, int fir
     for (int i = 0; i < n; i++) {
         const KVCache *kv = f->of ? f->of[i].kv : f->kv;
         int fed = f->of ? 0 : first + i;
-        bool by_index = kv_by_index(kv) && (make & MAKE_Q);
+        bool turns = kv_turns(kv) && (make & MAKE_Q);
         const float *cs = b->cos + (size_t)(first + i) * half,
                     *sn = b->sin + (size_t)(first + i) * half;
         float own_cs[512], own_sn[512];
@@ -483,13 +482,14 @@ static void rope_rows(const Forward *f, const FeedBuffers *b, int layer, int fir
         for (int g = 0; (make & MAKE_KV) && g < c->n_kv_heads; g++)
             rope_head(b->k + ((size_t)i * c->n_kv_heads + g) * c->head_dim, cs, sn, half);
         for (int h = 0; (make & MAKE_Q) && h < c->n_heads; h++) {
-            int64_t own = kv_len(kv, layer, h / share) - stored + fed;
-            if (by_index && own != at) {
+            int64_t own =
+                turns ? kv_query_at(kv, layer, h / share, stored, fed, f->of != NULL) : 0;
+            if (turns && own != at) {
                 at = own;
                 rope_angles(own_cs, own_sn, f, at);
             }
-            rope_head(b->q + ((size_t)i * c->n_heads + h) * c->head_dim, by_index ? own_cs : cs,
-                      by_index ? own_sn : sn, half);
+            rope_head(b->q + ((size_t)i * c->n_heads + h) * c->head_dim, turns ? own_cs : cs,
+                      turns ? own_sn : sn, half);
         }
     }
 }
@@ -610,7 +610,9 @@ void feed_attend(Forward *f, const FeedBuffers *b, int layer, int kv_layer, int 
         kv_feed_queries(f->kv, f->work, kv_layer, first, n, f->pos + first, b->q, b->att);
     else
         kv_feed_chunk(f->kv, f->work, kv_layer, first, n, f->pos + first, b->q, b->k, b->v, b->att);
-    f->phases->attn_s += now_s() - t;
+    double policy = kv_policy_time(f->work);
+    f->phases->attn_s += now_s() - t - policy;
+    f->phases->evict_s += policy;
     attn_out(f, b, layer, first, n);
 }
 

@@ -328,12 +328,22 @@ const char *method_name_at(int i) {
 bool method_has_budget(const Method *m) { return m->policy->has_budget; }
 bool method_evicts(const Method *m) { return m->policy->evicts; }
 bool method_in_cache(const Method *m) { return m->policy->evicts || m->policy->at_read; }
+bool method_at_first(const Method *m) {
+    return m->policy->at_first && m->size.positions != POSITIONS_SINKCACHE;
+}
 bool method_at_steps(const Method *m) { return m->policy->at_steps && m->size.steps; }
+bool method_wide(const Method *m) {
+    return m->policy->evicts && m->size.group == GROUP_QUERY_HEAD;
+}
 bool method_acts_once(const Method *m) { return m->policy->evicts && !m->policy->at_steps; }
 bool method_groups(const Method *m) { return m->policy->groups == GROUPS_CHOICE; }
 int method_window(const Method *m) { return m->policy->window ? m->policy->window(&m->size) : 0; }
 
-int method_words(const Method *m) { return m->policy->words ? m->policy->words(&m->size) : 0; }
+// sinkcache: how much further a key is rotated
+int method_words(const Method *m) {
+    if (m->size.positions == POSITIONS_SINKCACHE) return 1;
+    return m->policy->words ? m->policy->words(&m->size) : 0;
+}
 
 static const char *const group_name[] = { "mean", "max", "sum", "query-head" };
 static const char *const pool_name[] = { "avg", "max" };
@@ -450,7 +460,7 @@ static int set_word(const Method *m, const char *name, const char *value, const 
 static bool pools(const Method *m) { return is_policy(m, "snapkv") || is_policy(m, "pyramidkv"); }
 
 int method_set(Method *m, const char *name, const char *value, Err *err) {
-    static const char *const positions[] = { "original", "cache" };
+    static const char *const positions[] = { "original", "cache", "sinkcache" };
     const SizeOption *o;
     char *end;
     int word, stage = prompt_set(&m->prompt, name, value, err);
@@ -471,7 +481,8 @@ int method_set(Method *m, const char *name, const char *value, Err *err) {
         return 0;
     }
     if (!strcmp(name, "positions") && m->policy->evicts) {
-        if (set_word(m, name, value, positions, 2, &word, err)) return -1;
+        int words = is_policy(m, "streamingllm") ? 3 : 2;
+        if (set_word(m, name, value, positions, words, &word, err)) return -1;
         m->set.positions = (Positions)word;
         return 0;
     }
@@ -619,6 +630,9 @@ static int check_sizes(const Method *m, Err *err) {
                                "--positions cache has no meaning there"
                              : "%s with --compress every-turn looks at queries of earlier feeds, "
                                "which --positions cache has turned away: leave one out", m->name);
+    if (z->positions == POSITIONS_SINKCACHE && z->stream)
+        return FAIL_CODE(err, EXIT_USAGE,
+                         "%s: sinkcache keeps a prompt whole: leave prefill=stream out", m->name);
     if (tail && z->recent >= z->budget)
         return FAIL_CODE(err, EXIT_USAGE,
                          "%s keeps %d rows and the newest alone are %d: --set %s.recent below the "
@@ -627,7 +641,9 @@ static int check_sizes(const Method *m, Err *err) {
 }
 
 // what the released program has and we can say exactly
-static bool harness_has(const Method *m) { return pools(m) || is_policy(m, "streamingllm"); }
+static bool harness_has(const Method *m) {
+    return pools(m) || is_policy(m, "streamingllm") || is_policy(m, "quest");
+}
 
 int method_resolve(Method *m, Preset preset, int ctx, int budget, int positions, Err *err) {
     Sizes *z = &m->size;
@@ -640,16 +656,18 @@ int method_resolve(Method *m, Preset preset, int ctx, int budget, int positions,
     if (harness && !harness_has(m))
         return FAIL_CODE(err, EXIT_USAGE,
                          "--preset harness: that program has no %s, or none that can be told from "
-                         "its paper's; it has streamingllm, snapkv and pyramidkv", m->name);
+                         "its paper's; it has streamingllm, snapkv, pyramidkv and quest", m->name);
     z->every_turn = pools(m) && m->set.every_turn > 0;
     z->steps = m->policy->at_steps && !harness;
     z->feeds = (m->policy->at_feeds && !harness) || z->every_turn;
     if (harness) z->group = GROUP_QUERY_HEAD;
+    z->signs = harness && is_policy(m, "quest");
     if (m->policy->has_budget) resolve_budget(m, preset, ctx, budget);
     else resolve_corm(m, ctx);
     if (is_policy(m, "streamingllm") && !harness) z->positions = POSITIONS_CACHE;
     if (positions >= 0) z->positions = (Positions)positions;
     if ((int)m->set.positions >= 0) z->positions = m->set.positions;
+    if (z->positions == POSITIONS_SINKCACHE) z->steps = z->feeds = false;   // it acts before a feed
     if ((int)m->set.group >= 0) z->group = m->set.group;
     if ((int)m->set.pool >= 0) z->pool = m->set.pool;
     if (m->set.stream >= 0) z->stream = m->set.stream;
@@ -698,8 +716,10 @@ void method_list(FILE *out) {
         if (i == 0) continue;
         fprintf(out, "  %s:", p->name);
         while ((o = size_option(p, &at))) fprintf(out, " %s", o->name);
-        fprintf(out, "%s%s\n", strstr("snapkv pyramidkv", p->name) ? " pool" : "",
-                p->evicts ? " positions prefill=stream:C" : "");
+        fprintf(out, "%s%s%s\n", strstr("snapkv pyramidkv", p->name) ? " pool" : "",
+                p->evicts ? " positions=original|cache" : "",
+                strcmp(p->name, "streamingllm") ? p->evicts ? " prefill=stream:C" : ""
+                                                : "|sinkcache prefill=stream:C");
     }
     prefill_list_options(out);
     fprintf(out, "  %s: target preset specials force digits repeats word; its rate is --rate\n",

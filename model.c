@@ -609,6 +609,7 @@ static Forward forward_of(Model *m, KVCache *kv, const int32_t *ids, int n, int6
     f.ids = ids;
     f.n = n;
     f.sparse = kv && m->work && kv_feed_sparse(kv, n);
+    if (kv && m->work && n > chunk && kv_feed_whole(kv)) chunk = n;
     f.chunk = chunk = feed_chunk(f.sparse, chunk);
     f.pos = pos;
     f.tap = m->tap;
@@ -774,6 +775,7 @@ int branch_feed(Branch *b, const int32_t *ids, int n, unsigned flags, Err *err) 
     if (first && n && b->ctx && b->ctx->logits)
         return FAIL(err, "internal error: a sparse context is the whole first feed");
     int window = method_window(&b->method);
+    if (window > b->pos + n) window = (int)b->pos + n;
     work_reserve(m, &b->method, kv_max_len(b->kv) + n, n ? n : 1,
                  m->look && n > window ? n : window, 1);
     if (m->work)
@@ -796,7 +798,9 @@ int branch_feed(Branch *b, const int32_t *ids, int n, unsigned flags, Err *err) 
     b->pos += n;
     if (n == 0 && b->ctx->logits)
         memcpy(b->logits, b->ctx->logits, (size_t)m->c.vocab_size * sizeof(float));
+    double t = now_s();
     kv_release(b->kv);
+    m->phases.evict_s += now_s() - t;
     return kv_check(b->kv, err) ? 0 : -1;
 }
 
@@ -840,6 +844,14 @@ int branch_step(Branch *b, int32_t id, Err *err) {
 }
 
 const float *branch_logits(const Branch *b) { return b->logits; }
+
+int branch_finite(const Branch *b, Err *err) {
+    for (int i = 0; i < b->m->c.vocab_size; i++)
+        if (!isfinite(b->logits[i]))
+            return FAIL(err, "the logit of token id %d is not a number: the weights are damaged or "
+                        "overflow; run with --verify", i);
+    return 0;
+}
 
 int branch_argmax(const Branch *b) {
     int best = 0;
@@ -957,9 +969,10 @@ static AttnShape shape_of(const Config *c) {
 static size_t scratch_bytes(const Config *c, const Method *m, int n, int rows, int chunk) {
     AttnShape s = shape_of(c);
     bool sparse = m->prefill && config_attn_layers(c);
+    int window = method_window(m) < rows ? method_window(m) : rows;
     chunk = feed_chunk(sparse, chunk ? chunk : 512);
     return arch_of(c)->scratch(c, n, chunk) +
-           (config_attn_layers(c) ? kv_work_bytes(&s, m, rows, n, method_window(m), 1) : 0) +
+           (config_attn_layers(c) ? kv_work_bytes(&s, m, rows, n, window, 1) : 0) +
            (sparse ? kv_sparse_bytes(&s, m, m->prefill_size.every_feed ? rows : n, chunk) : 0) +
            (size_t)c->vocab_size * sizeof(float);
 }
@@ -967,14 +980,14 @@ static size_t scratch_bytes(const Config *c, const Method *m, int n, int rows, i
 // rows of a head after the first feed, at most
 static size_t plan_kept(const Method *m, int n_first, int64_t rows_kept) {
     if (rows_kept >= 0) return (size_t)rows_kept;
-    bool fixed = method_evicts(m) && method_has_budget(m) && m->size.budget < n_first;
+    bool fixed = method_evicts(m) && method_has_budget(m) && method_at_first(m) &&
+                 m->size.budget < n_first;
     return (size_t)(fixed ? m->size.budget : n_first);
 }
 
 // heads that hold rows: a cache of query heads has more
 static size_t plan_heads(const Config *c, const Method *m) {
-    bool wide = method_in_cache(m) && m->size.group == GROUP_QUERY_HEAD;
-    return (size_t)config_attn_layers(c) * (size_t)(wide ? c->n_heads : c->n_kv_heads);
+    return (size_t)config_attn_layers(c) * (size_t)(method_wide(m) ? c->n_heads : c->n_kv_heads);
 }
 
 // live lists and policy state, or bounds of pages

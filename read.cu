@@ -3,8 +3,9 @@
 //   quest   pages of rows by a bound on their scores          Tang et al., arXiv 2406.10774
 //   topk    the B rows of most attention, found by reading all: what any choice can reach
 //
-// From the second feed on every token has a list of its own per KV head. Differs: SCBench's code
-// chooses pages for a whole feed at once by the sum of its queries' signs.
+// From the second feed on every token has a list of its own per KV head, or per query head
+// (--group query-head; the rows stay where they are). SCBench's code (--preset harness) lets the
+// queries of a feed score pages with the sum of their signs.
 #include "cache.h"
 #include "kernels.h"
 
@@ -16,7 +17,7 @@ typedef struct {
     int32_t *live;              // (ld) rows chosen
     float *parts;               // (panels, group, hd + 2)
     float *out;                 // (group, hd)
-    float *q;                   // (group, hd) as products see it
+    float *q, *sign;            // (group, hd) as products see it; sum of signs of a feed's queries
     uint8_t *keep;              // (ld)
     size_t ld;
 } Reader;
@@ -35,6 +36,7 @@ static size_t reader_at(const AttnShape *s, int group, int len, char *base, Read
     CARVE(parts, float, panels * heads * (hd + 2));
     CARVE(out, float, heads * hd);
     CARVE(q, float, heads * hd);
+    CARVE(sign, float, heads * hd);
     CARVE(keep, uint8_t, ld);
 #undef CARVE
     return at;
@@ -74,10 +76,10 @@ static void page_make(const AttnShape *s, const KeyList *list, int from, int to,
 }
 
 void pages_complete(KVCache *c, Head *h) {
-    int size = c->method.size.page, want = h->len / size;
+    int size = c->method.size.page, want = h->len / size, room = want + c->method.size.signs;
     size_t one = page_bytes(c->s);
     KeyList list = head_list(c, h);
-    if (want > h->page_cap) {
+    if (room > h->page_cap) {
         int cap = want + want / 8 + 8;
         char *more = (char *)mem_take(c->mem, (size_t)cap, one, "bounds of pages");
         if (h->n_pages) memcpy(more, h->pages, (size_t)h->n_pages * one);
@@ -88,6 +90,8 @@ void pages_complete(KVCache *c, Head *h) {
     for (; h->n_pages < want; h->n_pages++)
         page_make(c->s, &list, h->n_pages * size, (h->n_pages + 1) * size,
                   h->pages + (size_t)h->n_pages * one);
+    if (c->method.size.signs && want * size < h->len)   // of the page that is not full, for now
+        page_make(c->s, &list, want * size, h->len, h->pages + (size_t)want * one);
 }
 
 // the largest q . k a page can hold: sum over channels of max(q max, q min)
@@ -191,8 +195,47 @@ void cuda_read_bounds(const Reading *a, const uint16_t *q, const uint16_t *const
 }
 #endif
 
+// SCBench's code: with S the sum of the signs of a query head's n queries in the feed (0 counts as
+// -1), a page's score under query q is sum over channels of q S max_j(k_j S), its keys up to the
+// feed's end. The min(B, len) / page best, at least 3, are read as far as the token may see them.
+// Where it could see none of them, that code reads everything alike, what is to come included; here
+// the token's own page is read.
+static int choose_signs(const KVCache *c, const Head *h, int seen, Reader *r) {
+    const Sizes *z = &c->method.size;
+    size_t one = page_bytes(c->s), low = (size_t)c->s->head_dim * c->s->elem;
+    int pages = CEIL_DIV(h->len, z->page), k = (h->len < z->budget ? h->len : z->budget) / z->page,
+        n = 0;
+    if (k < 3) k = 3;
+    if (k >= pages) return seen;
+    for (int p = 0; p < pages; p++) {
+        const char *page = h->pages + (size_t)p * one;
+        float lane[LANES] = { 0 };
+        for (int i = 0; i < c->s->head_dim; i++) {
+            float s = r->sign[i], top = s * element(c->s, s < 0 ? page + low : page, i);
+            lane[i % LANES] += (r->q[i] * s) * top;
+        }
+        r->score[p] = lanes_sum(lane);
+    }
+    keep_top(r->score, r->rank, pages, k, false, r->keep);
+    for (int p = 0; p * z->page < seen; p++)
+        for (int j = p * z->page; r->keep[p] && j < (p + 1) * z->page && j < seen; j++)
+            r->live[n++] = j;
+    for (int j = (seen - 1) / z->page * z->page; !n && j < seen; j++) r->live[j % z->page] = j;
+    return n ? n : (seen - 1) % z->page + 1;
+}
+
+// sum (hd) of the signs of n queries of one head, ld apart, as products see them
+static void add_signs(const AttnShape *s, const float *q, size_t ld, int n, float *sum) {
+    for (int i = 0; i < s->head_dim; i++) sum[i] = 0;
+    for (int j = 0; j < n; j++)
+        for (int i = 0; i < s->head_dim; i++) {
+            float x = q[(size_t)j * ld + i];
+            sum[i] += (s->kind == MUL_F32 ? x : round_bf16(x)) > 0 ? 1 : -1;
+        }
+}
+
 // ---------------------------------------------------------------------------
-// One token under one KV head
+// One token under one KV head, or one query head of it
 
 // attention of q (group, hd) over a list: parts, then out and lse2; scores (group, ld) or NULL
 static void read_list(const AttnShape *s, const KeyList *list, const float *q, Reader *r,
@@ -207,13 +250,13 @@ static void read_list(const AttnShape *s, const KeyList *list, const float *q, R
 }
 
 // the B rows of largest joined attention
-static int choose_rows(const KVCache *c, const KeyList *list, const float *q, int group, Reader *r,
-                       void *scratch) {
+static int choose_rows(const KVCache *c, const AttnShape *s, const KeyList *list, const float *q,
+                       int group, Reader *r, void *scratch) {
     const Sizes *z = &c->method.size;
     float lse2[STRIP_ROWS];
     int n = 0;
     if (list->len <= z->budget) return list->len;
-    read_list(c->s, list, q, r, r->scores, r->out, lse2, scratch);
+    read_list(s, list, q, r, r->scores, r->out, lse2, scratch);
     for (int g = 0; g < group; g++)
         for (int j = 0; j < list->len; j++)
             r->scores[(size_t)g * r->ld + j] = fexp2(r->scores[(size_t)g * r->ld + j] - lse2[g]);
@@ -282,16 +325,16 @@ void cuda_read_lists(const Reading *a, void *stream) {
 }
 #endif
 
-static void read_token(KVCache *c, const Head *h, int seen, const float *q, float *out, Reader *r,
-                       void *scratch) {
-    const AttnShape *s = c->s;
+static void read_token(KVCache *c, const AttnShape *s, const Head *h, int seen, const float *q,
+                       float *out, Reader *r, void *scratch) {
     int group = s->n_heads / s->n_kv_heads, n;
     KeyList list = head_list(c, h);
     list.len = seen;
     for (int i = 0; i < group * s->head_dim; i++)
         r->q[i] = s->kind == MUL_F32 ? q[i] : round_bf16(q[i]);
-    n = c->method.policy->at_read == READ_PAGES ? choose_pages(c, h, seen, group, r)
-                                                : choose_rows(c, &list, q, group, r, scratch);
+    n = c->method.size.signs                      ? choose_signs(c, h, seen, r)
+        : c->method.policy->at_read == READ_PAGES ? choose_pages(c, h, seen, group, r)
+                                                  : choose_rows(c, s, &list, q, group, r, scratch);
     if (n < seen) {
         for (int j = 0; list.live && j < n; j++) r->live[j] = list.live[r->live[j]];
         list.live = r->live;
@@ -302,20 +345,24 @@ static void read_token(KVCache *c, const Head *h, int seen, const float *q, floa
 
 void read_rows(KVCache *c, KVWork *w, int layer, int n, const float *q, float *out) {
     const AttnShape *s = c->s;
-    int G = s->n_kv_heads, group = s->n_heads / G, longest = 0;
+    int G = s->n_kv_heads, group = reader_heads(&c->method, s), longest = 0;
+    int lists = s->n_heads / group;             // KV heads, or query heads that choose alone
     size_t row = (size_t)s->n_heads * s->head_dim, one = w->reader_bytes / (size_t)w->threads;
+    AttnShape shape = *s;
+    shape.n_kv_heads = lists;
     for (int g = 0; g < G; g++) {
         Head *h = head_of(c, layer, g);
         if (c->method.policy->at_read == READ_PAGES) pages_complete(c, h);
         if (h->len > longest) longest = h->len;
     }
 #pragma omp parallel for schedule(dynamic, 1)
-    for (int item = 0; item < n * G; item++) {
-        int i = item / G, g = item % G;
-        const Head *h = head_of(c, layer, g);
+    for (int item = 0; item < n * lists; item++) {
+        int i = item / lists, g = item % lists;
+        const Head *h = head_of(c, layer, g / (lists / G));
         size_t at = (size_t)i * row + (size_t)(g * group) * s->head_dim;
         Reader r;
         reader_at(s, group, longest, w->readers + one * (size_t)omp_get_thread_num(), &r);
-        read_token(c, h, h->len - n + i + 1, q + at, out + at, &r, thread_scratch(w));
+        if (c->method.size.signs) add_signs(s, q + (size_t)g * s->head_dim, row, n, r.sign);
+        read_token(c, &shape, h, h->len - n + i + 1, q + at, out + at, &r, thread_scratch(w));
     }
 }

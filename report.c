@@ -22,6 +22,7 @@ void row_clear(Row *r) {
     r->compress_s = NAN;
     r->q = r->end = no_rows;
     r->pairs_ratio = r->prefill_s = r->shared_prefill_s = r->first_token_s = r->decode_tok_s = NAN;
+    r->root_s = r->decode_s = r->policy_s = r->shared_policy_s = NAN;
 }
 
 // adds the first character of s, n > 0 bytes; the bytes it took
@@ -136,6 +137,10 @@ void row_json(const Row *r, StrBuf *out) {
     put_int(out, "peak_bytes", r->peak_bytes);
     put_str(out, "logits_hash", *r->logits_hash ? r->logits_hash : NULL);
     put_int(out, "batch", r->batch ? r->batch : -1);
+    put_real(out, "root_s", r->root_s);
+    put_real(out, "decode_s", r->decode_s);
+    put_real(out, "policy_s", r->policy_s);
+    put_real(out, "shared_policy_s", r->shared_policy_s);
     put_raw(out, "restored", r->restored < 0 ? "null" : r->restored ? "true" : "false");
     put_int(out, "turns", r->turns ? r->turns : -1);
     put_str(out, "part", r->part);

@@ -173,6 +173,11 @@ static int part_index(TaskRows *t, const char *name) {
     return index_of(&t->part, &t->n_parts, name);
 }
 
+static double real_or_0(const json_t *row, const char *key) {
+    double v = get_real(row, key);
+    return isnan(v) ? 0 : v;
+}
+
 static int read_row(void *user, const RowLine *l, Err *err) {
     Results *d = (Results *)user;
     int mode = 0;
@@ -211,6 +216,11 @@ static int read_row(void *user, const RowLine *l, Err *err) {
     r->alloc = get_real(l->row, "kv_alloc_bytes_q");
     r->prefill = (isnan(prefill) ? 0 : prefill) + (isnan(shared) ? 0 : shared);
     r->tok_s = get_real(l->row, "decode_tok_s");
+    r->steps = real_or_0(l->row, "decode_s");
+    r->policy = real_or_0(l->row, "policy_s");
+    r->shared_policy = real_or_0(l->row, "shared_policy_s");
+    r->context = (isnan(shared) ? 0 : shared) - real_or_0(l->row, "root_s");
+    r->feeds = r->prefill - r->context;
     r->similarity = get_real(l->row, "similarity");
     r->matched = json_is_true(json_object_get(l->row, "matched"));
     r->before = get_real(l->row, "tokens_before");
@@ -755,6 +765,36 @@ Cost cost_of(const Results *d, Tasks list, Key k) {
     }
     return (Cost){ sum[0] / n[0], sum[1] / n[1], sum[2] / n[2], sum[3] / n[3], prefill / sessions,
                    sum[4] / n[4] };
+}
+
+// an earlier row of the mode has this context: the same session and the same seconds, but for the
+// digits that a sum of two loses
+static bool context_counted(const Results *d, size_t at, int arm) {
+    const Rec *r = &d->rec[at];
+    for (size_t j = 0; j < at; j++) {
+        const Rec *o = &d->rec[j];
+        if (o->mode == r->mode && o->task == r->task && o->session == r->session &&
+            fabs(o->context - r->context) <= 1e-6 * r->context && (arm < 0 || o->arm == arm))
+            return true;
+    }
+    return false;
+}
+
+Seconds seconds_of(const Results *d, int arm, int mode) {
+    Seconds s;
+    memset(&s, 0, sizeof s);
+    for (size_t i = 0; i < d->n; i++) {
+        const Rec *r = &d->rec[i];
+        if (r->mode != mode || (arm >= 0 && r->arm != arm)) continue;
+        s.feeds += r->feeds;
+        s.steps += r->steps;
+        s.policy += r->policy;
+        if (r->context <= 0 || context_counted(d, i, arm)) continue;
+        s.contexts++;
+        s.context += r->context;
+        s.shared_policy += r->shared_policy;
+    }
+    return s;
 }
 
 int sibling(const Results *d, int a, int mode, int f, const char *value) {

@@ -56,6 +56,7 @@ typedef struct {
     double score, depth, rows, tokens, live, alloc, prefill, tok_s, similarity;
     double before, after, compress; // a compressed context's tokens and seconds, or NAN
     int kept;                       // the answer stands in it: 0, 1; -1: missing
+    double context, feeds, steps, policy, shared_policy;    // seconds; 0 where there was none
     bool matched, failed;
 } Rec;
 
@@ -125,6 +126,10 @@ void interval(const Stat *s, double *lo, double *hi);   // 95 %; NAN without res
 typedef struct { double rows, tokens, live, alloc, prefill, tok_s; } Cost;  // means; tokens: fed up
                                 // to the question's end; prefill per session
 Cost cost_of(const Results *d, Tasks list, Key k);
+typedef struct { double context, feeds, steps, policy, shared_policy; int contexts; } Seconds;
+// sums over the rows of a mode, of one arm or (arm -1) of all, where a context of several counts
+// once
+Seconds seconds_of(const Results *d, int arm, int mode);
 
 EXTERN_C_END
 #endif

@@ -223,6 +223,7 @@ static int generate(Run *r, Err *err) {
     r->unfed = -1;
     r->n_new = 0;
     while (!bad && r->n_new < n && !interrupted()) {
+        if ((bad = branch_finite(r->branch, err))) break;
         int32_t id = pick(r);
         if (tok_is_stop(r->tok, id)) break;
         show(r, id);

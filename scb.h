@@ -200,7 +200,7 @@ void model_set_tap(Model *m, Tap tap);
 // called during a feed with the share done; returning true stops the feed (interrupted)
 void model_set_progress(Model *m, bool (*fn)(void *user, double share), void *user);
 typedef struct {                // of feeds and steps so far, reset by reading
-    double linear_s, attn_s, evict_s, total_s;  // products, attention, policy; all with the rest
+    double linear_s, attn_s, evict_s, total_s;  // products, attention, policies and release; all
     double linear_flops;        // two per weight and row that met
     double weight_bytes;        // of the matrices that products read: once for all rows of a call
     double kv_bytes;            // of the rows that steps read: once for branches that share a panel
@@ -215,7 +215,9 @@ size_t config_weight_bytes(const Config *c);
 // ===========================================================================
 // Methods (method.c): what the cache keeps. A policy knows no architecture.
 typedef enum { PRESET_SCBENCH, PRESET_CORM, PRESET_HARNESS } Preset;
-typedef enum { POSITIONS_ORIGINAL, POSITIONS_CACHE } Positions;
+// sinkcache: streamingllm as the transformers library's SinkCache had it. A new row stands at the
+// number of rows held; once these would reach the budget, all but the sinks move down to make room
+typedef enum { POSITIONS_ORIGINAL, POSITIONS_CACHE, POSITIONS_SINKCACHE } Positions;
 // how the query heads that share a KV head become one opinion; query-head: they do not, each keeps
 // rows of its own, as the released harness stores them
 typedef enum { GROUP_MEAN, GROUP_MAX, GROUP_SUM, GROUP_QUERY_HEAD } Group;
@@ -235,6 +237,7 @@ typedef struct {                // the resolved sizes of one method, all in rows
     Group group;
     Positions positions;
     bool steps, feeds;          // the policy acts at every step, at the end of later feeds
+    bool signs;                 // quest: pages as SharedContextBench's released code chooses them
     bool scaled;                // some value was scaled by the context length (SEMANTICS 5)
 } Sizes;
 
@@ -300,7 +303,9 @@ void method_params(const Method *m, StrBuf *json); // {"sinks":128,...}: what ac
 bool method_has_budget(const Method *m);
 bool method_evicts(const Method *m);                    // false for full, quest, topk
 bool method_in_cache(const Method *m);                  // a cache-stage method: all but full
+bool method_at_first(const Method *m);                  // acts at the end of the first feed
 bool method_at_steps(const Method *m);                  // acts on every step
+bool method_wide(const Method *m);                      // every query head holds rows of its own
 bool method_acts_once(const Method *m);                 // after the first feed, or every one
 bool method_groups(const Method *m);                    // has a choice of how heads are joined
 const char *method_group(const Method *m);              // name of that choice, or NULL
@@ -359,6 +364,7 @@ int  branch_step(Branch *b, int32_t id, Err *err);      // one generated id; ste
 // shared context or root. An error that is returned has changed no branch.
 int  branches_step(Branch *const *b, const int32_t *id, int n, Err *err);
 const float *branch_logits(const Branch *b); // (V) of the last token; until the next call
+int  branch_finite(const Branch *b, Err *err);  // fails where a logit is no number
 int  branch_argmax(const Branch *b);                    // lowest id wins ties
 Branch *branch_fork(Branch *b, int reserve, Err *err);  // shares rows, copies the tail
 // Forgets every row from logical position pos on: the branch stands at pos again, with what the
@@ -378,7 +384,8 @@ typedef struct {
     int64_t pos;                        // logical tokens so far
     int rows_min, rows_max;             // live rows per (layer, KV head)
     double rows_mean;
-    size_t kv_live_bytes;               // live rows * row bytes
+    size_t kv_live_bytes;               // rows that a list names, each once; query heads with rows
+                                        // of their own may name the same row of a shared context
     size_t kv_alloc_bytes;              // allocated for this branch's rows, shared context included
     size_t policy_bytes;                // live lists and policy state
     size_t evictable; // rows the policy's rule named in the last feed or step, all heads
@@ -526,6 +533,7 @@ typedef struct {                // the keys one KV head may look at, in logical 
     const int32_t *live;        // (len) row numbers, ascending; NULL: entry j is row j
     int len;
     bool by_index;              // POSITIONS_CACHE: keys are read as if their position were j
+    const int32_t *turn;        // (len) POSITIONS_SINKCACHE: keys are read so much further; or NULL
 } KeyList;
 
 size_t attn_panel_bytes(const AttnShape *s);        // packed K and V of 512 entries
@@ -700,7 +708,12 @@ void kv_streaming(KVCache *c, bool on); // a prompt comes in parts, the policy a
 int  kv_len(const KVCache *c, int layer, int g);        // live rows
 int  kv_max_len(const KVCache *c);
 int  kv_heads(const KVCache *c);        // lists of a layer: KV heads, or query heads
-bool kv_by_index(const KVCache *c); // keys and queries rotated by list index now
+bool kv_turns(const KVCache *c);        // keys and queries are rotated by other positions now
+// where the query of the feed's row `fed` is rotated to then; stored: rows of the feed in the list
+// already. In a step: fed 0, stored 0.
+int64_t kv_query_at(const KVCache *c, int layer, int list, int stored, int fed, bool step);
+// seconds of policies within kv_feed_chunk, kv_feed_queries and kv_step since the last call
+double kv_policy_time(KVWork *w);
 // a cache whose queries are summed up for others: column sums stay with its rows (a context's)
 KVCache *kv_open_sums(Mem *mem, const AttnShape *s, int n_layers, const Needs *needs,
                       const Method *prefill);
@@ -713,6 +726,7 @@ void kv_feed_chunk(KVCache *c, KVWork *w, int layer, int first, int n, int64_t p
 // ascending, plan with the feed's last rows <= 64 query rows (rows, H, hd), queries of chunks whose
 // first row is a multiple of 64, end.
 bool kv_feed_sparse(const KVCache *c, int n);
+bool kv_feed_whole(const KVCache *c);   // a feed is one chunk: its queries choose rows together
 void kv_feed_keys(KVCache *c, int layer, int n, int64_t pos, const float *k, const float *v);
 void kv_feed_plan(KVCache *c, KVWork *w, int layer, const float *q, int rows);
 void kv_feed_queries(KVCache *c, KVWork *w, int layer, int first, int n, int64_t pos,
@@ -980,6 +994,10 @@ typedef struct {
     char ids_hash[17], logits_hash[17];
     RowsAt q, end;              // at the end of the question, of the answer
     double pairs_ratio, prefill_s, shared_prefill_s, first_token_s, decode_tok_s;
+    // root_s: what of shared_prefill_s is the arm's own root. decode_s: its share of the steps'
+    // time. policy_s: passes of the policy itself, release included, in the root, the feed and the
+    // steps; shared_policy_s: in the shared context
+    double root_s, decode_s, policy_s, shared_policy_s;
 } Row;
 
 void row_clear(Row *r);                         // everything missing
@@ -1007,8 +1025,9 @@ int  write_whole(const char *path, const char *text, size_t n, Err *err);
 int  report_same_run(const char *dir_a, const char *dir_b, Err *err);
 
 typedef struct {
-    const char *table; // turns tasks categories methods query reuse history depth longbench prompt;
-                       // NULL: the ones that say most
+    // turns tasks categories methods query reuse history depth longbench prompt cost; NULL: the
+    // ones that say most
+    const char *table;
     const char *format;         // text csv md; NULL: text
     int cases;                  // example turns per method that scores otherwise than full
 } ReportOpts;

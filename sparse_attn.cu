@@ -39,13 +39,13 @@ static inline const void *row_at(const void *const part[2], const KeyList *list,
     return (const char *)part[own] + (size_t)(row - (own ? list->split : 0)) * bytes;
 }
 
-typedef struct {                // keys rotated again when read (POSITIONS_CACHE)
+typedef struct {                // keys rotated again when read (KeyList.by_index, turn)
     int shift;                  // the angle table's shift; neighbours in a list mostly share it
     float *sin, *cos;           // (rope_dim / 2)
     char *rows;                 // (32, hd)
 } Turn;
 
-// key rotated by shift = j - pos more positions, rounded once:
+// key rotated by so many more positions, rounded once:
 //   x0' = x0 cos - x1 sin, x1' = x1 cos + x0 sin, angle = shift * inv_freq
 static void key_rotate(const AttnShape *s, Turn *t, void *dst, const void *src, int shift) {
     int half = s->rope_dim / 2;
@@ -223,13 +223,14 @@ static void pack_key_block(const AttnShape *s, char *dst, const KeyList *list, c
                            const int32_t *next, Turn *turn) {
     const void *row[BLK];
     rows_of_block(s, list->k, list, entry, next, row);
-    for (int i = 0; list->by_index && i < BLK && entry[i] >= 0; i++) {
+    for (int i = 0; (list->by_index || list->turn) && i < BLK && entry[i] >= 0; i++) {
         int number = list->live ? list->live[entry[i]] : entry[i];
         int pos =
             *(const int32_t *)row_at((const void *const *)list->pos, list, number, sizeof(int32_t));
-        if (pos == entry[i]) continue;
+        int shift = list->turn ? list->turn[entry[i]] : entry[i] - pos;
+        if (shift == 0) continue;
         char *turned = turn->rows + (size_t)i * s->head_dim * s->elem;
-        key_rotate(s, turn, turned, row[i], entry[i] - pos);
+        key_rotate(s, turn, turned, row[i], shift);
         row[i] = turned;
     }
     for (int b = 0; b < channel_blocks(s); b++)

@@ -86,7 +86,8 @@ void plan_seconds(FILE *out, const Config *c, int ctx) {
 enum { MAX_ROUNDS = 9 };
 typedef struct {
     double time[N_PHASES], limit[N_PHASES], share[N_PHASES];    // seconds; decode per step
-    double prefill_s, prefill_share, step_s, step_share, alone_s;   // alone: a step's ids one by one
+    double prefill_s, prefill_share, step_s, step_share;
+    double alone_s;                             // a step's ids one by one
     double rows, live, alloc, policy;           // of one branch when the steps begin; rows, bytes
     double peak, resident;                      // bytes: of the account; of the process
     double step_bytes;                          // rows that a step read; 0: not counted
@@ -276,7 +277,8 @@ static int speed_json(FILE *out, const Race *o, const Round *r, const Work *w, E
         json_array_append_new(phases, p);
     }
     json_t *all = json_pack(
-        "{s:s, s:s, s:i, s:s, s:o, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:o, s:f, s:f, s:f, s:f, s:f}",
+        "{s:s, s:s, s:i, s:s, s:o, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:o, s:f, s:f, s:f, s:f, "
+        "s:f}",
         "model", o->name, "isa", cpu_isa(), "threads", cpu_threads(), "method", o->method.name,
         "params", json_loads(size.p, 0, NULL), "ctx", o->ctx, "batch", o->batch, "n_decode",
         o->n_decode, "rounds", o->rounds, "tile_tflops", r->top.tile_tflops, "gemm_tflops",
@@ -371,7 +373,8 @@ static void speed_name(const SpeedOpts *o, const char *path, char *out, size_t n
 // the sizes that a run has before it begins; refuses what does not fit
 static int race_open(const SpeedOpts *o, Config *c, Race *race, Err *err) {
     int64_t tokens = (int64_t)o->ctx + o->n_decode;
-    if (o->shape && tokens > c->max_ctx) c->max_ctx = (int)tokens;  // random weights take any length
+    if (o->shape && tokens > c->max_ctx)        // random weights take any length
+        c->max_ctx = (int)tokens;
     if (tokens > c->max_ctx)
         return FAIL(err, "--ctx %d and %d steps are more than the model's %d tokens", o->ctx,
                     o->n_decode, c->max_ctx);

@@ -630,6 +630,52 @@ static void table_methods(Printer *p) {
     grid_end(p->out, &g, p->format, &p->printed);
 }
 
+static void put_seconds(Grid *g, const Seconds *s) {
+    double all = s->context + s->feeds + s->steps, policy = s->policy + s->shared_policy;
+    put_real(g, 2, s->feeds);
+    put_real(g, 2, s->steps);
+    put_real(g, 2, policy);
+    put_real(g, 2, all);
+    put_real(g, 3, all / (all - policy));
+}
+
+// Where the time went: every arm with its contexts, then all arms of a mode, where a context that
+// they share counts once. The ratio is to the same work without the policies' own passes.
+static void table_cost(Printer *p) {
+    const Results *d = p->d;
+    Grid g = grid_make(label_cols(d, -1) + 1, "seconds, all sessions; policies: passes of their "
+                       "own, within the rest; ratio: all / (all - policies)");
+    label_head(d, &g, -1);
+    grid_col(&g, "", "mode");
+    static const char *const cols[] = { "contexts", "their s", "feeds", "steps", "policies", "all",
+                                        "ratio" };
+    for (size_t i = 0; i < COUNTOF(cols); i++) grid_col(&g, "", cols[i]);
+    for (int m = 0; m < MODES; m++) {
+        int arms = 0;
+        Tasks l = tasks_seen(d, m);
+        for (int a = 0; a < d->n_arms; a++) {
+            if (!any_of(d, l, (Key){ a, m })) continue;
+            Seconds s = seconds_of(d, a, m);
+            arms++;
+            label_put(d, &g, a, -1);
+            put(&g, "%s", mode_names[m]);
+            put(&g, "%d", s.contexts);
+            put_real(&g, 2, s.context);
+            put_seconds(&g, &s);
+        }
+        free(l.task);
+        if (arms < 2) continue;
+        Seconds s = seconds_of(d, -1, m);
+        put(&g, "%d arms", arms);
+        for (int i = 1; i < label_cols(d, -1); i++) put(&g, "%s", "");
+        put(&g, "%s", mode_names[m]);
+        put(&g, "%d", s.contexts);
+        put_real(&g, 2, s.context);
+        put_seconds(&g, &s);
+    }
+    grid_end(p->out, &g, p->format, &p->printed);
+}
+
 static const char *query_of(const Results *d, Key k) {
     const char *set = d->arm[k.arm].field[F_QUERY];
     return *set ? set : query_default(k.mode);
@@ -1004,10 +1050,10 @@ static void csv_task(const Printer *p, const char *kind, int task, Key k, Key ag
 }
 
 enum { T_TURNS, T_TASKS, T_CATEGORIES, T_METHODS, T_QUERY, T_REUSE, T_HISTORY, T_DEPTH,
-       T_LONGBENCH, T_PROMPT, TABLES };
+       T_LONGBENCH, T_PROMPT, T_COST, TABLES };
 static const char *const table_name[TABLES] = { "turns", "tasks", "categories", "methods", "query",
                                                 "reuse", "history", "depth", "longbench",
-                                                "prompt" };
+                                                "prompt", "cost" };
 
 static void csv_cell(const Printer *p, const bool *want, int task, Key k) {
     const Results *d = p->d;
@@ -1345,7 +1391,7 @@ static void table_longbench(Printer *p) {
 static int tables_print(Printer *p, const bool *want, Err *err) {
     static void (*const print[TABLES])(Printer *) = {
         table_turns, table_tasks, table_categories, table_methods, table_query, table_reuse,
-        table_history, table_depth, table_longbench, table_prompt,
+        table_history, table_depth, table_longbench, table_prompt, table_cost,
     };
     for (int i = 0; i < TABLES; i++) {
         int before = p->printed;

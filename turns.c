@@ -527,9 +527,11 @@ typedef struct {
     Context *shared;            // rows that have several users, else NULL
     bool whole;                 // of the whole first feed; else of the bare context
     double shared_s;            // their prefill, or reading them
+    double shared_policy_s;     // of that, policies
     bool restored;              // they were read
     int ctx;
     XXH64_state_t ids;          // all ids fed to the branch that answers
+    double policy_s;            // of the feeds since the last row
     double rows_sum;            // mean live rows at the end of the questions, over n_rows turns
     int n_rows;
 } Play;
@@ -571,9 +573,11 @@ static int feed(Play *p, Branch *b, const IntVec *ids, unsigned flags, int turn,
     if (p->b->prompts && dump_feed(p, turn, p->method.name, ids, err)) return -1;
     XXH64_update(&p->ids, ids->p, ids->n * sizeof *ids->p);
     progress_of(p, p->method.name, ids->n);
+    model_phases(p->b->model);
     double t = now_s();
     int rc = branch_feed(b, ids->p, (int)ids->n, flags, err);
     *seconds = now_s() - t;
+    p->policy_s += model_phases(p->b->model).evict_s;
     progress_end(&p->b->progress);
     return rc;
 }
@@ -618,6 +622,7 @@ static RowsAt rows_at(const BranchStats *s) {
 }
 
 static void row_begin(const Play *p, int turn, Row *row) {
+    static const char *const positions[] = { "original", "cache", "sinkcache" };
     const Bench *b = p->b;
     const TaskTurn *t = &p->s->s.turns[turn];
     row_clear(row);
@@ -633,11 +638,11 @@ static void row_begin(const Play *p, int turn, Row *row) {
     row->params = p->params.p;
     row->scaled = p->method.size.scaled;
     if (p->arm->mode == MULTI_TURN) row->history = b->own_history ? "own" : "golden";
-    if (method_evicts(&p->method) && !method_at_steps(&p->method))
+    if (method_at_first(&p->method) && !method_at_steps(&p->method))
         row->compress = p->method.size.feeds ? "every-turn" : "once";
     row->group = method_group(&p->method);
     row->query_aware = aware_name[p->arm->aware];
-    row->positions = p->method.size.positions == POSITIONS_CACHE ? "cache" : "original";
+    row->positions = positions[p->method.size.positions];
     row->scorer = b->scorer == SCORER_HARNESS ? "harness" : "ours";
     if (p->task->n_parts > 1) row->part = p->task->parts[t->part].name;
     if (p->task->parts[t->part].rule == SCORE_REPOQA) row->lang = p->s->s.lang;
@@ -666,7 +671,7 @@ static int check_first_feed(Play *p, const Branch *root, Err *err) {
                 (long long)st.pos);
         p->b->all_but_dense = true;
     }
-    if (!method_evicts(&p->method)) return 0;
+    if (!method_at_first(&p->method)) return 0;
     if (method_has_budget(&p->method) && st.pos > p->method.size.budget && st.rows_max >= st.pos)
         return FAIL(err, "internal error: %s with a budget of %d rows kept all %lld",
                     p->method.name, p->method.size.budget, (long long)st.pos);
@@ -677,17 +682,6 @@ static int check_first_feed(Play *p, const Branch *root, Err *err) {
                 p->method.name, p->s->s.number, (long long)st.pos);
         p->b->nothing_evictable = true;
     }
-    return 0;
-}
-
-static int check_logits(const float *x, int n, Err *err) {
-    for (int i = 0; i < n; i++)
-        if (!isfinite(x[i]))
-            return FAIL(
-                err,
-                "the logit of token id %d is not a number: the weights are damaged or overflow; "
-                "run with --verify",
-                i);
     return 0;
 }
 
@@ -747,7 +741,7 @@ static void choose_id(const Play *p, Request *r) {
     int id = pick_id(p, r->b, r->newline, r->out.n == 0);
     if (r->out.n == 0) r->row.first_token_s = now_s() - r->started;
     r->running = false;
-    if ((r->rc = check_logits(logits, p->b->vocab, &r->err))) return;
+    if ((r->rc = branch_finite(r->b, &r->err))) return;
     XXH64_update(&r->hash, logits, (size_t)p->b->vocab * sizeof *logits);
     bool stop = tok_is_stop(p->b->prompter.tok, id) || id == r->newline;
     r->row.stop = stop ? "eos" : "length";
@@ -766,6 +760,9 @@ static void request_asked(Play *p, Request *r) {
     r->row.pairs_ratio = st.pairs_ratio;
     snprintf(r->row.ids_hash, sizeof r->row.ids_hash, "%016llx",
              (unsigned long long)XXH64_digest(&p->ids));
+    r->row.policy_s = p->policy_s;
+    r->row.decode_s = 0;
+    p->policy_s = 0;
     p->rows_sum += st.rows_mean;
     p->n_rows++;
     choose_id(p, r);
@@ -786,10 +783,12 @@ static void decode(Play *p, Request *r, int n, bool own) {
             id[k++] = r[i].out.p[r[i].out.n - 1];
         }
         if (!k) break;
+        model_phases(p->b->model);
         double t = now_s();
         int rc = interrupted() ? FAIL_CODE(&err, EXIT_INTERRUPTED, "interrupted")
                                : branches_step(b, id, k, &err);
         t = now_s() - t;
+        double policy_s = model_phases(p->b->model).evict_s;
         for (int i = 0; i < k; i++) {
             who[i]->rc = rc;
             who[i]->err = err;
@@ -797,6 +796,8 @@ static void decode(Play *p, Request *r, int n, bool own) {
             if (rc) continue;
             who[i]->steps++;
             who[i]->steps_s += t;
+            who[i]->row.decode_s += t / k;
+            who[i]->row.policy_s += policy_s / k;
             if (own) XXH64_update(&p->ids, &id[i], sizeof id[i]);
             choose_id(p, who[i]);
         }
@@ -868,6 +869,8 @@ static int32_t end_id(const Prompter *p) {
 // the shared context's time stands in one row of an arm: its prefill, the root's, or reading them
 static void share_row(const Play *p, Row *row, double root_s) {
     row->shared_prefill_s = p->shared_s + root_s;
+    row->root_s = root_s;
+    row->shared_policy_s = p->shared_policy_s;
     row->restored = row->restored || p->restored;
 }
 
@@ -1049,13 +1052,14 @@ static int play_roots(Play *p, Err *err) {
     return rc;
 }
 
-typedef struct { Context *c; double seconds; bool restored; } Rows;    // shared by arms
+typedef struct { Context *c; double seconds, policy_s; bool restored; } Rows;   // shared by arms
 
 // *mean: mean live rows at the end of the questions; unchanged where there were none
 static int play_arm(Bench *b, const Task *task, const Session *s, const Compressed *z, const Arm *a,
                     int ctx, const Rows *shared, double *mean, Err *err) {
     Play p = { .b = b, .task = task, .s = s, .z = z, .arm = a, .shared = shared->c,
                .whole = shared->c && is_whole(a), .shared_s = shared->seconds,
+               .shared_policy_s = shared->policy_s,
                .restored = shared->restored, .ctx = ctx };
     if (arm_method(b, a, ctx, &p.method, err)) return -1;
     p.method.session = s->s.number;
@@ -1093,8 +1097,10 @@ static int rows_shared(Bench *b, const Task *task, const Session *s, const Arm *
     if (is_whole(a) && a->aware == AWARE_FIRST) add_ids(&ids, &s->turn[0].first);
     int rc = b->prompts ? dump_feed(&p, 0, is_whole(a) ? m.name : "context", &ids, err) : 0;
     progress_of(&p, is_whole(a) ? m.name : "context", ids.n);
+    model_phases(b->model);
     if (!rc) rows->c = context_get(b->model, &b->save, is_whole(a) ? &m : NULL, ids.p, (int)ids.n,
                                    &needs, &rows->restored, &rows->seconds, err);
+    rows->policy_s = model_phases(b->model).evict_s;
     progress_end(&b->progress);
     free(ids.p);
     return rows->c ? 0 : -1;

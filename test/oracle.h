@@ -48,6 +48,7 @@ typedef struct {
     int heads;                  // stored per layer: G, or H when each query head keeps its own rows
     int pos;                    // tokens so far
     bool first_done;            // the first feed has ended
+    int turn;                   // sinkcache: of the rows of the feed or step under way
     NaiveHead *head;            // (L, heads)
     NaiveQueries *query;        // (L)
     float *x, *logits;          // (E) residual stream of the newest token, (V)
@@ -249,10 +250,14 @@ static inline void naive_close(NaiveModel *m) {
 // ---------------------------------------------------------------------------
 // Branches: a copy is a mark, a fork and a context
 
+static inline bool naive_reads(const NaiveMethod *p) {
+    return p->kind == NAIVE_QUEST || p->kind == NAIVE_TOPK;
+}
+
 static inline NaiveBranch *naive_branch(const NaiveModel *m, NaiveMethod method) {
     NaiveBranch *b = (NaiveBranch *)xrealloc(NULL, sizeof *b);
     *b = (NaiveBranch){ .m = m, .method = method, .heads = m->G };
-    if (method.group == NAIVE_QUERY_HEAD) b->heads = m->H;
+    if (method.group == NAIVE_QUERY_HEAD && !naive_reads(&method)) b->heads = m->H;
     size_t heads = (size_t)m->L * (size_t)b->heads, query = (size_t)m->H * (size_t)m->hd;
     b->head = (NaiveHead *)xrealloc(NULL, heads * sizeof *b->head);
     memset(b->head, 0, heads * sizeof *b->head);
@@ -348,11 +353,12 @@ static inline NaiveBranch *naive_copy(const NaiveBranch *b) { return naive_adopt
 // ---------------------------------------------------------------------------
 // Attention
 
-// key j of the list as the query sees it: stored, or moved to its place in the list
+// key j of the list as the query sees it: stored, or moved to its place in the list, or moved on
 static inline void naive_key(const NaiveModel *m, const NaiveHead *a, int j, bool cache, float *k) {
+    int turn = cache ? j - a->row[j].pos : a->row[j].turn;
     memcpy(k, a->k + (size_t)j * (size_t)m->hd, (size_t)m->hd * sizeof *k);
-    if (!cache || a->row[j].pos == j) return;
-    naive_rope(m, k, j - a->row[j].pos);
+    if (!turn) return;
+    naive_rope(m, k, turn);
     for (int i = 0; i < m->hd; i++) k[i] = naive_round(m, k[i]);
 }
 
@@ -480,7 +486,7 @@ static inline NaiveHead *naive_row(NaiveBranch *b, int layer, int g, const float
     naive_rope(m, k_row, pos);
     for (int i = 0; i < hd; i++) k_row[i] = naive_round(m, k_row[i]);
     for (int i = 0; i < hd; i++) v_row[i] = naive_round(m, v[kv * hd + i]);
-    a->row[a->n++] = (NaiveRow){ .pos = pos };
+    a->row[a->n++] = (NaiveRow){ .pos = pos, .turn = b->turn };
     return a;
 }
 
@@ -498,28 +504,32 @@ static inline void naive_attention(NaiveBranch *b, int layer, const float *q, co
     const NaiveMethod *p = &b->method;
     NaiveQueries *seen = &b->query[layer];
     int hd = m->hd, group = m->H / b->heads, n = b->head[layer * b->heads].n;
-    bool cache = p->cache && b->first_done, reads = p->kind == NAIVE_QUEST || p->kind == NAIVE_TOPK;
+    bool cache = p->cache && b->first_done, reads = naive_reads(p) && b->first_done;
+    int choosers = reads && p->group == NAIVE_QUERY_HEAD ? group : 1, of = group / choosers;
     float *lse2 = naive_floats((size_t)m->H);
     if (!b->first_done) naive_reserve_scores(seen, n + 1, m->H);
     for (int g = 0; g < b->heads; g++) {
         NaiveHead *a = naive_row(b, layer, g, k, v, b->pos);
         float *s = naive_floats((size_t)group * (size_t)a->n), *now = seen->now + g * group * hd;
         for (int h = 0; h < group; h++)
-            naive_query(m, q + (g * group + h) * hd, cache ? a->n - 1 : b->pos, now + h * hd);
-        NaiveHead few = { 0 };
-        if (reads && b->first_done) few = naive_selected(m, p, a, now, group);
-        for (int h = 0; h < group; h++)
-            lse2[g * group + h] = naive_attend(m, few.n ? &few : a, now + h * hd, cache,
-                                               out + (g * group + h) * hd, s + h * a->n);
+            naive_query(m, q + (g * group + h) * hd, cache ? a->n - 1 : b->pos + b->turn,
+                        now + h * hd);
+        for (int z = 0; z < choosers; z++) {
+            NaiveHead few = { 0 };
+            if (reads) few = naive_selected(m, p, a, now + z * of * hd, of);
+            for (int h = z * of; h < (z + 1) * of; h++)
+                lse2[g * group + h] = naive_attend(m, few.n ? &few : a, now + h * hd, cache,
+                                                   out + (g * group + h) * hd, s + h * a->n);
+            free(few.row);
+            free(few.k);
+            free(few.v);
+        }
         if (b->first_done)
             naive_observe(p, a->row, a->n, s, lse2 + g * group, group, b->pos + 1);
         else
             memcpy(seen->s + ((size_t)n * ((size_t)n + 1) / 2 * (size_t)m->H) +
                        (size_t)(g * group) * (size_t)a->n, s,
                    (size_t)group * (size_t)a->n * sizeof *s);
-        free(few.row);
-        free(few.k);
-        free(few.v);
         free(s);
     }
     if (!b->first_done) memcpy(seen->lse2 + (size_t)seen->n++ * (size_t)m->H, lse2,
@@ -702,13 +712,97 @@ static inline void naive_end(NaiveBranch *b, bool step) {
     free(y);
 }
 
+// SinkCache (W = budget, S = sinks) before n tokens come: what reaches W makes room for them, and all
+// but the sinks move n down. Their positions go on from the rows that were there.
+static inline void naive_sinks(NaiveBranch *b, int n) {
+    const NaiveMethod *p = &b->method;
+    b->turn = 0;
+    for (int i = 0; p->sink && b->first_done && i < b->m->L * b->heads; i++) {
+        NaiveHead *a = &b->head[i];
+        int len = a->n, stay = p->budget - p->sinks - n;
+        b->turn = len - b->pos;
+        if (len + n < p->budget) continue;
+        uint8_t *keep = (uint8_t *)xrealloc(NULL, (size_t)len + 1);
+        for (int j = 0; j < len; j++) {
+            keep[j] = j < p->sinks || j >= len - stay;
+            if (j >= p->sinks) a->row[j].turn -= n;
+        }
+        naive_gather(a, keep, b->m->hd);
+        free(keep);
+    }
+}
+
+// quest as SharedContextBench's code has it looks at all queries of a feed at once: the layer is
+// outside, the tokens within. q (n, H, hd), k and v (n, G, hd) of one layer -> out (n, H, hd)
+static inline void naive_attend_signs(NaiveBranch *b, int layer, float *q, const float *k,
+                                      const float *v, int n, float *out) {
+    const NaiveModel *m = b->m;
+    size_t hd = (size_t)m->hd, ld = (size_t)m->H * hd, ld_kv = (size_t)m->G * hd;
+    for (int i = 0; i < n; i++) {
+        for (int g = 0; g < m->G; g++)
+            naive_row(b, layer, g, k + (size_t)i * ld_kv, v + (size_t)i * ld_kv, b->pos + i);
+        for (int h = 0; h < m->H; h++) {
+            float *x = q + (size_t)i * ld + (size_t)h * hd;
+            naive_rope(m, x, b->pos + i);
+            for (size_t c = 0; c < hd; c++) x[c] = naive_round(m, x[c]);
+        }
+    }
+    for (int i = 0; i < n * m->H; i++) {
+        int h = i % m->H, t = i / m->H;
+        const NaiveHead *a = &b->head[layer * m->G + h / (m->H / m->G)];
+        NaiveHead few = { 0 };
+        uint8_t *keep = (uint8_t *)xrealloc(NULL, (size_t)a->n);
+        float *s = naive_floats((size_t)a->n);
+        naive_signs(&b->method, a->k, a->n, q + (size_t)h * hd, ld, n, t, a->n - n + t + 1, m->hd,
+                    keep);
+        naive_copy_head(&few, a, m->hd);
+        naive_gather(&few, keep, m->hd);
+        naive_attend(m, &few, q + (size_t)t * ld + (size_t)h * hd, false,
+                     out + (size_t)t * ld + (size_t)h * hd, s);
+        free(few.row);
+        free(few.k);
+        free(few.v);
+        free(keep);
+        free(s);
+    }
+}
+
+static inline void naive_append_signs(NaiveBranch *b, const int32_t *ids, int n) {
+    const NaiveModel *m = b->m;
+    size_t E = (size_t)m->E, ld = (size_t)(m->H * m->hd), kv = (size_t)(m->G * m->hd),
+           rows = (size_t)n;
+    float *x = naive_floats(rows * E), *q = naive_floats(rows * ld), *k = naive_floats(rows * kv),
+          *v = naive_floats(rows * kv), *out = naive_floats(rows * ld);
+    for (int i = 0; i < n; i++)
+        memcpy(x + (size_t)i * E, m->embed.w + (size_t)ids[i] * E, E * sizeof *x);
+    for (int l = 0; l < m->L; l++) {
+        for (size_t i = 0; i < rows; i++)
+            naive_project(m, l, x + i * E, q + i * ld, k + i * kv, v + i * kv);
+        naive_attend_signs(b, l, q, k, v, n, out);
+        for (size_t i = 0; i < rows; i++) naive_close_layer(m, l, out + i * ld, x + i * E);
+    }
+    memcpy(b->x, x + (rows - 1) * E, E * sizeof *b->x);
+    b->pos += n;
+    free(x);
+    free(q);
+    free(k);
+    free(v);
+    free(out);
+}
+
 static inline void naive_feed(NaiveBranch *b, const int32_t *ids, int n) {
-    naive_append(b, ids, n);
+    naive_sinks(b, n);
+    if (b->method.signs && b->first_done) naive_append_signs(b, ids, n);
+    else naive_append(b, ids, n);
+    b->turn = 0;
     naive_end(b, false);
 }
 
 static inline void naive_step(NaiveBranch *b, int32_t id) {
-    naive_token(b, id, true);
+    naive_sinks(b, 1);
+    if (b->method.signs && b->first_done) naive_append_signs(b, &id, 1);
+    else naive_token(b, id, true);
+    b->turn = 0;
     naive_end(b, true);
 }
 

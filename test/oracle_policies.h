@@ -36,11 +36,13 @@ typedef struct {
     bool every_turn;            // snapkv, pyramidkv: act at the end of each feed
     bool one_cut;               // streamingllm: act at the end of the first feed alone
     bool cache;                 // positions cache
+    bool sink;                  // streamingllm: positions sinkcache
+    bool signs;                 // quest: as SharedContextBench's released code chooses
     uint64_t seed, session;     // random
 } NaiveMethod;
 
 typedef struct {
-    int pos;
+    int pos, turn;              // turn: sinkcache reads the key so much further
     int last;                   // corm: newest step it was important to, 0 never
     int seen;                   // roco: queries that looked at it
     float sum, squares;         // h2o, roco: of its probabilities
@@ -190,7 +192,7 @@ static inline bool naive_acts(const NaiveMethod *p, const NaiveMoment *at) {
     switch (p->kind) {
     case NAIVE_FULL: case NAIVE_QUEST: case NAIVE_TOPK: return false;
     case NAIVE_SNAPKV: case NAIVE_PYRAMIDKV: return at->first || (p->every_turn && !at->step);
-    case NAIVE_STREAM: return at->first || !p->one_cut;
+    case NAIVE_STREAM: return !p->sink && (at->first || !p->one_cut);
     default: return true;
     }
 }
@@ -278,6 +280,37 @@ static inline void naive_quest(const NaiveMethod *p, const float *k, int n, cons
     score[pages - 1] = INFINITY;
     naive_top(score, pages, n <= p->budget ? pages : count, false, read);
     for (int j = 0; j < n; j++) keep[j] = read[j / p->page];
+    free(score);
+    free(read);
+}
+
+// SharedContextBench's code: row i of a feed of n_rows queries q, ld apart, of one query head, over the
+// n keys k (n, hd) there are when the whole feed is stored. With S_c the sum of the queries' signs in
+// channel c (0 is -1) a page scores sum_c (q_c S_c) max_j (k_jc S_c); min(n, B) / page pages, at
+// least 3, are read, of these the rows the query may see: the first `sees`. None: those of its own
+// page.
+static inline void naive_signs(const NaiveMethod *p, const float *k, int n, const float *q,
+                               size_t ld, int n_rows, int i, int sees, int hd, uint8_t *keep) {
+    int pages = CEIL_DIV(n, p->page), budget = p->budget < n ? p->budget : n, any = 0;
+    int count = budget / p->page > 3 ? budget / p->page : 3;
+    float *score = (float *)xrealloc(NULL, (size_t)pages * sizeof *score);
+    uint8_t *read = (uint8_t *)xrealloc(NULL, (size_t)pages);
+    for (int g = 0; g < pages; g++) {
+        float lane[LANES] = { 0 };
+        for (int c = 0; c < hd; c++) {
+            float sum = 0, top = -INFINITY;
+            for (int r = 0; r < n_rows; r++) sum += q[(size_t)r * ld + (size_t)c] > 0 ? 1 : -1;
+            for (int j = g * p->page; j < (g + 1) * p->page && j < n; j++) {
+                float y = k[(size_t)j * (size_t)hd + (size_t)c] * sum;
+                top = y > top ? y : top;
+            }
+            lane[c % LANES] += (q[(size_t)i * ld + (size_t)c] * sum) * top;
+        }
+        score[g] = lanes_sum(lane);
+    }
+    naive_top(score, pages, count, false, read);
+    for (int j = 0; j < n; j++) any += keep[j] = j < sees && read[j / p->page];
+    for (int j = 0; j < sees && !any; j++) keep[j] = j / p->page == (sees - 1) / p->page;
     free(score);
     free(read);
 }

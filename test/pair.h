@@ -17,6 +17,7 @@ typedef struct {
     NaiveBranch *slow;
     const Config *config;
     const char *what;           // names the case in a report
+    int shared;                 // tokens of its context
 } Pair;
 
 static int pair_failures;
@@ -136,8 +137,8 @@ static inline Method pair_method_after(const NaiveMethod *n, int ctx, const char
         m.set.every_turn = n->every_turn;
     }
     if (n->kind == NAIVE_STREAM)
-        pair_must(method_set(&m, "positions", n->cache ? "cache" : "original", &err), &err,
-                  "positions");
+        pair_must(method_set(&m, "positions", n->sink ? "sinkcache" : n->cache ? "cache" : "original",
+                             &err), &err, "positions");
     if (pair_has_group(n->kind)) m.set.group = pair_groups[n->group];
     m.seed = n->seed;
     m.session = n->session;
@@ -146,6 +147,7 @@ static inline Method pair_method_after(const NaiveMethod *n, int ctx, const char
         m.pattern = heads;
     }
     pair_must(method_resolve(&m, PRESET_SCBENCH, ctx, 0, -1, &err), &err, "method_resolve");
+    m.size.signs = n->signs;
     return m;
 }
 
@@ -162,7 +164,9 @@ static inline NaiveMethod pair_random_method(Rng *r, NaiveKind kind, int n) {
     if (kind == NAIVE_STREAM) {
         p.sinks = 1 + (int)rng_below(r, 8);
         p.recent = p.budget - p.sinks;
-        p.cache = rng_below(r, 2);
+        int rule = (int)rng_below(r, 3);
+        p.cache = rule == 1;
+        p.sink = rule == 2;
     }
     if (kind == NAIVE_CORM) {
         p.window = 1 + (int)rng_below(r, 1 + rng_below(r, 30));
@@ -184,6 +188,10 @@ static inline NaiveMethod pair_random_method(Rng *r, NaiveKind kind, int n) {
     if (kind == NAIVE_QUEST) p.page = 1 << rng_below(r, 6);
     if (kind == NAIVE_RANDOM) p.seed = rng_next(r) >> 33;
     if (pair_has_group(kind)) p.group = (NaiveGroup)rng_below(r, NAIVE_GROUPS);
+    if (kind == NAIVE_QUEST && rng_below(r, 3) == 0) {
+        p.group = NAIVE_QUERY_HEAD;
+        p.signs = true;
+    }
     return p;
 }
 
@@ -198,9 +206,9 @@ static inline void pair_describe(const NaiveMethod *p, char *text, size_t size) 
         if (v[i].value && at < (int)size)
             at += snprintf(text + at, size - (size_t)at, " %s %d", v[i].name, v[i].value);
     if (at < (int)size)
-        snprintf(text + at, size - (size_t)at, " %s%s%s%s", naive_groups[p->group],
+        snprintf(text + at, size - (size_t)at, " %s%s%s%s%s", naive_groups[p->group],
                  p->pool_max ? " max" : "", p->every_turn ? " every-turn" : "",
-                 p->cache ? " cache" : "");
+                 p->cache ? " cache" : p->sink ? " sinkcache" : "", p->signs ? " signs" : "");
 }
 
 static inline void pair_check_logits(const Pair *p, const char *call) {
@@ -225,6 +233,26 @@ static inline void pair_check_logits(const Pair *p, const char *call) {
     if (!differ && branch_argmax(p->fast) != naive_argmax(p->slow))
         pair_fail("%s, %s: argmax %d, oracle %d", p->what, call, branch_argmax(p->fast),
                   naive_argmax(p->slow));
+}
+
+// rows that some list names: query heads with rows of their own may name the same row of a context
+static inline size_t pair_named(const Pair *p) {
+    const NaiveModel *m = p->slow->m;
+    size_t named = 0;
+    int spread = p->slow->heads / m->G;
+    for (int i = 0; i < m->L * m->G; i++)
+        for (int h = 0; h < spread; h++) {
+            const NaiveHead *a = &p->slow->head[i * spread + h];
+            for (int j = 0; j < a->n; j++) {
+                bool again = false;
+                for (int o = 0; o < h && a->row[j].pos < p->shared; o++) {
+                    const NaiveHead *b = &p->slow->head[i * spread + o];
+                    for (int k = 0; k < b->n; k++) again |= b->row[k].pos == a->row[j].pos;
+                }
+                named += !again;
+            }
+        }
+    return named;
 }
 
 static inline void pair_check_rows(const Pair *p, const char *call) {
@@ -252,12 +280,11 @@ static inline void pair_check_rows(const Pair *p, const char *call) {
         pair_fail("%s, %s: stats say pos %d, rows %d to %d, mean %g; oracle %d, %d to %d, %g",
                   p->what, call, (int)s.pos, s.rows_min, s.rows_max, s.rows_mean, p->slow->pos,
                   min, max, mean);
-    // query heads with rows of their own may still name the same rows of a shared context
-    size_t named = (size_t)(p->slow->heads / m->G);
-    if (s.kv_live_bytes != sum * config_row_bytes(p->config) ||
-        s.kv_alloc_bytes * named < s.kv_live_bytes)
+    size_t named = pair_named(p);
+    if (s.kv_live_bytes != named * config_row_bytes(p->config) ||
+        s.kv_alloc_bytes < s.kv_live_bytes)
         pair_fail("%s, %s: %zu live bytes of %zu for %zu rows of %zu", p->what, call,
-                  s.kv_live_bytes, s.kv_alloc_bytes, sum, config_row_bytes(p->config));
+                  s.kv_live_bytes, s.kv_alloc_bytes, named, config_row_bytes(p->config));
     pair_checks++;
     if (pair_poison) branch_poison(p->fast);
 }
@@ -271,7 +298,7 @@ static inline Pair pair_first_as(PairModel *m, const NaiveBranch *base, const Na
     Err err = { 0 };
     Method fast = pair_method(method, base->pos);
     int shared = ctx ? context_len(ctx) : 0, n = base->pos - shared;
-    Pair p = { .config = model_config(m->fast), .what = what };
+    Pair p = { .config = model_config(m->fast), .what = what, .shared = shared };
     p.fast = branch_open(m->fast, ctx, &fast, reserve, &err);
     pair_must(!p.fast, &err, "branch_open");
     pair_must(branch_feed(p.fast, ids + shared, n, FEED_FIRST, &err), &err, "branch_feed");
@@ -322,12 +349,13 @@ static inline void pair_batch(Pair **p, const int32_t *id, int n) {
 static inline void pair_cut(Pair *p, int n) {
     branch_cut(p->fast, p->slow->pos - n);
     naive_cut(p->slow, p->slow->pos - n);
+    if (p->slow->pos < p->shared) p->shared = p->slow->pos;     // what comes there is its own
     pair_check_rows(p, "cut");
 }
 
 static inline Pair pair_fork(const Pair *p, int reserve) {
     Err err = { 0 };
-    Pair c = { .config = p->config, .what = p->what };
+    Pair c = { .config = p->config, .what = p->what, .shared = p->shared };
     c.fast = branch_fork(p->fast, reserve, &err);
     pair_must(!c.fast, &err, "branch_fork");
     c.slow = naive_copy(p->slow);

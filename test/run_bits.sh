@@ -182,7 +182,9 @@ refuse 2 'one first feed' "$model" --query-aware each $o
 refuse 2 'acts on no mode' "$model" --mode single --query-aware first $o
 refuse 2 'mixes' "$model" --task longbench/hotpotqa,retr_kv $o
 refuse 2 'names retr_kv twice' "$model" --task retr_kv,scbench_kv $o
-refuse 2 'has no quest' "$model" --preset harness --method quest $o
+refuse 2 'has no topk' "$model" --preset harness --method topk $o
+refuse 2 'keeps a prompt whole' "$model" --method streamingllm --set streamingllm.positions=sinkcache --set streamingllm.prefill=stream:64 $o
+refuse 2 "'original' or 'cache'" "$model" --method snapkv --set snapkv.positions=sinkcache $o
 refuse 2 'acts on no method' "$model" --method corm --group max $o
 refuse 2 'acts on no method' "$model" --method full --group query-head $o
 refuse 2 'acts on no method' "$model" --method h2o,corm --compress every-turn $o

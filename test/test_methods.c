@@ -89,6 +89,10 @@ static void check_sizes(void) {
         expect(method_resolve(&m, PRESET_HARNESS, 4096, 0, -1, &err) && err.code == EXIT_USAGE,
                "the harness has no %s and its preset took it", lacks[i]);
     }
+    Method quest = method_of("quest", PRESET_HARNESS, 900, 0, NULL, NULL);
+    expect(quest.size.signs && quest.size.budget == 1024 && quest.size.page == 16 &&
+               !method_wide(&quest),
+           "the harness's quest chooses by signs and keeps a row per KV head");
     Method once = method_of("streamingllm", PRESET_HARNESS, 900, 0, NULL, NULL);
     expect(!once.size.steps && !once.size.feeds && once.size.positions == POSITIONS_ORIGINAL &&
                once.size.group == GROUP_QUERY_HEAD,

@@ -258,6 +258,7 @@ static void run_roomy(World *w, NaiveKind kind) {
     method.budget = 1000;
     if (kind == NAIVE_STREAM) method.recent = 1000 - method.sinks;
     if (kind == NAIVE_CORM) method.window = 1000;
+    method.signs = false;               // that code drops a page where the last one is not full
     naive_append(base, ids, n);
     char what[200];
     int at = snprintf(what, sizeof what, "seed %d, %d tokens against full: ", w->seed, n);
@@ -271,6 +272,59 @@ static void run_roomy(World *w, NaiveKind kind) {
     naive_drop(base);
 }
 
+// SinkCache of 8 rows and 2 sinks: where keys and query stand after some steps, by its own code
+static void sinks_by_hand(void) {
+    static const struct { int fed, steps, query, key[8]; } v[] = {
+        { 3, 5, 7, { 0, 1, 1, 2, 3, 4, 5, 7 } }, { 3, 10, 8, { 0, 1, 2, 4, 5, 6, 7, 8 } },
+        { 20, 1, 20, { 0, 1, 14, 15, 16, 17, 18, 20 } },
+        { 20, 2, 8, { 0, 1, 14, 15, 16, 17, 19, 8 } },
+    };
+    static PairModel m;
+    TinySpec spec = { .dim = 32, .hidden_dim = 32, .n_layers = 1, .n_heads = 1, .n_kv_heads = 1,
+                      .head_dim = 32, .dtype = DT_BF16, .tied = true, .seed = 5, .sharp = 3 };
+    NaiveMethod full = { .kind = NAIVE_FULL },
+                sink = { .kind = NAIVE_STREAM, .budget = 8, .sinks = 2, .recent = 6, .sink = true };
+    int32_t ids[20] = { 1, 2, 3, 4, 5 };
+    pair_open(&m, &spec, 64);
+    for (size_t i = 0; i < COUNTOF(v); i++) {
+        NaiveBranch *base = naive_branch(m.slow, full);
+        naive_append(base, ids, v[i].fed);
+        Pair p = pair_first(&m, base, &sink, NULL, ids, 0, "sinkcache by hand");
+        for (int k = 0; k < v[i].steps; k++) pair_step(&p, k);
+        const NaiveHead *a = &p.slow->head[0];
+        expect(a->n == 8, "sinkcache, %d + %d tokens: %d rows", v[i].fed, v[i].steps, a->n);
+        for (int j = 0; j < a->n && j < 8; j++)
+            expect(a->row[j].pos + a->row[j].turn == v[i].key[j],
+                   "sinkcache, %d + %d tokens: key %d stands at %d, by hand %d", v[i].fed,
+                   v[i].steps, j, a->row[j].pos + a->row[j].turn, v[i].key[j]);
+        pair_drop(&p);
+        naive_drop(base);
+    }
+    pair_close(&m);
+}
+
+// two queries with opposite signs in channel 0: 2 k_1 alone decides, under the first query with 1,
+// under the second with 3; ten keys in pages of two
+static void signs_by_hand(void) {
+    static const float q[4] = { 5, 1, -4, 3 };
+    float k[20];
+    uint8_t keep[10];
+    NaiveMethod p = { .kind = NAIVE_QUEST, .budget = 6, .page = 2, .signs = true };
+    for (int j = 0; j < 10; j++) {
+        k[2 * j] = j == 0 ? 99 : 0;
+        k[2 * j + 1] = (float)((j * 7) % 10);           // 0 7 4 1 8 5 2 9 6 3: 7 4 8 9 6 per page
+    }
+    naive_signs(&p, k, 10, q, 2, 2, 0, 9, 2, keep);
+    expect_rows("quest by signs, 3 of 5 pages", keep, 10, "0 1 4-7");
+    naive_signs(&p, k, 10, q, 2, 2, 1, 7, 2, keep);
+    expect_rows("quest by signs, what a token may see", keep, 10, "0 1 4-6");
+    naive_signs(&p, k, 9, q, 2, 1, 0, 9, 2, keep);      // q 5 1: the key of 99, then channel 1
+    expect_rows("quest by signs, one query", keep, 9, "0 1 4-7");
+    p.budget = 100;
+    naive_signs(&p, k, 9, q, 2, 1, 0, 9, 2, keep);      // 9 / 2: four of five pages
+    expect_rows("quest by signs, a list within the budget", keep, 9, "0 1 4-8");
+}
+
 int main(int argc, char **argv) {
     static World world;
     World *w = &world;
@@ -282,6 +336,8 @@ int main(int argc, char **argv) {
     window_by_hand();
     counts_by_hand();
     reads_by_hand();
+    signs_by_hand();
+    sinks_by_hand();
     printf("%ld checks by hand, %d failed\n", checks, failures);
     for (int kind = NAIVE_KEEP_LAST; kind < NAIVE_KINDS; kind++) {
         long before = pair_checks;

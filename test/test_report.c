@@ -32,8 +32,8 @@ static const char *const keys[] = {
     "prediction", "gold", "score", "error", "evictable", "rows_min_q", "rows_mean_q", "rows_max_q",
     "kv_live_bytes_q", "kv_alloc_bytes_q", "rows_min_end", "rows_mean_end", "rows_max_end", "kv_live_bytes_end",
     "kv_alloc_bytes_end", "shared", "policy_bytes", "ssm_bytes", "pairs_ratio", "prefill_s", "shared_prefill_s",
-    "first_token_s", "decode_tok_s", "peak_bytes", "logits_hash", "batch", "restored",
-    "turns", "part", "arm", "scorer", "lang", "similarity", "matched",
+    "first_token_s", "decode_tok_s", "peak_bytes", "logits_hash", "batch", "root_s", "decode_s", "policy_s",
+    "shared_policy_s", "restored", "turns", "part", "arm", "scorer", "lang", "similarity", "matched",
     "tokens_before", "tokens_after", "compress_s", "compress_read", "gold_kept", "question",
 };
 

@@ -366,6 +366,22 @@ static void test_pairs(void) {
     HOLDS(REPORT(small_run(), "query", NULL, 0), "error: --table query: no method was run both");
 }
 
+// two arms on one context of 10 s, of which 2 s are column sums; the second has a root of its own
+static void test_cost(void) {
+    Row a = row_of("retr_kv", "multi-request", "full", 1, 1, 1);
+    Row b = row_of("retr_kv", "multi-request", "h2o", 1, 1, 1);
+    a.shared_prefill_s = 10, a.root_s = 0, a.shared_policy_s = 2, a.prefill_s = 1;
+    a.decode_s = 3, a.policy_s = 0;
+    b.shared_prefill_s = 10.3, b.root_s = 0.3, b.shared_policy_s = 2, b.prefill_s = 1.2;
+    b.decode_s = 2, b.policy_s = 0.5;
+    put(&a);
+    put(&b);
+    HOLDS(REPORT(run_make("cost", "ab", NULL), "cost", "md", 0),
+          "| full | - | multi-request | 1 | 10.00 | 1.00 | 3.00 | 2.00 | 14.00 | 1.167 |",
+          "| h2o | - | multi-request | 1 | 10.00 | 1.50 | 2.00 | 2.50 | 13.50 | 1.227 |",
+          "| 2 arms |  | multi-request | 1 | 10.00 | 2.50 | 5.00 | 2.50 | 17.50 | 1.167 |");
+}
+
 static void test_left_out(void) {
     for (int s = 1; s <= 5; s++) {
         for (int t = 1; t <= 2; t++) {
@@ -462,6 +478,7 @@ int main(void) {
     test_lengths();
     test_means();
     test_pairs();
+    test_cost();
     test_left_out();
     test_merge();
     test_cases();

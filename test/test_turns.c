@@ -71,6 +71,10 @@ static const float *fake_branch_logits(const Branch *b) {
     if (bad_logits_at && b->n_asked == bad_logits_at) out_logits[3] = NAN;
     return out_logits;
 }
+static int fake_branch_finite(const Branch *b, Err *err) {     // of the logits last asked for
+    (void)b;
+    return isnan(out_logits[3]) ? FAIL(err, "the logit of token id 3 is not a number") : 0;
+}
 static int fake_branch_argmax(const Branch *b) {
     Branch *asked = (Branch *)(uintptr_t)b;
     return asked->n_asked++ == stop_after ? STOP : 499 + asked->n_asked;
@@ -116,6 +120,7 @@ static BranchStats fake_branch_stats(const Branch *b) {
     s.kv_alloc_bytes = 20 * (size_t)s.rows_max;
     return s;
 }
+static Phases fake_model_phases(Model *m) { Phases p = { .evict_s = 0.25 }; (void)m; return p; }
 static Mem *fake_model_mem(Model *m) { static Mem mem = { 7, 1000, 0 }; (void)m; return &mem; }
 static bool fake_tok_is_stop(const Tok *t, int id) { (void)t; return id == STOP; }
 static void fake_tok_decode(const Tok *t, const int32_t *ids, size_t n, unsigned flags, StrBuf *out) {
@@ -137,6 +142,7 @@ static void fake_tok_encode(const Tok *t, const char *s, size_t n, unsigned flag
 #define branches_step fake_branches_step
 #define branch_logits fake_branch_logits
 #define branch_argmax fake_branch_argmax
+#define branch_finite fake_branch_finite
 #define branch_fork fake_branch_fork
 #define branch_drop fake_branch_drop
 #define branch_cut fake_branch_cut
@@ -145,6 +151,7 @@ static void fake_tok_encode(const Tok *t, const char *s, size_t n, unsigned flag
 #define branch_rewind fake_branch_rewind
 #define branch_stats fake_branch_stats
 #define model_mem fake_model_mem
+#define model_phases fake_model_phases
 #define tok_is_stop fake_tok_is_stop
 #define tok_decode fake_tok_decode
 #define tok_encode fake_tok_encode
@@ -296,11 +303,14 @@ static void test_multi_turn(void) {
            "prediction %s stop %s", text_of(0, "prediction"), text_of(0, "stop"));
     EXPECT(real_of(0, "score") == 1 && real_of(1, "score") == 0, "scores");
     EXPECT(int_of(0, "n_prompt") == 5 && int_of(1, "n_prompt") == 8 && int_of(1, "n_new") == 2, "lengths");
+    EXPECT(real_of(0, "policy_s") == 0.75 && real_of(1, "policy_s") == 0.75, "a feed and two steps: %g s",
+           real_of(0, "policy_s"));
     EXPECT(int_of(0, "rows_max_q") == 5 && int_of(0, "rows_max_end") == 7, "rows at q and end");
     EXPECT(int_of(0, "session") == 3 && int_of(1, "turn") == 2 && real_of(1, "depth") == 0.75, "names");
     EXPECT(!strcmp(text_of(0, "history"), "golden") && !strcmp(text_of(0, "query_aware"), "first"), "switches");
     EXPECT(json_is_null(json_object_get(rows[0], "evictable")), "full has nothing evictable");
-    EXPECT(json_is_null(json_object_get(rows[0], "shared_prefill_s")), "no context was shared");
+    EXPECT(json_is_null(json_object_get(rows[0], "shared_prefill_s")) &&
+           json_is_null(json_object_get(rows[0], "root_s")), "no context was shared");
     int32_t fed[8] = { 1, 2, 3, 10, 11, 19, 25, 26 };
     char hash[17];
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)XXH64(fed, sizeof fed, 0));
