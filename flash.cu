@@ -703,7 +703,7 @@ __global__ __launch_bounds__(STEP_WARPS * 32) static void step_bf16(CudaStep a, 
         float s[2][4];
         uint32_t p[4];
         uint4 v[CEIL_DIV(DIM, 64)][4];
-        if (DIM <= 128) step_load_values<DIM>(list, entry, it.to, v);    // on their way with the keys
+        if (DIM <= 128) step_load_values<DIM>(list, entry, it.to, v);    // on its way with K
         step_scores_of<DIM>(list, q, entry, it.to, s);
         UNROLL for (int i = 0; a.scores && i < 8; i++) {
             int row = lane / 4 + i / 4 * 8, head = it.head + row, at = entry + lane % 4 * 4 + i % 4;

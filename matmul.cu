@@ -760,7 +760,8 @@ __global__ __launch_bounds__(MATVEC_WARPS * 32) static void matvec_fma(Matvec a)
 // 5 to 16 rows. A dot product does not care for the order of its channels, so lane 4g + c takes the
 // eight channels from 8c on of every 32, of activation rows g and g + 8 and of two columns: the 16
 // bytes from memory are the operands of two mma steps as they come, and nothing passes through
-// shared memory. The eight warps of a block share its 16 columns, each every eighth block of channels.
+// shared memory. The eight warps of a block share its 16 columns, each takes every eighth block of
+// channels.
 template <int DT>
 __global__ __launch_bounds__(MATVEC_WARPS * 32) static void matvec_mma(Matvec a) {
     SHARED(float, sums, MATVEC_WARPS * 16 * MMA_COLS);
@@ -847,5 +848,142 @@ void cuda_matvec(const CudaJob *jobs, int n_jobs, const void *act, int rows, voi
     if (jobs[0].w.dtype == DT_F32) launch_matvec<DT_F32>(a, columns, stream);
     else if (jobs[0].w.dtype == DT_BF16) launch_matvec<DT_BF16>(a, columns, stream);
     else launch_matvec<DT_Q8>(a, columns, stream);
+}
+
+// ---------------------------------------------------------------------------
+// Many rows: cuBLASLt. It counts in columns, so y^T (n, rows) = W (n, k) x^T (k, rows), where the
+// row-major W and x are already the transposes it wants. Split sums may be added in fp32 alone. How
+// a shape is computed is asked once and kept: asking takes longer than a small product.
+typedef struct {
+    int rows, n, ld;
+    size_t ldy;
+    DType dtype;
+    cublasLtMatrixLayout_t w, x, y;
+    cublasLtMatmulAlgo_t algo;
+} GemmShape;
+
+enum { GEMM_SHAPES = 64 };
+struct CudaGemm {
+    cublasLtHandle_t blas;
+    cublasLtMatmulDesc_t product;
+    cublasLtMatmulPreference_t prefer;
+    GemmShape shape[GEMM_SHAPES];
+    int n_shapes, oldest;
+    void *workspace;
+    uint16_t *unpacked;         // a q8 matrix as bf16
+    size_t unpacked_bytes;
+};
+
+CudaGemm *cuda_gemm_open(size_t unpacked) {
+    CudaGemm *g = (CudaGemm *)xrealloc(NULL, sizeof *g);
+    cublasOperation_t trans = CUBLAS_OP_T;
+    uint32_t fp32 = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    uint64_t space = GEMM_WORKSPACE;
+    memset(g, 0, sizeof *g);
+    BLAS_OK(cublasLtCreate(&g->blas));
+    BLAS_OK(cublasLtMatmulDescCreate(&g->product, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    BLAS_OK(cublasLtMatmulDescSetAttribute(g->product, CUBLASLT_MATMUL_DESC_TRANSA, &trans,
+                                           sizeof trans));
+    BLAS_OK(cublasLtMatmulPreferenceCreate(&g->prefer));
+    BLAS_OK(cublasLtMatmulPreferenceSetAttribute(
+        g->prefer, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &fp32, sizeof fp32));
+    BLAS_OK(cublasLtMatmulPreferenceSetAttribute(
+        g->prefer, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &space, sizeof space));
+    CUDA_OK(cudaMalloc(&g->workspace, GEMM_WORKSPACE));
+    if (unpacked) CUDA_OK(cudaMalloc(&g->unpacked, unpacked));
+    g->unpacked_bytes = unpacked;
+    return g;
+}
+
+static void gemm_shape_drop(GemmShape *s) {
+    BLAS_OK(cublasLtMatrixLayoutDestroy(s->w));
+    BLAS_OK(cublasLtMatrixLayoutDestroy(s->x));
+    BLAS_OK(cublasLtMatrixLayoutDestroy(s->y));
+}
+
+void cuda_gemm_close(CudaGemm *g) {
+    if (!g) return;
+    for (int i = 0; i < g->n_shapes; i++) gemm_shape_drop(&g->shape[i]);
+    BLAS_OK(cublasLtMatmulPreferenceDestroy(g->prefer));
+    BLAS_OK(cublasLtMatmulDescDestroy(g->product));
+    BLAS_OK(cublasLtDestroy(g->blas));
+    CUDA_OK(cudaFree(g->workspace));
+    CUDA_OK(cudaFree(g->unpacked));
+    free(g);
+}
+
+// a shape that was asked before, or the oldest one's place
+static const GemmShape *gemm_shape(CudaGemm *g, const CudaJob *job, int rows) {
+    const CudaWeight *w = &job->w;
+    cublasLtMatmulHeuristicResult_t best;
+    int found = 0;
+    for (int i = 0; i < g->n_shapes; i++) {
+        const GemmShape *s = &g->shape[i];
+        if (s->rows == rows && s->n == w->n && s->ld == w->ld && s->ldy == job->ldy &&
+            s->dtype == w->dtype)
+            return s;
+    }
+    GemmShape *s = &g->shape[g->n_shapes < GEMM_SHAPES ? g->n_shapes : g->oldest];
+    if (g->n_shapes < GEMM_SHAPES) g->n_shapes++;
+    else {
+        gemm_shape_drop(s);
+        g->oldest = (g->oldest + 1) % GEMM_SHAPES;
+    }
+    cudaDataType_t in = w->dtype == DT_F32 ? CUDA_R_32F : CUDA_R_16BF;
+    s->rows = rows;
+    s->n = w->n;
+    s->ld = w->ld;
+    s->ldy = job->ldy;
+    s->dtype = w->dtype;
+    BLAS_OK(cublasLtMatrixLayoutCreate(&s->w, in, (uint64_t)w->ld, (uint64_t)w->n, w->ld));
+    BLAS_OK(cublasLtMatrixLayoutCreate(&s->x, in, (uint64_t)w->ld, (uint64_t)rows, w->ld));
+    BLAS_OK(cublasLtMatrixLayoutCreate(&s->y, CUDA_R_32F, (uint64_t)w->n, (uint64_t)rows,
+                                       (int64_t)job->ldy));
+    BLAS_OK(cublasLtMatmulAlgoGetHeuristic(g->blas, g->product, s->w, s->x, s->y, s->y, g->prefer,
+                                           1, &best, &found));
+    CHECK(found == 1, "cuBLASLt has no product of %d rows, %d columns, %d channels", rows, w->n,
+          w->ld);
+    s->algo = best.algo;
+    return s;
+}
+
+// grid: (n ld) / 8 threads; eight channels each
+__global__ static void q8_unpacked(CudaWeight w, uint16_t *to) {
+    size_t at = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    int eights = w.ld / 8;
+    Eight<DT_Q8> e;
+    uint32_t r[4];
+    if (at >= (size_t)w.n * eights) return;
+    eight_load(&e, w, (int)(at / eights), (int)(at % eights));
+    eight_pairs(e, r);
+    *(uint4 *)(to + at * 8) = make_uint4(r[0], r[1], r[2], r[3]);
+}
+
+// y (rows, n) <- bias (n)
+__global__ static void bias_rows(float *y, size_t ldy, const float *bias, int n) {
+    int col = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+    if (col < n) y[blockIdx.y * ldy + col] = bias[col];
+}
+
+void cuda_gemm(CudaGemm *g, const CudaJob *job, const void *act, int rows, void *stream) {
+    const GemmShape *s = gemm_shape(g, job, rows);
+    const CudaWeight *w = &job->w;
+    const void *weights = w->rows;
+    float one = 1.0f, onto = job->add || job->bias ? 1.0f : 0.0f;
+    enum { THREADS = 256 };
+    if (w->dtype == DT_Q8) {
+        size_t cells = (size_t)w->n * w->ld;
+        CHECK(cells * 2 <= g->unpacked_bytes, "no room to unpack %d x %d weights", w->n, w->ld);
+        LAUNCH(q8_unpacked, (unsigned)CEIL_DIV(cells / 8, (size_t)THREADS), THREADS, 0, stream, *w,
+               g->unpacked);
+        weights = g->unpacked;
+    }
+    if (job->bias) {
+        dim3 grid((unsigned)CEIL_DIV(w->n, (int)THREADS), (unsigned)rows);
+        LAUNCH(bias_rows, grid, THREADS, 0, stream, job->y, job->ldy, job->bias, w->n);
+    }
+    BLAS_OK(cublasLtMatmul(g->blas, g->product, &one, weights, s->w, act, s->x, &onto, job->y, s->y,
+                           job->y, s->y, &s->algo, g->workspace, GEMM_WORKSPACE,
+                           (cudaStream_t)stream));
 }
 #endif

@@ -42,6 +42,14 @@ void cuda_weight_lay(CudaWeight *w, DType dtype, int n, int k, const void *rows,
 // up to 16 rows, at the speed of reading the weights; up to CUDA_JOBS jobs that share act
 void cuda_matvec(const CudaJob *jobs, int n_jobs, const void *act, int rows, void *stream);
 
+// Many rows: cuBLASLt, sums in fp32. Weights, act and y lie on 256 bytes. One object per device;
+// its calls are on one stream at a time. unpacked: bytes of the largest q8 matrix as bf16, or 0
+typedef struct CudaGemm CudaGemm;
+CudaGemm *cuda_gemm_open(size_t unpacked);
+void cuda_gemm_close(CudaGemm *g);
+enum { GEMM_WORKSPACE = 32 << 20 };     // device bytes it takes besides
+void cuda_gemm(CudaGemm *g, const CudaJob *job, const void *act, int rows, void *stream);
+
 // ---------------------------------------------------------------------------
 // Attention of a feed: rows of every query head over the lists of their KV heads, or over lists of
 // their own (sparse prefill), given as whole pieces of 64 entries and single ones.

@@ -104,7 +104,8 @@ static void lse_near(const char *what, const std::vector<float> &got,
 // A step
 
 // n branches; shared rows are the same in all up to there; a list may be empty
-static void step(const AttnShape *s, int n, int shared, const int *own, int lives, bool name_shared) {
+static void step(const AttnShape *s, int n, int shared, const int *own, int lives,
+                 bool name_shared) {
     int H = s->n_heads, G = s->n_kv_heads, group = H / G, hd = s->head_dim, most = 0, same = shared;
     std::vector<Rows> rows((size_t)(n * G));
     std::vector<KeyList> lists;
@@ -153,7 +154,8 @@ static void step(const AttnShape *s, int n, int shared, const int *own, int live
     a.ld_scores = ld;
     std::vector<float> nothing(scores.size(), 0.0f);
     a.scores = to_device(nothing.data(), nothing.size());
-    std::vector<float> got(cells), again(cells), got_lse((size_t)(n * H)), got_scores(scores.size());
+    std::vector<float> got(cells), again(cells), got_lse((size_t)(n * H));
+    std::vector<float> got_scores(scores.size());
     cuda_step(s, &a, twin_stream());
     from_device(got.data(), a.out, cells);
     from_device(got_lse.data(), a.lse2, got_lse.size());
@@ -162,8 +164,9 @@ static void step(const AttnShape *s, int n, int shared, const int *own, int live
     cuda_step(s, &a, twin_stream());
     from_device(again.data(), a.out, cells);
     char what[160];
-    snprintf(what, sizeof what, "step, hd %d, %d:%d heads, %d branches, %d shared (%d), lives %d, most %d",
-             hd, H, G, n, shared, same, lives, most);
+    snprintf(what, sizeof what,
+             "step, hd %d, %d:%d heads, %d branches, %d shared (%d), lives %d, most %d", hd, H,
+             G, n, shared, same, lives, most);
     twin_near(what, got.data(), out.data(), cells, tolerance(s));
     twin_equal(what, again.data(), got.data(), cells);
     lse_near(what, got_lse, lse);
@@ -333,8 +336,8 @@ static void denses(void) {
 }
 
 // a list per query head and 64 rows, of every kind
-static void random_lists(HeadLists *l, HeadKind kind, int len, int n, std::vector<int32_t> *vertical,
-                         std::vector<uint64_t> *slash) {
+static void random_lists(HeadLists *l, HeadKind kind, int len, int n,
+                         std::vector<int32_t> *vertical, std::vector<uint64_t> *slash) {
     memset(l, 0, sizeof *l);
     l->kind = kind;
     l->len = len;

@@ -1,5 +1,5 @@
-// Linear layers of 1 to 16 rows: cuda_matvec against linear(), every dtype, columns and channels on
-// both sides of what a warp and a block take, bias, residual, jobs of one call.
+// Linear layers: cuda_matvec (1 to 16 rows) and cuda_gemm (any) against linear(), every dtype,
+// columns and channels on both sides of what a warp and a block take, bias, residual, jobs of one call.
 #include "products.h"
 #include "test/cuda/twin.h"
 #include <vector>
@@ -48,7 +48,8 @@ static void weight_make(Both *b, DType dtype, int n, int k, uint64_t seed) {
 
 enum { PLAIN, BIAS, ADD, WAYS };
 
-static void compare(DType dtype, int rows, int k, const int *columns, int n_jobs) {
+// gemm NULL: cuda_matvec
+static void compare(CudaGemm *gemm, DType dtype, int rows, int k, const int *columns, int n_jobs) {
     MulKind kind = mul_kind(dtype);
     int ld = padded(k);
     std::vector<float> x((size_t)rows * (size_t)k);
@@ -85,14 +86,16 @@ static void compare(DType dtype, int rows, int k, const int *columns, int n_jobs
         host.push_back(a);
         device.push_back(b);
     }
-    cuda_matvec(device.data(), n_jobs, on_device, rows, twin_stream());
+    if (!gemm) cuda_matvec(device.data(), n_jobs, on_device, rows, twin_stream());
+    for (int j = 0; gemm && j < n_jobs; j++)
+        cuda_gemm(gemm, &device[(size_t)j], on_device, rows, twin_stream());
     linear(kind, host.data(), n_jobs, packed, rows);
     for (int j = 0; j < n_jobs; j++) {
         std::vector<float> got(y[(size_t)j].size());
         char what[96];
         from_device(got.data(), device[(size_t)j].y, got.size());
-        snprintf(what, sizeof what, "matvec, dtype %d, %d rows, k %d, job %d of %d columns", dtype,
-                 rows, k, j, columns[j]);
+        snprintf(what, sizeof what, "%s, dtype %d, %d rows, k %d, job %d of %d columns",
+                 gemm ? "gemm" : "matvec", dtype, rows, k, j, columns[j]);
         twin_near(what, got.data(), y[(size_t)j].data(), got.size(), TOLERANCE * sqrt((double)k));
         cudaFree(device[(size_t)j].y);
         cudaFree((void *)device[(size_t)j].bias);
@@ -106,15 +109,21 @@ int main(void) {
     int none = twin_begin();
     if (none) return none;
     if (cpu_init(1, &err)) die_code(EXIT_USER, "%s", err.msg);
+    CudaGemm *gemm = cuda_gemm_open((size_t)129 * 128 * 2);
     const DType dtypes[] = { DT_BF16, DT_F32, DT_Q8 };
     const int columns[][3] = { { 1, 2, 3 }, { 15, 16, 17 }, { 63, 33, 5 }, { 129, 31, 8 } };
     const int channels[] = { 1, 31, 32, 33, 255, 256, 257, 576, 1100 };
     for (size_t d = 0; d < COUNTOF(dtypes); d++) {
         for (size_t i = 0; i < COUNTOF(channels); i++)
-            compare(dtypes[d], 1 + (int)i % 3, channels[i], columns[i % COUNTOF(columns)], 3);
+            compare(NULL, dtypes[d], 1 + (int)i % 3, channels[i], columns[i % COUNTOF(columns)], 3);
         for (int rows = 3; rows <= MATVEC_MOST; rows += rows < 5 ? 1 : 5)
-            compare(dtypes[d], rows, 288, columns[rows % (int)COUNTOF(columns)], 2);
-        compare(dtypes[d], MATVEC_MOST, 320, columns[1], 3);
+            compare(NULL, dtypes[d], rows, 288, columns[rows % (int)COUNTOF(columns)], 2);
+        compare(NULL, dtypes[d], MATVEC_MOST, 320, columns[1], 3);
+        for (int rows = 15; rows <= 65; rows += 25)             // twice: the second finds its shape
+            for (int again = 0; again < 2; again++)
+                compare(gemm, dtypes[d], rows, 33 + 64 * again, columns[rows % 4], 3);
+        for (int rows = 1; rows < 80; rows++) compare(gemm, dtypes[d], rows, 5, columns[0], 1);
     }
+    cuda_gemm_close(gemm);
     return twin_end("test_matvec");
 }
