@@ -135,7 +135,8 @@ __device__ static typename Keys::Bits block_kth(const Keys &key, int n, int k, i
             bool in = j < n && (u & known) == prefix;
             unsigned digit = in ? (unsigned)(u >> shift & 255) : 256u;
             unsigned same = __match_any_sync(0xffffffffu, digit);   // neighbours often share a bin
-            if (in && __ffs(same) - 1 == (int)threadIdx.x % 32) atomicAdd(&count[digit], __popc(same));
+            if (in && __ffs(same) - 1 == (int)threadIdx.x % 32)
+                atomicAdd(&count[digit], __popc(same));
         }
         __syncthreads();
         if (threadIdx.x < 32) {
@@ -593,7 +594,8 @@ void cuda_score(ScoreKind kind, const Scoring *a, void *stream) {
         LAUNCH(score_k, dim3(blocks_for(a->max_len, 256), rows), 256, 0, stream, kind, *a);
 }
 
-// grid rows: keep holds the steadiest; in the end all but the one of least mean, the newer of equals
+// grid rows: keep holds the steadiest; in the end all but the one of least mean, the newer of
+// equals
 __global__ static void keep_roco_k(const float *mean, size_t ld, const Choice *choice,
                                    uint8_t *keep) {
     SHARED(float, least, 32);
@@ -891,7 +893,8 @@ __device__ static int row_sees(const LookRows *a, int l, int i) {
 __device__ static bool row_skips(const LookRows *a, int h, int i, int j) {
     if (!a->sparse) return false;
     const HeadLists *l = &a->sparse[h];
-    int row = a->row0 + i, own = l->len - l->n + row, block = row / SPARSE_ROWS - a->row0 / SPARSE_ROWS;
+    int row = a->row0 + i, own = l->len - l->n + row,
+        block = row / SPARSE_ROWS - a->row0 / SPARSE_ROWS;
     uint64_t bits = a->marks[((size_t)h * a->mark_blocks + block) * a->mark_words + j / 64];
     bool windowed = l->kind == HEAD_A_SHAPE && row < l->n - l->dense_rows;
     return !(bits >> j % 64 & 1) || (windowed && j >= l->sinks && j <= own - l->local);
@@ -963,18 +966,19 @@ __device__ static void column_add(Column *c, const Observed *o, uint32_t *state,
 
 enum { DIAGONALS = TILE_KEYS + TILE_ROWS };     // of a block's keys and the 64 rows of one head
 
-// sums of one head's tile along its diagonals: index d + i - (rows - 1) of a key d under row i
+// sums of one head's tile, rows from `at` on, along its diagonals: key first + j under row i adds
+// to number j + rows - 1 - i
 __device__ static void add_diagonals(const LookRows *a, const Observed *o, const float *s, int head,
-                                     int first) {
+                                     int first, int at) {
     const float *lse2 = o->lse2 + (size_t)head * o->lse_ld;
     int l = head / (a->n_heads / a->n_lists);
     float *to = o->diagonals + ((size_t)head * gridDim.x + blockIdx.x) * DIAGONALS;
     for (int e = threadIdx.x; e < DIAGONALS; e += TILE_THREADS) {
         float sum = 0;
-        for (int i = 0; i < a->rows; i++) {
+        for (int i = at; i < a->rows; i++) {
             int j = e - (a->rows - 1 - i);
             if (j < 0 || j >= TILE_KEYS || first + j >= row_sees(a, l, i)) continue;
-            sum += fexp2(s[i * SCORE_LD + j] - lse2[i]);
+            sum += fexp2(s[(i - at) * SCORE_LD + j] - lse2[i]);
         }
         to[e] = sum;
     }
@@ -1014,7 +1018,7 @@ __global__ static void look_k(LookRows a, Observed o) {
                              tile.s + i * heads * SCORE_LD + threadIdx.x, SCORE_LD,
                              o.lse2 + (size_t)h * o.lse_ld + at + i, heads, seen, o.t + at + i);
         }
-        if (KIND == LOOK_DIAGONALS) add_diagonals(&a, &o, tile.s, h, first);
+        if (KIND == LOOK_DIAGONALS) add_diagonals(&a, &o, tile.s, h, first, at);
     }
     if (j < len) column_store<sums ? LOOK_SUM : KIND>(state + j, plane, &c);
 }
@@ -1055,8 +1059,10 @@ __global__ static void observe_k(LookRows a, Observed o, const float *scores, si
     if (j >= a.list[l].len) return;
     const bool sums = KIND == LOOK_WINDOW;
     size_t plane = sums ? 0 : (size_t)o.head[l].cap;
-    uint32_t *state = (sums ? (uint32_t *)o.sums + (size_t)h * o.sums_ld
-                            : o.head[l].state + (size_t)unit * (o.head[l].words / o.units) * plane) + j;
+    uint32_t *state =
+        (sums ? (uint32_t *)o.sums + (size_t)h * o.sums_ld
+              : o.head[l].state + (size_t)unit * (o.head[l].words / o.units) * plane) +
+        j;
     Column c = { 0, 0, 0, 0 };
     if (!sums) c = column_load<KIND>(state, plane);
     column_add<KIND>(&c, &o, state, plane, scores + (size_t)h * scores_ld + j, scores_ld,
@@ -1067,8 +1073,8 @@ __global__ static void observe_k(LookRows a, Observed o, const float *scores, si
 template <LookKind KIND>
 static void observe_launch(const LookRows *a, const Observed *o, const float *scores, size_t ld,
                            void *stream) {
-    LAUNCH(observe_k<KIND>, dim3(blocks_for(a->max_len, 128), a->n_lists * o->units), 128, 0, stream,
-           *a, *o, scores, ld);
+    LAUNCH(observe_k<KIND>, dim3(blocks_for(a->max_len, 128), a->n_lists * o->units), 128, 0,
+           stream, *a, *o, scores, ld);
 }
 
 void cuda_observe(LookKind kind, const LookRows *a, const Observed *o, const float *scores,
@@ -1084,14 +1090,16 @@ void cuda_observe(LookKind kind, const LookRows *a, const Observed *o, const flo
 }
 
 // Denominators of a few rows over all keys: blocks share the keys in LOOK_SPLITS pieces of whole
-// tiles, each leaves (m, l) of its rows, and the pieces are folded in order. Two threads hold a row.
+// tiles, each leaves (m, l) of its rows, and the pieces are folded in order. Two threads hold a
+// row.
 
 // grid (pieces, row tiles, lists), block TILE_THREADS
 __global__ static void look_lse_k(LookRows a, float *parts) {
     DYN_SHARED(uint32_t, shared);
     ScoreTile tile = score_tile_at(shared, a.head_dim);
-    int l = blockIdx.z, heads = a.n_heads / a.n_lists, len = a.list[l].len, strip = TILE_ROWS / heads,
-        at = blockIdx.y * strip, n = a.rows - at < strip ? a.rows - at : strip;
+    int l = blockIdx.z, heads = a.n_heads / a.n_lists, len = a.list[l].len,
+        strip = TILE_ROWS / heads, at = blockIdx.y * strip,
+        n = a.rows - at < strip ? a.rows - at : strip;
     int tiles = CEIL_DIV(CEIL_DIV(a.max_len, TILE_KEYS), LOOK_SPLITS);
     int row = threadIdx.x / 2, side = threadIdx.x % 2 * (TILE_KEYS / 2), i = at + row / heads;
     int sees = row < n * heads ? row_sees(&a, l, i) : 0, most = row_sees(&a, l, at + n - 1);

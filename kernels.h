@@ -316,8 +316,8 @@ __device__ static inline uint32_t block_places(bool a, bool b, uint32_t *total) 
 }
 
 // row of a list's entry; part: its keys, values (bytes of a row: 2 hd) or positions (4)
-__device__ static inline const char *list_row(const KeyList *l, const void *const part[2], int entry,
-                                              size_t bytes) {
+__device__ static inline const char *list_row(const KeyList *l, const void *const part[2],
+                                              int entry, size_t bytes) {
     int row = l->live ? l->live[entry] : entry, own = row >= l->split;
     return (const char *)part[own] + (size_t)(row - (own ? l->split : 0)) * bytes;
 }

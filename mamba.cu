@@ -471,11 +471,11 @@ static void ssd(const Ssd *q) {
 
 #ifdef SCB_CUDA
 // ---------------------------------------------------------------------------
-// SSD on the device. A feed: C_l . B_s of every chunk and group first, in parallel; then a block per
-// head and 32 of its P channels walks the chunks with its part of S in registers, as accumulators
-// of the product that advances it. All four sums are tensor-core products.
+// SSD on the device. A feed: C_l . B_s of every chunk and group first, in parallel; then a block
+// per head and 32 of its P channels walks the chunks with its part of S in registers, as
+// accumulators of the product that advances it. All four sums are tensor-core products.
 
-enum { SSD_THREADS = 128, SSD_P = 32, X_LD = SSD_P / 2 + 4 };  // words of a row of x, 16-byte pieces
+enum { SSD_THREADS = 128, SSD_P = 32, X_LD = SSD_P / 2 + 4 }; // words of a row of x, 16-byte pieces
 
 typedef struct {                // a layer's state and shape as kernels see it
     float *tail, *s, *dt;
@@ -493,7 +493,8 @@ HD static Lane lane_of(const MambaMix *a, char *state) {
     l.G = a->groups;
     l.D = l.J * l.P;
     l.X = l.D + 2 * l.G * l.N;
-    size_t s = lane_align((size_t)(a->taps - 1) * l.X * 4), rows = s + lane_align((size_t)l.D * l.N * 4);
+    size_t s = lane_align((size_t)(a->taps - 1) * l.X * 4),
+           rows = s + lane_align((size_t)l.D * l.N * 4);
     l.tail = (float *)state;
     l.s = (float *)(state + s);
     l.rows = (uint16_t *)(state + rows);
@@ -520,12 +521,14 @@ __device__ static void load_tile(uint32_t *to, int ld, const uint16_t *from, siz
 }
 
 // fragments from rows of ld words; row0, k0 in elements. A (16 rows, 16 k): row-major rows, or with
-// trans stored [k][row]. B of two neighbouring tiles of 8 columns: stored [column][k], or [k][column]
+// trans stored [k][row]. B of two neighbouring tiles of 8 columns: stored [column][k], or
+// [k][column]
 __device__ static void fragment_a(uint32_t a[4], const uint32_t *t, int ld, int row0, int k0) {
     int lane = threadIdx.x % 32, m = lane / 8, r = lane % 8;
     ldmatrix_x4(a, t + (row0 + m % 2 * 8 + r) * ld + (k0 + m / 2 * 8) / 2);
 }
-__device__ static void fragment_a_trans(uint32_t a[4], const uint32_t *t, int ld, int row0, int k0) {
+__device__ static void fragment_a_trans(uint32_t a[4], const uint32_t *t, int ld, int row0,
+                                        int k0) {
     int lane = threadIdx.x % 32, m = lane / 8, r = lane % 8;
     ldmatrix_x4_trans(a, t + (k0 + m / 2 * 8 + r) * ld + (row0 + m % 2 * 8) / 2);
 }
@@ -548,7 +551,8 @@ __device__ static int tokens_of(const MambaMix *a, int chunk) {        // of a c
 __global__ static void ssd_gram_k(MambaMix a) {
     DYN_SHARED(uint32_t, shared);
     Lane z = lane_of(&a, a.one);
-    int chunk = blockIdx.x, wide = CEIL_DIV(z.N, 16) * 16, ld = wide / 2 + 4, lane = threadIdx.x % 32;
+    int chunk = blockIdx.x, wide = CEIL_DIV(z.N, 16) * 16, ld = wide / 2 + 4,
+        lane = threadIdx.x % 32;
     int row0 = threadIdx.x / 32 * 16, rows = tokens_of(&a, chunk);
     uint32_t *c = shared, *b = shared + CHUNK * ld;
     const uint16_t *from = a.rows + (size_t)chunk * CHUNK * z.X + z.D + blockIdx.y * z.N;
@@ -766,7 +770,8 @@ static void copy_rows(void *to, const void *from, size_t bytes, void *stream) {
 
 void cuda_mamba_feed(const MambaMix *a, void *stream) {
     Lane z = lane_of(a, a->one);
-    int at = (int)(a->pos % CHUNK), all = at + a->n, left = all % CHUNK, wide = CEIL_DIV(z.N, 16) * 16;
+    int at = (int)(a->pos % CHUNK), all = at + a->n, left = all % CHUNK,
+        wide = CEIL_DIV(z.N, 16) * 16;
     size_t X = (size_t)z.X, J = (size_t)z.J, gram_bytes = 2 * CHUNK * ((size_t)wide / 2 + 4) * 4;
     DeviceConv conv = { a->conv, a->conv_bias, a->in, z.tail, NULL, 0, NULL, a->rows + at * X,
                         a->taps, z.X, a->n };
@@ -789,8 +794,12 @@ void cuda_mamba_feed(const MambaMix *a, void *stream) {
 // One token of each of n texts, by the sums of the plain loops: a thread takes a block of 32 terms
 // of one sum, and the blocks are added in order.
 
-// even and odd chain of up to 32 terms
-#define CHAIN(count, u, v)                                                                             for (int i_ = 0; i_ < (count); i_ += 2) {                                                              { int i = i_; even = fmaf(u, v, even); }                                                           if (i_ + 1 < (count)) { int i = i_ + 1; odd = fmaf(u, v, odd); }                               }
+// even and odd chain of up to 32 terms u v, which may name i
+#define CHAIN(count, u, v)                                                                         \
+    for (int i = 0; i < (count); i++) {                                                            \
+        float *to = i % 2 ? &odd : &even;                                                          \
+        *to = fmaf(u, v, *to);                                                                     \
+    }
 
 // weights m of tokens 0 .. l for the newest one, and the cumulative sums
 __device__ static void step_mix(const MambaMix *a, const Lane *z, int head, int l, float *part,
@@ -848,7 +857,8 @@ __global__ static void ssd_step_k(MambaMix a) {
     int head = blockIdx.x, text = blockIdx.y, l = (int)(a.each_pos[text] % CHUNK);
     Lane z = lane_of(&a, a.each[text] + a.at);
     int nb = CEIL_DIV(z.N, BLK), group = head / (z.J / z.G), P = z.P;
-    const uint16_t *x = z.rows + head * P, *c = z.rows + (size_t)l * z.X + z.D + (z.G + group) * z.N;
+    const uint16_t *x = z.rows + head * P,
+                   *c = z.rows + (size_t)l * z.X + z.D + (z.G + group) * z.N;
     const float *s = z.s + (size_t)head * z.N * P;
     if (threadIdx.x == 0) {
         dt[l] = fsoftplus(a.dt[(size_t)text * z.J + head] + a.dt_bias[head]);

@@ -3,6 +3,14 @@
 
 enum { SIZE_MAX_ROWS = 1 << 29 };       // sums of two sizes stay ints
 
+static int at_most(int a, int b) { return a < b ? a : b; }
+
+// sinks of a budget that no table names: the paper's share of 128 in 128 + 4096
+static int sinks_of(Preset preset, int budget) {
+    int share = (int)(((int64_t)budget * 128 + 2112) / 4224);
+    return preset == PRESET_CORM ? 4 : share < 4 ? 4 : share;
+}
+
 // ---------------------------------------------------------------------------
 // Prefill stage: who attends to what in the first feed (sparse_attn.cu)
 
@@ -18,7 +26,7 @@ static const Prefill prefills[] = {
     { "minference", "per head: columns and diagonals found online, blocks, or a-shape "
       "(arXiv 2407.02490)", "k n", true, false, true },
 };
-static const PrefillSizes prefill_unset = { -1, -1, -1, -1, -1, -1, -1, -1, -1 };
+static const PrefillSizes prefill_unset = { -1, -1, -1, -1, -1, -1, -1, -1, -1, 0 };
 
 static const Prefill *prefill_named(const char *name, size_t n) {
     for (size_t i = 0; i < COUNTOF(prefills); i++)
@@ -93,48 +101,60 @@ static int prefill_set(Method *m, const char *name, const char *value, Err *err)
     return 1;
 }
 
-// the given value; else the preset's, scaled by ctx / 131072 to at least least (SEMANTICS 5)
-static int prefill_size(int set, int value, int least, Preset preset, int ctx, bool *scaled) {
+typedef struct {
+    Preset preset;
+    int ctx, budget;                    // budget: keys that a row looks at; 0: the preset's sizes
+    bool scaled;                        // out: something was
+} Scale;
+
+// the given value; else the budget's share; else the preset's, scaled by ctx / 131072 to at least
+// least (SEMANTICS 5)
+static int prefill_size(int set, int share, int value, int least, Scale *s) {
     enum { REFERENCE = 131072 };
     if (set >= 0) return set;
-    if (preset == PRESET_HARNESS || ctx >= REFERENCE) return value;
-    int v = (int)((int64_t)value * ctx / REFERENCE);
-    *scaled = true;
+    if (s->budget) return share;
+    if (s->preset == PRESET_HARNESS || s->ctx >= REFERENCE) return value;
+    int v = (int)((int64_t)value * s->ctx / REFERENCE);
+    s->scaled = true;
     return v < least ? least : v;
 }
 
 // Sizes: a-shape and tri-shape 128 + 4096 and 128 dense rows (arXiv 2412.10319, table 9), in the
 // released program 128 + 3968 and 100. minference without a file: what that program gives a head it
-// finds no entry for, (1000, 6096); a-shape heads 1024 + 4096 and 100 tiles (table 9).
-static int prefill_resolve(Method *m, Preset preset, int ctx) {
+// finds no entry for, (1000, 6096); a-shape heads 1024 + 4096 and 100 tiles (table 9). A budget is
+// divided as those sizes are; rows that are dense by rule stay.
+static void prefill_resolve(Method *m, Scale *scale) {
     const Prefill *p = m->prefill;
     const PrefillSizes *set = &m->prefill_set;
     PrefillSizes *z = &m->prefill_size;
-    bool harness = preset == PRESET_HARNESS, scaled = false;
+    bool harness = scale->preset == PRESET_HARNESS;
+    int B = scale->budget, sinks = at_most(sinks_of(scale->preset, B), B - 1);
     memset(z, 0, sizeof *z);
-    if (!p) return 0;
+    if (!p) return;
+    z->budget = B;
     z->head = set->head >= 0 ? set->head : HEAD_VERTICAL_SLASH;
     z->every_feed = set->every_feed > 0;
     z->dense_below = set->dense_below > 0 ? set->dense_below : 0;
-#define SIZE(field, value, least)                                                                  \
-    z->field = prefill_size(set->field, value, least, preset, ctx, &scaled)
+#define SIZE(field, share, value, least)                                                           \
+    z->field = prefill_size(set->field, share, value, least, scale)
     if (!p->heads) {
-        SIZE(sinks, 128, 64);
-        SIZE(local, harness ? 3968 : 4096, 64);
-        if (p->dense_tail) SIZE(dense_rows, harness ? 100 : 128, 64);
+        SIZE(sinks, sinks, 128, 64);
+        SIZE(local, B - sinks, harness ? 3968 : 4096, 64);
+        scale->budget = 0;
+        if (p->dense_tail) SIZE(dense_rows, 0, harness ? 100 : 128, 64);
     } else if (m->pattern_path) {
-        return 0;
+        return;
     } else if (z->head == HEAD_A_SHAPE) {
-        SIZE(sinks, 1024, 64);
-        SIZE(local, 4096, 64);
+        SIZE(sinks, B / 5, 1024, 64);
+        SIZE(local, B - B / 5, 4096, 64);
     } else if (z->head == HEAD_BLOCK_SPARSE) {
-        SIZE(blocks, 100, 4);
+        SIZE(blocks, B / SPARSE_ROWS > 1 ? B / SPARSE_ROWS : 1, 100, 4);
     } else {
-        SIZE(verticals, 1000, 64);
-        SIZE(slashes, 6096, 64);
+        int columns = (int)((int64_t)B * 1000 / 7096);
+        SIZE(verticals, columns, 1000, 64);
+        SIZE(slashes, B - columns, 6096, 64);
     }
 #undef SIZE
-    return scaled;
 }
 
 // the stage's object, as it stands in method_params
@@ -325,7 +345,12 @@ const char *method_name_at(int i) {
     if (i == n + (int)COUNTOF(prefills)) return lingua_name;
     return prefill_name_at(i - n);
 }
-bool method_has_budget(const Method *m) { return m->policy->has_budget; }
+bool method_has_budget(const Method *m) {
+    return m->policy->has_budget || (m->prefill && !method_in_cache(m));
+}
+int method_budget(const Method *m) {
+    return method_in_cache(m) ? m->size.budget : m->prefill_size.budget;
+}
 bool method_evicts(const Method *m) { return m->policy->evicts; }
 bool method_in_cache(const Method *m) { return m->policy->evicts || m->policy->at_read; }
 bool method_at_first(const Method *m) {
@@ -553,14 +578,6 @@ static const Named *named_of(const Method *m, Preset preset) {
     return NULL;
 }
 
-static int at_most(int a, int b) { return a < b ? a : b; }
-
-// sinks of a budget that no table names: the paper's share of 128 in 128 + 4096
-static int sinks_of(Preset preset, int budget) {
-    int share = (int)(((int64_t)budget * 128 + 2112) / 4224);
-    return preset == PRESET_CORM ? 4 : share < 4 ? 4 : share;
-}
-
 // every size as it follows from the budget, or from the preset's row
 static void sizes_of(const Method *m, Preset preset, const Named *row, Sizes *z) {
     int B = z->budget;
@@ -649,8 +666,13 @@ int method_resolve(Method *m, Preset preset, int ctx, int budget, int positions,
     Sizes *z = &m->size;
     memset(z, 0, sizeof *z);
     z->positions = POSITIONS_ORIGINAL;
-    bool scaled = prefill_resolve(m, preset, ctx);
-    z->scaled = scaled;
+    Scale scale = { preset, ctx, method_in_cache(m) ? 0 : budget, false };
+    if (scale.budget && m->prefill && m->pattern_path)
+        return FAIL_CODE(err, EXIT_USAGE,
+                         "%s: the heads of a pattern file have sizes of their own: leave --budget "
+                         "and --keep out", m->name);
+    prefill_resolve(m, &scale);
+    z->scaled = scale.scaled;
     if (!method_in_cache(m)) return 0;
     bool harness = preset == PRESET_HARNESS;
     if (harness && !harness_has(m))
@@ -671,7 +693,7 @@ int method_resolve(Method *m, Preset preset, int ctx, int budget, int positions,
     if ((int)m->set.group >= 0) z->group = m->set.group;
     if ((int)m->set.pool >= 0) z->pool = m->set.pool;
     if (m->set.stream >= 0) z->stream = m->set.stream;
-    z->scaled = z->scaled || scaled;
+    z->scaled = z->scaled || scale.scaled;
     return check_sizes(m, err);
 }
 
@@ -689,6 +711,7 @@ void method_params(const Method *m, StrBuf *json) {
         prefill_object(m, json);
         comma = ", ";
     }
+    if (m->prefill_size.budget) str_fmt(json, ", \"budget\": %d", m->prefill_size.budget);
     for (size_t i = 0; (o = size_option(m->policy, &i)); comma = ", ")
         str_fmt(json, "%s\"%s\": %d", comma, o->name, size_get(&m->size, o));
     if (pools(m)) str_fmt(json, ", \"pool\": \"%s\"", pool_name[m->size.pool]);

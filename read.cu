@@ -149,13 +149,15 @@ __global__ static void pages_k(const KeyList *list, int page, int from, int hd,
 void cuda_pages(const KeyList *list, int n_lists, int page, int from, int to, int head_dim,
                 uint16_t *const *pages, void *stream) {
     if (to > from)
-        LAUNCH(pages_k, dim3(to - from, n_lists), 128, 0, stream, list, page, from, head_dim, pages);
+        LAUNCH(pages_k, dim3(to - from, n_lists), 128, 0, stream, list, page, from, head_dim,
+               pages);
 }
 
 // one query head's numbers join those of the heads before it
 __device__ static float join_next(Group rule, float y, float x, int k, int heads) {
     y = k == 0 ? x : rule == GROUP_MAX ? (x > y ? x : y) : y + x;
-    return k == heads - 1 && rule == GROUP_MEAN ? y * (1.0f / (float)heads) : y;
+    bool mean = rule == GROUP_MEAN || rule == GROUP_QUERY_HEAD;
+    return k == heads - 1 && mean ? y * (1.0f / (float)heads) : y;
 }
 
 enum { READ_THREADS = 256 };

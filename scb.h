@@ -261,6 +261,7 @@ typedef struct {                // the resolved sizes of the prefill stage, in t
     int head;                   // HeadKind of all heads without a file
     int dense_below;            // feeds that end below this length are dense
     int every_feed;             // 0: the first feed alone, 1: all
+    int budget;                 // keys of a row that the sizes come from; 0: the preset's sizes
 } PrefillSizes;
 
 // what becomes of the context's text before it is tokenized (lingua.h); 0, NULL, false: not given
@@ -297,10 +298,12 @@ int  method_find(const char *name, Method *m, Err *err);            // unknown: 
 int method_set(Method *m, const char *name, const char *value, Err *err); // --set METHOD.name=value
 // the same where METHOD names one of its stages, whose option is meant: sinks is one of both
 int method_set_stage(Method *m, const char *stage, const char *name, const char *value, Err *err);
-// budget 0: the preset's or scaled default; positions -1: the method's default
+// budget: rows the cache keeps or, where it keeps all, keys a row of a sparse prefill looks at; 0:
+// the preset's or scaled default; positions -1: the method's default
 int  method_resolve(Method *m, Preset preset, int ctx, int budget, int positions, Err *err);
 void method_params(const Method *m, StrBuf *json); // {"sinks":128,...}: what acts, for the rows
 bool method_has_budget(const Method *m);
+int  method_budget(const Method *m);                    // as resolved; 0: none
 bool method_evicts(const Method *m);                    // false for full, quest, topk
 bool method_in_cache(const Method *m);                  // a cache-stage method: all but full
 bool method_at_first(const Method *m);                  // acts at the end of the first feed
@@ -1051,6 +1054,26 @@ void plan_print(FILE *out, const Config *c, const PlanLine *lines, int n, int n_
 // seconds at ceilings measured now: a lower bound for one dense prefill of ctx tokens and a step
 // there
 void plan_seconds(FILE *out, const Config *c, int ctx);
+
+// ===========================================================================
+// Search for head patterns (search.c)
+typedef struct {
+    HeadPattern pattern, stored;        // as compared, as written
+    int tile;                           // of block-sparse: 64; 32: keeps n / 8 of all tiles
+} Candidate;
+
+typedef struct {
+    const Candidate *space;
+    int n_space, n;                     // candidates, at most 8; tokens
+    bool output;                        // compares outputs instead of probabilities
+    PatternFile found;                  // room for every layer and head
+    double *share;                      // (L, H) pairs of what was found / causal pairs, by tiles
+    Progress *progress;                 // NULL: none
+    Mem mem;
+} Search;
+// A LayerLook with the Search as user: the best candidate of every head of that layer. Goes back
+// early, with some heads left out, when interrupted.
+void search_layer(void *search, const LayerSeen *seen);
 
 // ===========================================================================
 // Commands that play no session: argv[0] is the command's name (commands.c, speed.c, search.c)

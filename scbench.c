@@ -75,7 +75,8 @@ static const OptSpec run_opts[] = {
     { "--repo", NULL, OPT_STR, AT(repo), NULL, "DIR",
       "repoqa asks for functions of this source tree, by their own comments" },
     { "--budget", NULL, OPT_STR, AT(budget), NULL, "LIST",
-      "rows kept per KV head; one run of a method per value" },
+      "rows kept per KV head or, in a sparse prefill alone, keys a row looks at; one run of a "
+      "method per value" },
     { "--keep", NULL, OPT_STR, AT(keep), NULL, "LIST", "the same as shares of --ctx" },
     { "--encoder", NULL, OPT_STR, AT(encoder), NULL, "FILE.bin",
       "what llmlingua2 compresses contexts with, questions unseen; see scbench compress" },
@@ -530,7 +531,7 @@ static int arm_plan(const Run *r, const Arm *a, Lengths l, int ctx, bool shared,
     Method m;
     char budget[16] = "";
     if (arm_method(&r->b, a, ctx, &m, err)) return -1;
-    if (m.size.budget > 0) snprintf(budget, sizeof budget, " %d", m.size.budget);
+    if (method_budget(&m)) snprintf(budget, sizeof budget, " %d", method_budget(&m));
     snprintf(line->label, sizeof line->label, "%.30s%s %s", m.name, budget, mode_name[a->mode]);
     line->plan = plan_run(&r->config, &m, l.context, l.first, l.later, shared, -1, r->o.chunk);
     plan_more(&line->plan, &r->config, &m, l.context, l.first, l.later, shared, -1,
@@ -1346,8 +1347,8 @@ static int cmd_plan(Run *r, const StrList *pos, Err *err) {
         Method m;
         if (r->b.arms[i].follows >= 0) continue;
         if ((rc = arm_method(&r->b, &r->b.arms[i], ctx, &m, err))) break;
-        snprintf(line->label, sizeof line->label, m.size.budget ? "%s %d" : "%s", m.name,
-                 m.size.budget);
+        snprintf(line->label, sizeof line->label, method_budget(&m) ? "%s %d" : "%s", m.name,
+                 method_budget(&m));
         int seen = (int)ceil(method_prompt_rate(&m, ctx) * ctx);
         line->plan = plan_run(&r->config, &m, seen, seen, r->o.max_new, false, -1, r->o.chunk);
         n_lines++;

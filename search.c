@@ -23,7 +23,7 @@ typedef struct {
 static const OptSpec search_opts[] = {
     { "--out", NULL, OPT_STR, AT(out), NULL, "PATTERN.json", "the file to write" },
     { "--ctx", NULL, OPT_INT, AT(ctx), "0", "TOKENS",
-      "of the session; 0: 30000, or what the model takes" },
+      "of the session; 0: 30000 or what the model takes, if that is less" },
     { "--space", NULL, OPT_STR, AT(space), "paper", "paper|released",
       "candidates: the paper's (arXiv 2412.10319, table 9) or the released program's" },
     { "--score", NULL, OPT_STR, AT(score), "recall", "recall|output",
@@ -37,12 +37,8 @@ static const OptSpec search_opts[] = {
     { "--help", "-h", OPT_FLAG, AT(help), NULL, NULL, "this text" },
 };
 
-enum { MOST_CANDIDATES = 8, FROM_ROW = 2500, FORCED = 30, RELEASED_TILE = 32 };
+enum { MOST_CANDIDATES = 8, FROM_ROW = 2500, FORCED = 30, RELEASED_TILE = 32, LENGTH = 30000 };
 
-typedef struct {
-    HeadPattern pattern, stored;        // as compared, as written
-    int tile;                           // of block-sparse; 32: n / 8 of all tiles
-} Candidate;
 #define KEEP(k, x, y) { { k, x, y, 0 }, { k, x, y, 0 }, SPARSE_ROWS }
 static const Candidate paper_space[] = {
     KEEP(HEAD_A_SHAPE, 1024, 4096),        KEEP(HEAD_VERTICAL_SLASH, 30, 2048),
@@ -61,15 +57,6 @@ static const Candidate released_output[] = {
     KEEP(HEAD_VERTICAL_SLASH, 500, 700),   KEEP(HEAD_VERTICAL_SLASH, 3500, 100),
     KEEP(HEAD_VERTICAL_SLASH, 1000, 4096), KEEP(HEAD_BLOCK_SPARSE, 100, 0),
 };
-
-typedef struct {
-    const Candidate *space;
-    int n_space, n;                     // candidates; tokens
-    bool output;
-    PatternFile found;
-    double *share;                      // (L, H) pairs of the stored pattern, of all
-    Mem mem;
-} Search;
 
 typedef struct {                        // one layer as attention reads it
     const LayerSeen *seen;
@@ -254,6 +241,13 @@ static void recall_strip(const Search *s, const Layer *y, int h, const Kept *kep
     }
 }
 
+// true: stop
+static bool advance(const Search *s, const LayerSeen *seen, int done, int of) {
+    double layer = seen->layer + (double)done / of;
+    if (s->progress) progress_update(s->progress, s->n * layer / s->found.n_layers);
+    return interrupted();
+}
+
 // score (candidates) of one head
 static void head_recall(const Search *s, const Layer *y, int h, double *score) {
     int from = s->n > 2 * FROM_ROW ? FROM_ROW : s->n / 2;
@@ -320,7 +314,7 @@ static void heads_output(Search *s, const Layer *y, Sparse *lists, HeadPattern *
     size_t ld = (size_t)a->n_heads * a->head_dim, bytes = (size_t)s->n * ld * sizeof(float);
     float *dense = (float *)take(s, bytes), *sparse = (float *)take(s, bytes);
     dense_output(y, dense);
-    for (int c = 0; c < s->n_space; c++) {
+    for (int c = 0; c < s->n_space && !advance(s, y->seen, c, s->n_space); c++) {
         for (int h = 0; h < a->n_heads; h++) pattern[h] = s->space[c].pattern;
         plan_all(lists, y, pattern);
         sparse_rows(lists, 0, s->n, y->seen->q, sparse, NULL, 0, y->scratch, y->per_thread);
@@ -360,11 +354,24 @@ static double pairs_share(const Sparse *lists, int h, int n, KeySpan *span, int3
     return (double)pairs / (double)sparse_all_pairs(n, n);
 }
 
-static void on_layer(void *user, const LayerSeen *seen) {
-    Search *s = (Search *)user;
+// the best of every head by score (H, candidates)
+static void choose(const Search *s, int heads, const double *score, HeadPattern *found) {
+    for (int h = 0; h < heads; h++) {
+        const double *x = score + (size_t)h * s->n_space;
+        int best = 0;
+        for (int c = 1; c < s->n_space; c++)
+            if (s->output ? x[c] < x[best] : x[c] > x[best]) best = c;
+        found[h] = s->space[best].stored;
+        found[h].score = x[best];
+    }
+}
+
+void search_layer(void *search, const LayerSeen *seen) {
+    Search *s = (Search *)search;
     const AttnShape *a = seen->shape;
     int heads = a->n_heads, columns = 0;
     HeadPattern *found = s->found.head + (size_t)seen->layer * heads;
+    if (interrupted()) return;
     double *score = (double *)calloc((size_t)heads * s->n_space, sizeof *score);
     Layer y;
     layer_open(s, seen, &y);
@@ -376,15 +383,9 @@ static void on_layer(void *user, const LayerSeen *seen) {
     Sparse *lists = sparse_open(&s->mem, a);
     sparse_reserve(lists, s->n, columns, 0);
     if (s->output) heads_output(s, &y, lists, found, score);
-    else for (int h = 0; h < heads; h++) head_recall(s, &y, h, score + (size_t)h * s->n_space);
-    for (int h = 0; h < heads; h++) {
-        const double *x = score + (size_t)h * s->n_space;
-        int best = 0;
-        for (int c = 1; c < s->n_space; c++)
-            if (s->output ? x[c] < x[best] : x[c] > x[best]) best = c;
-        found[h] = s->space[best].stored;
-        found[h].score = x[best];
-    }
+    else for (int h = 0; h < heads && !advance(s, seen, h, heads); h++)
+        head_recall(s, &y, h, score + (size_t)h * s->n_space);
+    choose(s, heads, score, found);
     plan_all(lists, &y, found);
     KeySpan *span = (KeySpan *)calloc((size_t)s->n + SPARSE_ROWS, sizeof *span);
     int32_t *chosen = (int32_t *)calloc((size_t)s->n + 1, sizeof *chosen);
@@ -402,15 +403,15 @@ static void on_layer(void *user, const LayerSeen *seen) {
 // The command
 
 static int read_space(const SearchOpts *o, Search *s, Err *err) {
-    bool released = !strcmp(o->space, "released");
-    s->output = !strcmp(o->score, "output");
-    if (!released && strcmp(o->space, "paper"))
-        return FAIL_CODE(err, EXIT_USAGE, "--space is paper or released, not '%s'", o->space);
-    if (!s->output && strcmp(o->score, "recall"))
-        return FAIL_CODE(err, EXIT_USAGE, "--score is recall or output, not '%s'", o->score);
-    s->space = !released ? paper_space : s->output ? released_output : released_recall;
-    s->n_space = (int)(!released ? COUNTOF(paper_space) : s->output ? COUNTOF(released_output)
-                                                                    : COUNTOF(released_recall));
+    static const char *const spaces[] = { "paper", "released" };
+    static const char *const scores[] = { "recall", "output" };
+    int released = opt_choose("--space", o->space, spaces, 2, err);
+    int output = opt_choose("--score", o->score, scores, 2, err);
+    if (released < 0 || output < 0) return -1;
+    s->output = output;
+    s->space = !released ? paper_space : output ? released_output : released_recall;
+    s->n_space = (int)(!released ? COUNTOF(paper_space) : output ? COUNTOF(released_output)
+                                                                 : COUNTOF(released_recall));
     return 0;
 }
 
@@ -430,38 +431,61 @@ static int session_of(const SearchOpts *o, const Tok *tok, int ctx, IntVec *ids,
     return 0;
 }
 
-static int feed(Search *s, Model *m, const IntVec *ids, Err *err) {
+// what the search takes beside the model and its rows: a layer's queries and packed keys, for
+// outputs two more of the former, rows of probabilities per thread
+static size_t search_bytes(const Search *s, const Config *c) {
+    size_t n = (size_t)s->n, heads = (size_t)c->n_heads * (size_t)c->head_dim * sizeof(float);
+    size_t keys = 2 * (size_t)c->n_kv_heads * (size_t)c->head_dim * 2;
+    return n * (heads * (s->output ? 3 : 1) + keys +
+                (size_t)cpu_threads() * STRIP_ROWS * sizeof(float));
+}
+
+static int fits(const Search *s, const Config *c, const Method *full, int chunk, Err *err) {
+    size_t have = memory_available();
+    size_t need = plan_run(c, full, s->n, s->n, 0, false, -1, chunk).total + search_bytes(s, c);
+    if (!have || need <= have) return 0;
+    return FAIL_CODE(err, EXIT_MEMORY, "a search over %d tokens needs %zu MB, %zu MB are "
+                     "available; try a smaller --ctx", s->n, need >> 20, have >> 20);
+}
+
+static bool stop(void *user, double share) {
+    (void)user;
+    (void)share;
+    return interrupted();
+}
+
+static int feed(Search *s, Model *m, const IntVec *ids, int chunk, Err *err) {
     Method full;
-    if (method_find("full", &full, err)) return -1;
     s->n = (int)ids->n;
-    if (method_resolve(&full, PRESET_SCBENCH, s->n, 0, -1, err)) return -1;
-    model_set_layer_look(m, on_layer, s);
+    if (method_find("full", &full, err) ||
+        method_resolve(&full, PRESET_SCBENCH, s->n, 0, -1, err) ||
+        fits(s, model_config(m), &full, chunk, err))
+        return -1;
+    model_set_progress(m, stop, NULL);
+    model_set_layer_look(m, search_layer, s);
     Branch *b = branch_open(m, NULL, &full, 0, err);
     int rc = b ? branch_feed(b, ids->p, s->n, FEED_FIRST | FEED_NO_LOGITS, err) : -1;
     branch_drop(b);
     model_set_layer_look(m, NULL, NULL);
+    if (!rc && interrupted()) rc = FAIL_CODE(err, EXIT_INTERRUPTED, "interrupted");
     return rc;
 }
 
 static void print_found(const Search *s) {
     static const char *const kind[] = { "vertical-slash", "a-shape", "block-sparse" };
+    int heads = s->found.n_layers * s->found.n_heads;
     double all = 0;
     printf("%5s %4s  %-14s %6s %6s  %-8s %10s\n", "layer", "head", "pattern", "size", "size",
-           s->output ? "error" : "recall", "pairs in %");
-    for (int i = 0; i < s->found.n_layers * s->found.n_heads; i++) {
+           s->output ? "error" : "recall", "sparsity %");
+    for (int i = 0; i < heads; i++) {
         const HeadPattern *p = &s->found.head[i];
         printf("%5d %4d  %-14s %6d %6d  %-8.5f %10.2f\n", i / s->found.n_heads,
-               i % s->found.n_heads, kind[p->kind], p->a, p->b, p->score, 100 * s->share[i]);
+               i % s->found.n_heads, kind[p->kind], p->a, p->b, p->score,
+               100 * (1 - s->share[i]));
         all += s->share[i];
     }
-    printf("mean of %d heads at %d tokens: %.2f %% of the pairs\n",
-           s->found.n_layers * s->found.n_heads, s->n,
-           100 * all / (s->found.n_layers * s->found.n_heads));
-}
-
-static bool show(void *user, double share) {
-    progress_update((Progress *)user, share);
-    return interrupted();
+    printf("mean of %d heads at %d tokens: sparsity %.2f %%, %.2f %% of the pairs are computed\n",
+           heads, s->n, 100 * (1 - all / heads), 100 * all / heads);
 }
 
 static int search_run(const SearchOpts *o, const char *path, Search *s, Err *err) {
@@ -476,7 +500,7 @@ static int search_run(const SearchOpts *o, const char *path, Search *s, Err *err
     int rc = m ? 0 : -1;
     if (!rc) {
         const Config *c = model_config(m);
-        int most = c->max_ctx < 30000 ? c->max_ctx : 30000, ctx = o->ctx ? o->ctx : most;
+        int most = c->max_ctx < LENGTH ? c->max_ctx : LENGTH, ctx = o->ctx ? o->ctx : most;
         s->found.n_layers = config_attn_layers(c);
         s->found.n_heads = c->n_heads;
         if (!s->found.n_layers) rc = FAIL(err, "%s has no attention to search in", path);
@@ -489,9 +513,9 @@ static int search_run(const SearchOpts *o, const char *path, Search *s, Err *err
         s->found.head = (HeadPattern *)calloc(heads, sizeof *s->found.head);
         s->share = (double *)calloc(heads, sizeof *s->share);
         interrupt_install();
-        progress_begin(&progress, "search", 1, o->quiet);
-        model_set_progress(m, show, &progress);
-        rc = feed(s, m, &ids, err);
+        progress_begin(&progress, "search", (double)ids.n, o->quiet);
+        s->progress = &progress;
+        rc = feed(s, m, &ids, o->chunk, err);
         progress_end(&progress);
     }
     if (!rc) rc = pattern_write(&s->found, o->out, err);
@@ -508,17 +532,16 @@ int search_command(int argc, char **argv, Err *err) {
     StrList pos;
     Search s;
     memset(&s, 0, sizeof s);
-    if (opts_parse(search_opts, (int)COUNTOF(search_opts), argc, argv, &o, &pos, err)) return -1;
-    int rc = 0;
-    if (o.help) {
+    int rc = opts_parse(search_opts, (int)COUNTOF(search_opts), argc, argv, &o, &pos, err);
+    if (!rc && o.help) {
         puts("usage: scbench search MODEL.bin --out PATTERN.json [options]\n");
         opts_help(stdout, search_opts, (int)COUNTOF(search_opts));
-    } else if (pos.n != 1 || !o.out) {
+    } else if (!rc && (pos.n != 1 || !o.out)) {
         rc = FAIL_CODE(err, EXIT_USAGE, "usage: scbench search MODEL.bin --out PATTERN.json "
                        "[options]; see --help");
-    } else if (o.ctx < 0 || o.chunk < 0 || o.threads < 0) {
+    } else if (!rc && (o.ctx < 0 || o.chunk < 0 || o.threads < 0)) {
         rc = FAIL_CODE(err, EXIT_USAGE, "--ctx, --chunk and --threads cannot be negative");
-    } else if (!(rc = read_space(&o, &s, err))) rc = search_run(&o, pos.p[0], &s, err);
+    } else if (!rc && !(rc = read_space(&o, &s, err))) rc = search_run(&o, pos.p[0], &s, err);
     free(s.found.head);
     free(s.share);
     free(pos.p);

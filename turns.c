@@ -443,7 +443,10 @@ static bool same_rows(const Arm *a, const Arm *b) {
     if (!m->pattern_path != !n->pattern_path ||
         (m->pattern_path && strcmp(m->pattern_path, n->pattern_path))) return false;
     if (a->aware != b->aware || (a->aware == AWARE_FIRST && a->mode != b->mode)) return false;
-    return !memcmp(&m->prefill_set, &n->prefill_set, sizeof m->prefill_set);
+    bool a_sized = !method_in_cache(m), b_sized = !method_in_cache(n);  // by --budget or --keep
+    return (a_sized ? a->budget : 0) == (b_sized ? b->budget : 0) &&
+           (a_sized ? a->keep : 0) == (b_sized ? b->keep : 0) &&
+           !memcmp(&m->prefill_set, &n->prefill_set, sizeof m->prefill_set);
 }
 
 static bool is_whole(const Arm *a) { return a->method.prefill != NULL; }

@@ -123,6 +123,30 @@ JSON
 bench mixed --method minference,minference+corm --set minference.pattern="$tmp/mixed.json"
 grep -q '"pattern": "[0-9a-f]*"' "$tmp/mixed/results.jsonl" || fail "the rows do not name the pattern file"
 
+# ---- a sweep: sizes from a share of the tokens, less of them less computed
+bench sweep --method a-shape,tri-shape,minference,minference+snapkv --keep 0.5,0.25,0.125 --no-baselines
+.venv/bin/python - "$tmp/sweep" <<'PY' || fail "the sweep's rows do not follow its shares"
+import json, sys
+rows = [json.loads(line) for line in open(sys.argv[1] + "/results.jsonl")]
+dense, = {r["pairs_ratio"] for r in rows if r["method"] == "minference+snapkv" and r["turn"] == 1}
+assert dense not in {r["pairs_ratio"] for r in rows if r["method"] == "minference"}
+for method in ("a-shape", "tri-shape", "minference"):
+    first = [r for r in rows if r["method"] == method and r["turn"] == 1]
+    assert [r["params"]["budget"] for r in first] == [450, 225, 112], first
+    ratios = [r["pairs_ratio"] for r in first]
+    assert 1 >= ratios[0] >= ratios[1] > ratios[2] > 0, ratios
+    assert method == "minference" or 1 > ratios[0] > ratios[1], ratios
+    p = first[1]["params"]["prefill"]
+    keys = p["sinks"] + p["local"] if method != "minference" else p["verticals"] + p["slashes"]
+    assert keys == 225, p
+PY
+timeout 60 ./scbench "$model" --plan $size --method a-shape --keep 0.5,0.25 >"$tmp/out" 2>"$tmp/err" ||
+    fail "--plan of a sparse sweep: exit $?"
+[ "$(grep -c '^a-shape [0-9]* ' "$tmp/out")" = 2 ] || fail "--plan does not name the sizes of a sparse sweep"
+
+# ---- a run of what the search wrote
+bench found --method minference --set minference.pattern="$tmp/pattern1.json"
+
 # ---- refusals: exit code and the word that must be in the sentence
 refuse() {
     local code=$1 word=$2
@@ -142,6 +166,12 @@ sed 's/, 40, 100/, -40, 100/' "$tmp/mixed.json" >"$tmp/bad.json"
 pattern 'size must be' "$tmp/bad.json"
 sed 's/, "1": [^]]*\], "2"/, "2"/' "$tmp/mixed.json" >"$tmp/bad.json"
 pattern 'head' "$tmp/bad.json"
+sed 's/,[^,]*"5": [^]]*\]}/}/' "$tmp/mixed.json" >"$tmp/bad.json"
+pattern '2 layers with 5 heads; the model has 2 with 6' "$tmp/bad.json"
+head -c 300 "$tmp/mixed.json" >"$tmp/bad.json"
+pattern 'not JSON' "$tmp/bad.json"
+echo '[]' >"$tmp/bad.json"
+pattern 'not a file of head patterns' "$tmp/bad.json"
 sed 's/stream_llm/stream/' "$tmp/mixed.json" >"$tmp/bad.json"
 pattern 'none of vertical_and_slash' "$tmp/bad.json"
 refuse 1 'another model' "$tmp/other.bin" --method minference --set minference.pattern="$tmp/mixed.json" $o
@@ -149,12 +179,15 @@ refuse 2 'two prefill' "$model" --method a-shape+minference $o
 refuse 2 'two cache' "$model" --method snapkv+minference+h2o $o
 refuse 2 'did you mean .minference' "$model" --method minferense $o
 refuse 2 'from 1\|integer' "$model" --method a-shape --set a-shape.local=0 $o
+refuse 2 '0 and\|from 0' "$model" --method a-shape --set a-shape.sinks=-5 $o
+refuse 2 'slashes' "$model" --method minference --set minference.slashes=-1 $o
 refuse 2 'no option' "$model" --method a-shape --set a-shape.slashes=9 $o
 refuse 2 "'first' or 'every'" "$model" --method a-shape --set a-shape.feeds=some $o
-refuse 2 'rows' "$model" --method a-shape --budget 64 $o
+refuse 2 'rows' "$model" --method full --budget 64 $o
+refuse 2 'sizes of their own' "$model" --method minference --keep 0.5 --set minference.pattern="$tmp/mixed.json" $o
 refuse 2 'usage' search "$model"
-refuse 2 'paper or released' search "$model" --out "$tmp/never" --space all
-refuse 2 'recall or output' search "$model" --out "$tmp/never" --score most
+refuse 2 'paper, released' search "$model" --out "$tmp/never" --space all
+refuse 2 'recall, output' search "$model" --out "$tmp/never" --score most
 refuse 1 'takes 2048' search "$model" --out "$tmp/never" --ctx 3000
 [ -e "$tmp/never" ] && fail "a refused run left something"
 bench harness --preset harness --method a-shape,tri-shape,minference

@@ -504,7 +504,10 @@ static Method method_of(const char *name, const char *set) {
     return m;
 }
 
-typedef struct { float logits[3][TINY_VOCAB]; double ratio[2]; } Played;    // feed, feed, step
+typedef struct {
+    float logits[3][TINY_VOCAB];        // after a feed, a feed, a step
+    double ratio[2], rows;              // after the feeds; after the first
+} Played;
 
 static Played play(Model *model, const Method *m, bool shared) {
     Played p;
@@ -518,6 +521,7 @@ static Played play(Model *model, const Method *m, bool shared) {
     CHECK(!branch_feed(b, ids, shared ? 0 : FEED, FEED_FIRST, &err), "%s", err.msg);
     memcpy(p.logits[0], branch_logits(b), sizeof p.logits[0]);
     p.ratio[0] = branch_stats(b).pairs_ratio;
+    p.rows = branch_stats(b).rows_mean;
     CHECK(!branch_feed(b, ids + FEED, MORE, 0, &err), "%s", err.msg);
     memcpy(p.logits[1], branch_logits(b), sizeof p.logits[1]);
     p.ratio[1] = branch_stats(b).pairs_ratio;
@@ -554,6 +558,66 @@ static const struct { const char *name, *set; bool whole; } methods[] = {
     { "streamingllm+a-shape", "feeds=every local=128", false },
 };
 
+// every cache stage behind every pattern: the prefill is that of the pattern alone, the cache stage
+// finds the same rows on a shared context, and keeps as many as it does after a dense prefill
+static void combinations(Model *model) {
+    static const struct { const char *name, *set; } prefills[] = {
+        { "a-shape", "sinks=64 local=100" }, { "tri-shape", "sinks=64 local=100 dense_rows=70" },
+        { "minference", "verticals=40 slashes=100" },
+        { "minference", "head=block-sparse blocks=4" }, { "minference", "head=a-shape" },
+    };
+    const char *name;
+    Err err = { 0 };
+    for (size_t i = 0; i < COUNTOF(prefills); i++) {
+        Method alone = method_of(prefills[i].name, prefills[i].set), cache;
+        Played sparse = play(model, &alone, false);
+        for (int c = 0; (name = method_name_at(c)); c++) {
+            char both[64];
+            CHECK(!method_find(name, &cache, &err), "%s", err.msg);
+            if (!method_in_cache(&cache)) continue;
+            snprintf(both, sizeof both, "%s+%s", prefills[i].name, name);
+            Method m;
+            CHECK(!method_find(both, &m, &err), "%s", err.msg);
+            m.prefill_set = alone.prefill_set;
+            CHECK(!method_resolve(&m, PRESET_SCBENCH, FEED, 0, -1, &err), "%s", err.msg);
+            cache = method_of(name, "");
+            Played p = play(model, &m, false), shared = play(model, &m, true);
+            Played dense = play(model, &cache, false);
+            expect(same(&p, &shared), "%s: alone and on a shared context", both);
+            expect(!memcmp(p.logits[0], sparse.logits[0], sizeof p.logits[0]),
+                   "%s: the cache stage changes the prefill", both);
+            expect(p.ratio[0] == sparse.ratio[0], "%s: pairs ratio %g, alone %g", both, p.ratio[0],
+                   sparse.ratio[0]);
+            expect(!same(&p, &dense), "%s: the prefill was dense", both);
+            expect(!method_has_budget(&cache) || p.rows == dense.rows,
+                   "%s: %g rows, after a dense prefill %g", both, p.rows, dense.rows);
+        }
+    }
+}
+
+static double apart(const float *a, const float *b) {
+    double sum = 0;
+    for (int i = 0; i < TINY_VOCAB; i++) sum += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+    return sqrt(sum);
+}
+
+// A window does not know where a feed begins: with the pattern on every feed two feeds see the keys
+// that one feed sees; with the pattern on the first alone the second one is dense.
+static void every_feed(Model *model) {
+    Err err = { 0 };
+    Method first = method_of("a-shape", "sinks=16 local=64"),
+           every = method_of("a-shape", "sinks=16 local=64 feeds=every");
+    Branch *b = branch_open(model, NULL, &first, 0, &err);
+    CHECK(b && !branch_feed(b, ids, FEED + MORE, FEED_FIRST, &err), "%s", err.msg);
+    Played a = play(model, &first, false), e = play(model, &every, false);
+    double near = apart(e.logits[1], branch_logits(b)), far = apart(a.logits[1], branch_logits(b));
+    expect(near < 0.1 * far, "two feeds are %g from one, with a dense second one %g", near, far);
+    expect(a.ratio[1] == a.ratio[0] && e.ratio[1] < e.ratio[0],
+           "pairs ratio %g of every feed, %g of the first", e.ratio[1], a.ratio[1]);
+    printf("window on every feed: %.3g from one feed; on the first alone: %.3g\n", near, far);
+    branch_drop(b);
+}
+
 static void feeds(void) {
     static const int chunks[] = { 512, 7, 64, 100, 5000 };
     char path[] = P_tmpdir "/scbench-sparse-XXXXXX";
@@ -588,6 +652,10 @@ static void feeds(void) {
                    methods[i].whole ? "whole lists are not dense" : "same as dense");
             expect(methods[i].whole ? p.ratio[0] == 1 : p.ratio[0] < 1 && p.ratio[0] > 0,
                    "%s %s: pairs ratio %g", methods[i].name, methods[i].set, p.ratio[0]);
+        }
+        if (c == 0) {
+            combinations(model);
+            every_feed(model);
         }
         model_close(model);
     }

@@ -32,7 +32,8 @@ template <class T> static void same(const char *what, T *device, const T *want, 
 static void norms(int rows, int dim, int parts, bool gated) {
     int all = dim * parts, ld = CEIL_DIV(all, 32) * 32;
     size_t n = (size_t)rows * all;
-    float *x = filled(n, 1), *gate = filled(n, 2), *w = filled((size_t)all, 3), *want = zeros<float>(n);
+    float *x = filled(n, 1), *gate = filled(n, 2), *w = filled((size_t)all, 3),
+          *want = zeros<float>(n);
     uint16_t *act = zeros<uint16_t>((size_t)rows * ld);
     for (int i = 0; i < rows; i++) {
         float *row = zeros<float>((size_t)all);
@@ -175,13 +176,15 @@ static void rope(RopeCase c) {
     float *cs = zeros<float>((size_t)c.n * half), *sn = zeros<float>((size_t)c.n * half);
     int32_t *pos = zeros<int32_t>((size_t)c.n);
     uint16_t *want = zeros<uint16_t>(heads * 2 * rows), *q16;
-    int32_t *want_pos = zeros<int32_t>((size_t)heads * CAP), *live = zeros<int32_t>((size_t)heads * CAP);
+    int32_t *want_pos = zeros<int32_t>((size_t)heads * CAP),
+            *live = zeros<int32_t>((size_t)heads * CAP);
     for (int i = 0; i < half; i++) inv[i] = (float)dexp2(-(double)i / half * 13.3);
     for (int i = 0; i < c.n; i++) pos[i] = c.step ? 1000 * i + 77 : 500 + i;
     float *dq = to_device(q, nq), *dk = to_device(k, nk), *dv = to_device(v, nk);
     float *dinv = to_device(inv, 64);
     int32_t *dpos = to_device(pos, (size_t)c.n);
-    float *dcs = device_array<float>((size_t)c.n * half + 1), *dsn = device_array<float>((size_t)c.n * half + 1);
+    float *dcs = device_array<float>((size_t)c.n * half + 1),
+          *dsn = device_array<float>((size_t)c.n * half + 1);
     cuda_rope_angles(dpos, dinv, 1.25f, dcs, dsn, c.n, half, twin_stream());
     for (int i = 0; i < c.n * half; i++) {
         fsincos((float)pos[i / half] * inv[i % half], &sn[i], &cs[i]);
@@ -189,7 +192,8 @@ static void rope(RopeCase c) {
         sn[i] *= 1.25f;
     }
     char *mem = (char *)to_device(want, heads * 2 * rows);
-    int32_t *dp = to_device(want_pos, (size_t)heads * CAP), *dl = to_device(live, (size_t)heads * CAP);
+    int32_t *dp = to_device(want_pos, (size_t)heads * CAP),
+            *dl = to_device(live, (size_t)heads * CAP);
     uint32_t *ones = zeros<uint32_t>((size_t)heads * CAP * 3), *state;
     memset(ones, 0xff, (size_t)heads * CAP * 3 * sizeof *ones);
     state = to_device(ones, (size_t)heads * CAP * 3);
@@ -208,9 +212,29 @@ static void rope(RopeCase c) {
     KeyList *dlist = to_device(list, (size_t)heads);
     DeviceHead *dhead = to_device(head, (size_t)heads);
     uint16_t *dq16 = device_array<uint16_t>(nq);
-    RopeAppend a = { dq, dq16, dk, dv, (size_t)c.H * c.hd, (size_t)c.G * c.hd, (size_t)c.G * c.hd,
-                     dcs, dsn, dpos, dlist, dhead, c.step, c.by_index, 0, dinv, 1.25f, c.n, c.H, c.G,
-                     c.lists, c.hd, c.rope };
+    RopeAppend a = { dq,
+                     dq16,
+                     dk,
+                     dv,
+                     (size_t)c.H * c.hd,
+                     (size_t)c.G * c.hd,
+                     (size_t)c.G * c.hd,
+                     dcs,
+                     dsn,
+                     dpos,
+                     dlist,
+                     dhead,
+                     c.step,
+                     c.by_index,
+                     0,
+                     dinv,
+                     1.25f,
+                     c.n,
+                     c.H,
+                     c.G,
+                     c.lists,
+                     c.hd,
+                     c.rope };
     cuda_rope_append(&a, twin_stream());
     for (int i = 0; i < c.n; i++) {
         int ahead = c.step ? 0 : i, own = OWN + ahead, base = c.step ? i * c.lists : 0;
@@ -224,12 +248,15 @@ static void rope(RopeCase c) {
             turn(q + ((size_t)i * c.H + h) * c.hd, c.by_index ? t : cs + i * half,
                  c.by_index ? s : sn + i * half, half);
         }
-        for (int g = 0; g < c.G; g++) turn(k + ((size_t)i * c.G + g) * c.hd, cs + i * half, sn + i * half, half);
+        for (int g = 0; g < c.G; g++)
+            turn(k + ((size_t)i * c.G + g) * c.hd, cs + i * half, sn + i * half, half);
         for (int l = 0; l < c.lists; l++) {
             size_t from = ((size_t)i * c.G + l / (c.lists / c.G)) * c.hd;
             for (int j = 0; j < c.hd; j++) {
-                want[(size_t)(base + l) * 2 * rows + (size_t)own * c.hd + j] = f32_bf16(k[from + j]);
-                want[((size_t)(base + l) * 2 + 1) * rows + (size_t)own * c.hd + j] = f32_bf16(v[from + j]);
+                want[(size_t)(base + l) * 2 * rows + (size_t)own * c.hd + j] =
+                    f32_bf16(k[from + j]);
+                want[((size_t)(base + l) * 2 + 1) * rows + (size_t)own * c.hd + j] =
+                    f32_bf16(v[from + j]);
             }
             want_pos[(base + l) * CAP + own] = pos[i];
             if (c.live) live[(base + l) * CAP + LEN + ahead] = SPLIT + own;
@@ -254,7 +281,15 @@ static void rope(RopeCase c) {
     }
     cudaFree(dk); cudaFree(dv); cudaFree(dinv); cudaFree(dpos); cudaFree(dcs); cudaFree(dsn);
     cudaFree(dlist); cudaFree(dhead);
-    free(q); free(k); free(v); free(cs); free(sn); free(pos); free(want); free(want_pos); free(live);
+    free(q);
+    free(k);
+    free(v);
+    free(cs);
+    free(sn);
+    free(pos);
+    free(want);
+    free(want_pos);
+    free(live);
     free(ones); free(list); free(head); free(q16);
 }
 
@@ -319,19 +354,22 @@ static void experts(int n, int X, int used, int E) {
 static void encoder(int n, int H, int hd) {
     int E = H * hd;
     size_t all = (size_t)n * E;
-    float *q = filled(all, 18), *k = filled(all, 19), *v = filled(all, 20), *z = filled(2 * (size_t)n, 21);
+    float *q = filled(all, 18), *k = filled(all, 19), *v = filled(all, 20),
+          *z = filled(2 * (size_t)n, 21);
     uint16_t *want = zeros<uint16_t>(3 * all);
     float *p = zeros<float>((size_t)n);
     const float *part[3] = { q, k, v };
     for (int w = 0; w < 3; w++)
         for (int i = 0; i < n; i++)
             for (int j = 0; j < E; j++)
-                want[(((size_t)w * H + j / hd) * n + i) * hd + j % hd] = f32_bf16(part[w][(size_t)i * E + j]);
+                want[(((size_t)w * H + j / hd) * n + i) * hd + j % hd] =
+                    f32_bf16(part[w][(size_t)i * E + j]);
     for (int i = 0; i < n; i++) {
         float d = (z[2 * i] - z[2 * i + 1]) * 1.44269504f, e = fexp2(d < 0 ? d : -d);
         p[i] = d < 0 ? 1.0f / (1.0f + e) : e / (1.0f + e);
     }
-    float *dq = to_device(q, all), *dk = to_device(k, all), *dv = to_device(v, all), *dz = to_device(z, 2 * (size_t)n);
+    float *dq = to_device(q, all), *dk = to_device(k, all), *dv = to_device(v, all),
+          *dz = to_device(z, 2 * (size_t)n);
     uint16_t *to = device_array<uint16_t>(3 * all);
     float *dp = device_array<float>((size_t)n);
     cuda_split_heads(dq, dk, dv, to, n, H, hd, twin_stream());
@@ -390,7 +428,7 @@ int main(void) {
     embed(5, 40);
     embed(1, 300);
     rope({ 5, 4, 2, 2, 16, 16, 1, false, false, true });
-    rope({ 3, 4, 2, 4, 12, 8, 3, false, true, false });         // query heads keep rows of their own
+    rope({ 3, 4, 2, 4, 12, 8, 3, false, true, false }); // query heads keep rows of their own
     rope({ 4, 6, 1, 1, 80, 64, 0, true, true, true });          // a step of four caches
     rope({ 2, 2, 2, 2, 20, 0, 2, true, false, false });         // no rotation
     experts(37, 16, 2, 24);
