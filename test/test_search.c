@@ -168,7 +168,7 @@ static int64_t computed(const LayerSeen *seen, const HeadPattern *found) {
     size_t panel = attn_panel_bytes(s) * CEIL_DIV(N, PANEL), each = attn_scratch_bytes(s) + 64;
     char *panels = (char *)mem_take(&mem, panel, 1, "panels");
     char *scratch = (char *)mem_take(&mem, each * (size_t)cpu_threads(), 1, "scratch");
-    KeyList keys = { { k, k }, { v, v }, { pos, pos }, N, NULL, N, false };
+    KeyList keys = { { k, k }, { v, v }, { pos, pos }, N, NULL, N, false, NULL };
     const void *at[1] = { panels };
     for (int i = 0; i < N; i++) pos[i] = i;
     for (int e = 0; e < N; e += PANEL) attn_pack(s, panels, &keys, e, e + PANEL, scratch);
