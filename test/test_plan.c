@@ -1,6 +1,6 @@
 // test_plan.c - bytes: the plan against the measured peak of the model's account, and what a branch
 // holds after its first feed, to the byte. Models small enough that rows, not weights, decide.
-#include "tinymodel.h"
+#include "tinyssm.h"
 
 #ifdef __SANITIZE_ADDRESS__
 enum { FIRST = 1100, LATER = 60, STEPS = 10 };      // the same paths in bearable time
@@ -70,6 +70,25 @@ static int64_t rows_of(const Branch *b, const Config *c) {
     return (int64_t)(branch_stats(b).rows_mean * c->n_layers * c->n_kv_heads + 0.5);
 }
 
+// requests of one session that answer together: a context, a root and a fork per request
+typedef struct { const char *method; int budget, forks; } BatchPoint;
+static const BatchPoint batch_points[] = {
+    { "full", 0, 5 }, { "keep-last", 300, 5 }, { "snapkv", 300, 4 }, { "h2o", 400, 3 },
+};
+// models with recurrent state, alone: a mark during the answer, a second feed
+static const struct { const char *name; Config c; const char *method; } recurrent[] = {
+    { "mamba2",
+      { .arch = ARCH_MAMBA2, .vocab_size = TINY_VOCAB, .dim = 64, .n_layers = 6, .max_ctx = 8192,
+        .norm_eps = 1e-5f, .ssm_inner = 256, .ssm_state = 64, .ssm_conv = 4, .ssm_heads = 8,
+        .ssm_head_dim = 32, .ssm_groups = 8, .norm_groups = 8, .dtype = DT_BF16 }, "full" },
+    { "jamba",
+      { .arch = ARCH_JAMBA, .vocab_size = TINY_VOCAB, .dim = 48, .hidden_dim = 72, .n_layers = 8,
+        .n_heads = 4, .n_kv_heads = 2, .head_dim = 32, .max_ctx = 8192, .norm_eps = 1e-6f,
+        .attn_period = 4, .attn_offset = 2, .n_experts = 4, .n_experts_used = 2,
+        .expert_period = 2, .expert_offset = 1, .ssm_inner = 96, .ssm_state = 16, .ssm_conv = 4,
+        .ssm_dt_rank = 5, .dtype = DT_BF16 }, "full" },
+};
+
 // what corm keeps is ragged over heads and layers, and the block of a head is just its rows +
 // reserve
 static void check_after_first_feed(const Point *p, const Branch *b, const Config *c, int reserve) {
@@ -129,6 +148,77 @@ static void run_point(const Point *p, const char *dir) {
            100.0 * ((double)plan.total / (double)peak - 1));
     branch_drop(b);
     context_drop(ctx);
+    model_close(model);
+    file_close(&f);
+    unlink(path);
+}
+
+static void expect_plan(const char *what, const Plan *plan, size_t peak) {
+    expect(fabs((double)plan->total / (double)peak - 1) <= 0.03, what, (double)peak,
+           (double)plan->total);
+    printf("%-28s peak %9zu  plan %9zu  %+.2f %%\n", what, peak, plan->total,
+           100.0 * ((double)plan->total / (double)peak - 1));
+}
+
+static void run_batch(const BatchPoint *p, const char *dir) {
+    static int32_t ids[FIRST + LATER];
+    Point one = { &spec_small, p->method, FIRST, p->budget, true };
+    char path[512], what[64];
+    ModelFile f;
+    Err err;
+    Method m = method_of(&one);
+    Branch *b[8];
+    snprintf(path, sizeof path, "%s/m.bin", dir);
+    tiny_write(&spec_small, path);
+    ids_of(ids, FIRST + LATER);
+    CHECK(!file_open(&f, path, false, &err), "%s", err.msg);
+    Model *model = model_open(&f, NULL, &err);
+    CHECK(model, "%s", err.msg);
+    Needs needs = { 0 };
+    method_needs(&m, &needs);
+    Context *ctx = context_open(model, ids, FIRST, &needs, &err);
+    Branch *root = branch_open(model, ctx, &m, 0, &err);
+    CHECK(!branch_feed(root, ids, 0, FEED_FIRST | FEED_NO_LOGITS, &err), "%s", err.msg);
+    for (int i = 0; i < p->forks; i++) {
+        b[i] = branch_fork(root, LATER + STEPS, &err);
+        CHECK(!branch_feed(b[i], ids + FIRST, LATER, 0, &err), "%s", err.msg);
+    }
+    for (int k = 0; k < STEPS; k++) CHECK(!branches_step(b, ids + k, p->forks, &err), "%s", err.msg);
+    const Config *c = model_config(model);
+    Plan plan = plan_run(c, &m, FIRST, FIRST, LATER + STEPS, true, -1, 512);
+    plan_more(&plan, c, &m, FIRST, FIRST, LATER + STEPS, true, -1, p->forks - 1);
+    snprintf(what, sizeof what, "%s, %d requests", p->method, p->forks);
+    expect_plan(what, &plan, model_mem(model)->high);
+    for (int i = 0; i < p->forks; i++) branch_drop(b[i]);
+    branch_drop(root);
+    context_drop(ctx);
+    model_close(model);
+    file_close(&f);
+    unlink(path);
+}
+
+static void run_recurrent(int at, const char *dir) {
+    static int32_t ids[FIRST + LATER];
+    Point one = { NULL, recurrent[at].method, FIRST, 0, false };
+    char path[512];
+    ModelFile f;
+    Err err;
+    Method m = method_of(&one);
+    snprintf(path, sizeof path, "%s/m.bin", dir);
+    ssm_write(&recurrent[at].c, 3, path);
+    ids_of(ids, FIRST + LATER);
+    CHECK(!file_open(&f, path, false, &err), "%s", err.msg);
+    Model *model = model_open(&f, NULL, &err);
+    CHECK(model, "%s", err.msg);
+    Branch *b = branch_open(model, NULL, &m, LATER + STEPS, &err);
+    CHECK(!branch_feed(b, ids, FIRST, FEED_FIRST, &err), "%s", err.msg);
+    Mark *k = branch_mark(b);
+    for (int i = 0; i < STEPS; i++) CHECK(!branch_step(b, ids[i], &err), "%s", err.msg);
+    branch_rewind(b, k);
+    CHECK(!branch_feed(b, ids + FIRST, LATER, 0, &err), "%s", err.msg);
+    Plan plan = plan_run(model_config(model), &m, FIRST, FIRST, LATER + STEPS, false, -1, 512);
+    expect_plan(recurrent[at].name, &plan, model_mem(model)->high);
+    branch_drop(b);
     model_close(model);
     file_close(&f);
     unlink(path);
@@ -211,6 +301,8 @@ int main(void) {
     CHECK(mkdtemp(dir), "no temporary directory");
     CHECK(!cpu_init(0, &err), "%s", err.msg);
     for (size_t i = 0; i < COUNTOF(points); i++) run_point(&points[i], dir);
+    for (size_t i = 0; i < COUNTOF(batch_points); i++) run_batch(&batch_points[i], dir);
+    for (size_t i = 0; i < COUNTOF(recurrent); i++) run_recurrent((int)i, dir);
     corm_wide_is_full(dir);
     later_feed_is_released(dir);
     rmdir(dir);
