@@ -964,16 +964,14 @@ __device__ static void column_add(Column *c, const Observed *o, uint32_t *state,
     if (KIND == LOOK_MOMENTS) c->count += 1.0f;
 }
 
-enum { DIAGONALS = TILE_KEYS + TILE_ROWS };     // of a block's keys and the 64 rows of one head
-
 // sums of one head's tile, rows from `at` on, along its diagonals: key first + j under row i adds
 // to number j + rows - 1 - i
 __device__ static void add_diagonals(const LookRows *a, const Observed *o, const float *s, int head,
                                      int first, int at) {
     const float *lse2 = o->lse2 + (size_t)head * o->lse_ld;
     int l = head / (a->n_heads / a->n_lists);
-    float *to = o->diagonals + ((size_t)head * gridDim.x + blockIdx.x) * DIAGONALS;
-    for (int e = threadIdx.x; e < DIAGONALS; e += TILE_THREADS) {
+    float *to = o->diagonals + ((size_t)head * gridDim.x + blockIdx.x) * LOOK_DIAGONAL;
+    for (int e = threadIdx.x; e < LOOK_DIAGONAL; e += TILE_THREADS) {
         float sum = 0;
         for (int i = at; i < a->rows; i++) {
             int j = e - (a->rows - 1 - i);

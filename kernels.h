@@ -12,6 +12,7 @@
 #ifndef KERNELS_H
 #define KERNELS_H
 #include "device.h"
+#include "products.h"
 #include "scb.h"
 
 EXTERN_C_BEGIN
@@ -98,14 +99,14 @@ typedef struct {                // query rows of a layer over the lists of its h
 // log2 of the softmax denominators, head h of row i at h * lse_ld + i. parts: LOOK_SPLITS * H *
 // rows float pairs of scratch. Within 1e-5 of the plain loop: tensor-core products, another
 // grouping of the keys.
-enum { LOOK_SPLITS = 32 };
+enum { LOOK_SPLITS = 32, LOOK_DIAGONAL = 192 }; // sums of 128 keys under 64 rows
 void cuda_look_lse(const LookRows *a, float *lse2, size_t lse_ld, float *parts, void *stream);
 
 typedef enum {
     LOOK_SUM, LOOK_MOMENTS,     // add_sum, add_moments: one unit of state per list, or per head
     LOOK_MARKS, LOOK_LAST,      // mark_important, corm_observe
     LOOK_WINDOW,                // add_window: sums (H, sums_ld), which begin at zero
-    LOOK_DIAGONALS              // the same, and sums along the diagonals: cuda_estimate
+    LOOK_DIAGONALS              // the same, and sums along the diagonals: cuda_sparse_plan
 } LookKind;
 typedef struct {
     const float *lse2;          // of head h, row i at h * lse_ld + i
@@ -114,7 +115,7 @@ typedef struct {
     DeviceHead *head;           // (n_lists) state; NULL in the last two kinds
     float *sums;                // (H, sums_ld) columns of the last two kinds
     size_t sums_ld;
-    float *diagonals;           // (H, key tiles, 192) scratch of the last kind
+    float *diagonals;           // (H, keys / 128, LOOK_DIAGONAL) scratch of the last kind
     Group group;                // how the heads of a list are joined in the first two
     int units, history;         // units of state per list: 1, or its query heads
 } Observed;
@@ -202,6 +203,44 @@ void cuda_read_bounds(const Reading *a, const uint16_t *q, const uint16_t *const
 void cuda_read_scores(const Reading *a, const float *scores, size_t scores_ld, const float *lse2,
                       void *stream);
 void cuda_read_lists(const Reading *a, void *stream);   // keep, rows and out from both
+
+// ===========================================================================
+// sparse_attn.cu: what the heads of one layer of a sparse feed look at. Estimated sums are within
+// 1e-5 of the plain loop's, everything made of them is the same.
+typedef struct {
+    LookRows rows;              // the last min(64, n) query rows, over the lists with all keys
+    const HeadPattern *pattern; // (H)
+    int n, dense_rows;          // rows of the feed; of a-shape
+    size_t ld;                  // a multiple of 64, no list is longer
+    HeadLists *head;            // (H) out, with pointers to the next two
+    int32_t *vertical;          // (H, ld)
+    uint64_t *slash;            // (H, ld / 64)
+    uint16_t *k_mean;           // (G, ld / 64, hd) means of tiles of 64 keys
+    float *column, *distance;   // (H, ld) scratch, as the next
+    float *lse2, *parts;        // (H, 64); 2 * LOOK_SPLITS * H * 64
+    float *diagonals;           // (H, keys / 128 rounded up, LOOK_DIAGONAL)
+    uint8_t *keep;              // (H, ld)
+    Choice *choice;             // (2, H)
+} SparsePlan;
+// a: host. estimates: some head is vertical-slash; means: some is block-sparse. Without estimates
+// (without means) the buffers of that part may be NULL.
+void cuda_sparse_plan(const SparsePlan *a, bool estimates, bool means, void *stream);
+
+typedef struct {                // lists of rows [first, first + n) of the feed, first % 64 = 0
+    SparsePlan plan;
+    const uint16_t *q;          // (n, H, hd), for means
+    int first, n;
+    KeySpan *span;              // (H, n / 64 rounded up, most_spans): verticals + ld / 64 + 2
+    int *n_spans;               // (H, n / 64)
+    BlockTiles *block;          // (H, n / 64) the same as attention wants it
+    int32_t *tile, *column; // (H, n / 64, ld / 64 + 1) (H, n / 64, most_columns): verticals + 64
+    int most_spans, most_columns;
+    uint64_t *marks;            // (H, n / 64, ld / 64) as LookRows wants it, or NULL
+    float *score;               // (H, n / 64, ld / 64) scratch of means, as the next two
+    int32_t *chosen;
+    Choice *choice;             // (H, n / 64)
+} SparseLists;
+void cuda_sparse_lists(const SparseLists *a, bool means, void *stream); // a: host
 
 // ===========================================================================
 // mamba.cu. Recurrent state lies on the device as on the host (mamba_state_bytes), so copying it is

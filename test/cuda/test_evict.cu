@@ -668,6 +668,9 @@ static void choices(void) {
     rule({ "snapkv", 2, 60, 64, GROUP_SUM, POOL_AVG });
     rule({ "tova", 6, 500, 100, GROUP_MEAN, POOL_AVG });
     rule({ "tova", 2, 500, 100, GROUP_QUERY_HEAD, POOL_AVG });
+    rule({ "h2o", 4, 5, 60, GROUP_MEAN, POOL_AVG });            // the second list is empty
+    rule({ "snapkv", 4, 6, 60, GROUP_MEAN, POOL_AVG });
+    rule({ "random", 4, 7, 60, GROUP_MEAN, POOL_AVG });
     rule({ "h2o", 4, 600, 60, GROUP_MEAN, POOL_AVG });
     rule({ "scissorhands", 4, 600, 60, GROUP_MEAN, POOL_AVG });
     rule({ "corm", 4, 600, 0, GROUP_MEAN, POOL_AVG });
@@ -690,6 +693,7 @@ static void statistics(void) {
     for (int kind = LOOK_SUM; kind <= LOOK_WINDOW; kind++) {
         observe_one((LookKind)kind, 6, 2, 600, false);
         observe_one((LookKind)kind, 6, 2, 30, true);
+        observe_one((LookKind)kind, 2, 2, 3, true);
     }
 }
 
@@ -702,6 +706,7 @@ int main(void) {
     lists(700, 16, 2, true);
     lists(513, 12, 1, false);
     lists(40, 64, 0, true);
+    lists(4, 16, 1, true);                      // the second list is empty
     reads(4, 300, 16, 16, 64, 3, true);
     reads(6, 330, 20, 16, 32, 2, false);        // at least three pages
     reads(2, 60, 16, 16, 64, 2, true);          // all of it

@@ -158,7 +158,19 @@ static void embed(int n, int dim) {
 // ---------------------------------------------------------------------------
 // RoPE and appending
 
-typedef struct { int n, H, G, lists, hd, rope, words; bool step, by_index, live; } RopeCase;
+enum { LEN = 7, OWN = 3, SPLIT = 11, CAP = 40 };        // of every list before
+typedef struct {
+    int n, H, G, lists, hd, rope, words;
+    bool step, by_index, live;
+    bool apart;                 // keys first, then queries, as a sparse feed makes them
+} RopeCase;
+
+typedef struct {                // what the plain loops start from and leave
+    float *q, *k, *v, inv[64];
+    int32_t *pos, *row_pos, *live;
+    uint16_t *rows;             // (lists, K and V, CAP, hd)
+    uint32_t *state;            // (lists, words, CAP)
+} RopeRows;
 
 static void turn(float *x, const float *cs, const float *sn, int half) {
     for (int i = 0; i < half; i++) {
@@ -168,129 +180,99 @@ static void turn(float *x, const float *cs, const float *sn, int half) {
     }
 }
 
-static void rope(RopeCase c) {
-    enum { LEN = 7, OWN = 3, SPLIT = 11, CAP = 40 };
-    int half = c.rope / 2, heads = (c.step ? c.n : 1) * c.lists;
-    size_t nq = (size_t)c.n * c.H * c.hd, nk = (size_t)c.n * c.G * c.hd, rows = (size_t)CAP * c.hd;
-    float *q = filled(nq, 12), *k = filled(nk, 13), *v = filled(nk, 14), inv[64];
-    float *cs = zeros<float>((size_t)c.n * half), *sn = zeros<float>((size_t)c.n * half);
-    int32_t *pos = zeros<int32_t>((size_t)c.n);
-    uint16_t *want = zeros<uint16_t>(heads * 2 * rows), *q16;
-    int32_t *want_pos = zeros<int32_t>((size_t)heads * CAP),
-            *live = zeros<int32_t>((size_t)heads * CAP);
-    for (int i = 0; i < half; i++) inv[i] = (float)dexp2(-(double)i / half * 13.3);
-    for (int i = 0; i < c.n; i++) pos[i] = c.step ? 1000 * i + 77 : 500 + i;
-    float *dq = to_device(q, nq), *dk = to_device(k, nk), *dv = to_device(v, nk);
-    float *dinv = to_device(inv, 64);
-    int32_t *dpos = to_device(pos, (size_t)c.n);
-    float *dcs = device_array<float>((size_t)c.n * half + 1),
-          *dsn = device_array<float>((size_t)c.n * half + 1);
-    cuda_rope_angles(dpos, dinv, 1.25f, dcs, dsn, c.n, half, twin_stream());
-    for (int i = 0; i < c.n * half; i++) {
-        fsincos((float)pos[i / half] * inv[i % half], &sn[i], &cs[i]);
-        cs[i] *= 1.25f;
-        sn[i] *= 1.25f;
+static void angles(const RopeRows *r, int half, int at, float *cs, float *sn) {
+    for (int j = 0; j < half; j++) {
+        fsincos((float)at * r->inv[j], &sn[j], &cs[j]);
+        cs[j] *= 1.25f;
+        sn[j] *= 1.25f;
     }
-    char *mem = (char *)to_device(want, heads * 2 * rows);
-    int32_t *dp = to_device(want_pos, (size_t)heads * CAP),
-            *dl = to_device(live, (size_t)heads * CAP);
-    uint32_t *ones = zeros<uint32_t>((size_t)heads * CAP * 3), *state;
-    memset(ones, 0xff, (size_t)heads * CAP * 3 * sizeof *ones);
-    state = to_device(ones, (size_t)heads * CAP * 3);
-    KeyList *list = zeros<KeyList>((size_t)heads);
-    DeviceHead *head = zeros<DeviceHead>((size_t)heads);
-    for (int i = 0; i < heads; i++) {
-        list[i].k[1] = mem + (size_t)i * 2 * rows * 2;
-        list[i].v[1] = mem + ((size_t)i * 2 + 1) * rows * 2;
-        list[i].pos[1] = dp + i * CAP;
+}
+
+static void plain_rope(const RopeCase *c, RopeRows *r) {
+    int half = c->rope / 2, hd = c->hd;
+    float cs[64], sn[64], own_cs[64], own_sn[64];
+    for (int i = 0; i < c->n; i++) {
+        int ahead = c->step ? 0 : i, row = OWN + ahead, base = c->step ? i * c->lists : 0;
+        angles(r, half, r->pos[i], cs, sn);
+        angles(r, half, LEN + ahead, own_cs, own_sn);
+        for (int h = 0; h < c->H; h++)
+            turn(r->q + ((size_t)i * c->H + h) * hd, c->by_index ? own_cs : cs,
+                 c->by_index ? own_sn : sn, half);
+        for (int g = 0; g < c->G; g++) turn(r->k + ((size_t)i * c->G + g) * hd, cs, sn, half);
+        for (int l = base; l < base + c->lists; l++) {
+            size_t from = ((size_t)i * c->G + (l - base) / (c->lists / c->G)) * hd;
+            uint16_t *key = r->rows + ((size_t)l * 2 * CAP + row) * hd, *value = key + CAP * hd;
+            for (int j = 0; j < hd; j++) {
+                key[j] = f32_bf16(r->k[from + j]);
+                value[j] = f32_bf16(r->v[from + j]);
+            }
+            r->row_pos[l * CAP + row] = r->pos[i];
+            if (c->live) r->live[l * CAP + LEN + ahead] = SPLIT + row;
+            for (int w = 0; w < c->words; w++) r->state[(l * c->words + w) * CAP + LEN + ahead] = 0;
+        }
+    }
+}
+
+static void rope(RopeCase c) {
+    int half = c.rope / 2;
+    size_t lists = (size_t)(c.step ? c.n : 1) * c.lists, n = (size_t)c.n, each = (size_t)CAP * c.hd;
+    size_t nq = n * c.H * c.hd, nk = n * c.G * c.hd, words = lists * c.words * CAP;
+    RopeRows r = { filled(nq, 12), filled(nk, 13), filled(nk, 14), { 0 },
+                   zeros<int32_t>(n), zeros<int32_t>(lists * CAP), zeros<int32_t>(lists * CAP),
+                   zeros<uint16_t>(lists * 2 * each), zeros<uint32_t>(words) };
+    memset(r.state, 0xff, words * sizeof *r.state);
+    for (int i = 0; i < half; i++) r.inv[i] = (float)dexp2(-(double)i / half * 13.3);
+    for (int i = 0; i < c.n; i++) r.pos[i] = c.step ? 1000 * i + 77 : 500 + i;
+    float *q = to_device(r.q, nq), *k = to_device(r.k, nk), *v = to_device(r.v, nk),
+          *inv = to_device(r.inv, 64), *cs = device_array<float>(n * half + 1),
+          *sn = device_array<float>(n * half + 1);
+    int32_t *pos = to_device(r.pos, n), *row_pos = to_device(r.row_pos, lists * CAP),
+            *live = to_device(r.live, lists * CAP);
+    uint16_t *rows = to_device(r.rows, lists * 2 * each), *q16 = device_array<uint16_t>(nq);
+    uint32_t *state = to_device(r.state, words + 1);
+    KeyList *list = zeros<KeyList>(lists), *d_list;
+    DeviceHead *head = zeros<DeviceHead>(lists), *d_head;
+    for (size_t i = 0; i < lists; i++) {
+        list[i].k[1] = rows + i * 2 * each;
+        list[i].v[1] = rows + (i * 2 + 1) * each;
+        list[i].pos[1] = row_pos + i * CAP;
         list[i].split = SPLIT;
         list[i].len = LEN;
-        list[i].live = c.live ? dl + i * CAP : NULL;
-        DeviceHead h = { dl + i * CAP, state + (size_t)i * CAP * 3, c.words, CAP, OWN };
+        list[i].live = c.live ? live + i * CAP : NULL;
+        DeviceHead h = { live + i * CAP, state + i * c.words * CAP, c.words, CAP, OWN };
         head[i] = h;
     }
-    KeyList *dlist = to_device(list, (size_t)heads);
-    DeviceHead *dhead = to_device(head, (size_t)heads);
-    uint16_t *dq16 = device_array<uint16_t>(nq);
-    RopeAppend a = { dq,
-                     dq16,
-                     dk,
-                     dv,
-                     (size_t)c.H * c.hd,
-                     (size_t)c.G * c.hd,
-                     (size_t)c.G * c.hd,
-                     dcs,
-                     dsn,
-                     dpos,
-                     dlist,
-                     dhead,
-                     c.step,
-                     c.by_index,
-                     0,
-                     dinv,
-                     1.25f,
-                     c.n,
-                     c.H,
-                     c.G,
-                     c.lists,
-                     c.hd,
-                     c.rope };
+    d_list = to_device(list, lists);
+    d_head = to_device(head, lists);
+    RopeAppend a = { c.apart ? NULL : q, q16, k, v, (size_t)c.H * c.hd, (size_t)c.G * c.hd,
+                     (size_t)c.G * c.hd, cs, sn, pos, d_list, d_head, c.step, c.by_index, 0, inv,
+                     1.25f, c.n, c.H, c.G, c.lists, c.hd, c.rope };
+    cuda_rope_angles(pos, inv, 1.25f, cs, sn, c.n, half, twin_stream());
     cuda_rope_append(&a, twin_stream());
-    for (int i = 0; i < c.n; i++) {
-        int ahead = c.step ? 0 : i, own = OWN + ahead, base = c.step ? i * c.lists : 0;
-        for (int h = 0; h < c.H; h++) {
-            float s[64], t[64];
-            for (int j = 0; j < half; j++) {
-                fsincos((float)(LEN + ahead) * inv[j], &s[j], &t[j]);
-                s[j] *= 1.25f;
-                t[j] *= 1.25f;
-            }
-            turn(q + ((size_t)i * c.H + h) * c.hd, c.by_index ? t : cs + i * half,
-                 c.by_index ? s : sn + i * half, half);
-        }
-        for (int g = 0; g < c.G; g++)
-            turn(k + ((size_t)i * c.G + g) * c.hd, cs + i * half, sn + i * half, half);
-        for (int l = 0; l < c.lists; l++) {
-            size_t from = ((size_t)i * c.G + l / (c.lists / c.G)) * c.hd;
-            for (int j = 0; j < c.hd; j++) {
-                want[(size_t)(base + l) * 2 * rows + (size_t)own * c.hd + j] =
-                    f32_bf16(k[from + j]);
-                want[((size_t)(base + l) * 2 + 1) * rows + (size_t)own * c.hd + j] =
-                    f32_bf16(v[from + j]);
-            }
-            want_pos[(base + l) * CAP + own] = pos[i];
-            if (c.live) live[(base + l) * CAP + LEN + ahead] = SPLIT + own;
-            for (int w = 0; w < c.words; w++)
-                ones[(size_t)(base + l) * CAP * 3 + (size_t)w * CAP + LEN + ahead] = 0;
-        }
-    }
-    q16 = rounded(q, nq);
-    same("rotated queries", dq, q, nq);
-    same("rotated queries in bf16", dq16, q16, nq);
-    same("appended rows", (uint16_t *)mem, want, heads * 2 * rows);
-    same("appended positions", dp, want_pos, (size_t)heads * CAP);
-    same("appended entries", dl, live, (size_t)heads * CAP);
-    same("cleared state", state, ones, (size_t)heads * CAP * 3);
-    from_device(list, dlist, (size_t)heads);
-    from_device(head, dhead, (size_t)heads);
-    for (int i = 0; i < heads; i++) {
+    a.q = q;
+    a.k = NULL;
+    a.index0 = -c.n;
+    if (c.apart) cuda_rope_append(&a, twin_stream());
+    plain_rope(&c, &r);
+    uint16_t *want16 = rounded(r.q, nq);
+    same("rotated queries", q, r.q, nq);
+    same("rotated queries in bf16", q16, want16, nq);
+    same("appended rows", rows, r.rows, lists * 2 * each);
+    same("appended positions", row_pos, r.row_pos, lists * CAP);
+    same("appended entries", live, r.live, lists * CAP);
+    same("cleared state", state, r.state, words);
+    from_device(list, d_list, lists);
+    from_device(head, d_head, lists);
+    for (size_t i = 0; i < lists; i++) {
         int grown = c.step ? 1 : c.n;
         if (list[i].len == LEN + grown && head[i].own == OWN + grown) continue;
         twin_failures++;
-        printf("list %d has %d entries, %d rows\n", i, list[i].len, head[i].own);
+        printf("list %zu has %d entries, %d rows\n", i, list[i].len, head[i].own);
     }
-    cudaFree(dk); cudaFree(dv); cudaFree(dinv); cudaFree(dpos); cudaFree(dcs); cudaFree(dsn);
-    cudaFree(dlist); cudaFree(dhead);
-    free(q);
-    free(k);
-    free(v);
-    free(cs);
-    free(sn);
-    free(pos);
-    free(want);
-    free(want_pos);
-    free(live);
-    free(ones); free(list); free(head); free(q16);
+    void *device[] = { k, v, inv, cs, sn, pos, d_list, d_head };
+    void *host[] = { r.q, r.k, r.v, r.pos, r.row_pos, r.live, r.rows, r.state, list, head, want16 };
+    for (size_t i = 0; i < COUNTOF(device); i++) cudaFree(device[i]);
+    for (size_t i = 0; i < COUNTOF(host); i++) free(host[i]);
 }
 
 // ---------------------------------------------------------------------------
@@ -427,10 +409,11 @@ int main(void) {
     argmax(1, 1);
     embed(5, 40);
     embed(1, 300);
-    rope({ 5, 4, 2, 2, 16, 16, 1, false, false, true });
-    rope({ 3, 4, 2, 4, 12, 8, 3, false, true, false }); // query heads keep rows of their own
-    rope({ 4, 6, 1, 1, 80, 64, 0, true, true, true });          // a step of four caches
-    rope({ 2, 2, 2, 2, 20, 0, 2, true, false, false });         // no rotation
+    rope({ 5, 4, 2, 2, 16, 16, 1, false, false, true, false });
+    rope({ 3, 4, 2, 4, 12, 8, 3, false, true, false, false }); // query heads keep their own rows
+    rope({ 4, 6, 1, 1, 80, 64, 0, true, true, true, false });  // a step of four caches
+    rope({ 2, 2, 2, 2, 20, 0, 2, true, false, false, false }); // no rotation
+    rope({ 9, 4, 2, 2, 24, 16, 1, false, true, true, true });
     experts(37, 16, 2, 24);
     experts(300, 3, 2, 8);
     experts(1, 40, 3, 300);

@@ -134,8 +134,18 @@ static void feed(Layer2 *l, char *plain, char *device, int64_t pos, int n, uint6
     m.rows = device_array<uint16_t>(all * X);
     m.row_dt = device_array<float>(all * J);
     m.gram = device_array<float>((all / CHUNK + 2) * (size_t)l->c.ssm_groups * CHUNK * CHUNK);
+    size_t bytes = plain_mamba_state_bytes(&l->c);
+    char *before = fetched(device, bytes);
     cuda_mamba_feed(&m, twin_stream());
-    float *y = fetched(m.y, n * D);
+    float *y = fetched(m.y, n * D), *again;
+    char *after = fetched(device, bytes), *after_again;
+    CUDA_OK(cudaMemcpy(device, before, bytes, cudaMemcpyHostToDevice));
+    cuda_mamba_feed(&m, twin_stream());
+    again = fetched(m.y, n * D);
+    after_again = fetched(device, bytes);
+    twin_equal("a feed twice", again, y, n * D);
+    twin_equal("its state twice", after_again, after, bytes);
+    free(before); free(after); free(again); free(after_again);
     twin_near("a feed", y, l->b.y, n * D, 4e-3);        // a weight may round the other way
     states_near(l, plain, device, pos + n, 1e-5);
     cudaFree((void *)m.in); cudaFree((void *)m.dt); cudaFree(m.y); cudaFree(m.rows);
@@ -321,6 +331,7 @@ int main(void) {
     mamba2(2, 32, 64, 1);
     mamba2(4, 40, 24, 2);               // a part of 32 channels, and of a tile of states
     mamba2(2, 10, 12, 2);               // rows that are no whole pieces of 16 bytes
-    mamba2(1, 16, 136, 1);              // states of three warps' turns
+    mamba2(1, 8, 72, 1);                // states of two turns of the warps, and of three
+    mamba2(1, 16, 136, 1);
     return twin_end("states");
 }
