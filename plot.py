@@ -28,8 +28,8 @@ CATEGORIES = ("Retr.String", "Retr.Semantic", "Global", "Multi-task", "Other")
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A", "#999999")
 MARKERS = "osD^vPX*"
 QUERY = {"multi-turn": "first", "multi-request": "no", "single": "each"}
-KINDS = {"turns": ("turn",), "abilities": ("category",), "budget": ("average",), "depth": ("depth",),
-         "sweep": ("turn", "task")}
+KINDS = {"turns": ("turn",), "abilities": ("category",), "budget": ("average",),
+         "depth": ("depth",), "sweep": ("turn", "task")}
 TABLES = {"turns": "turns", "abilities": "categories", "budget": "methods", "depth": "depth",
           "sweep": "turns"}
 
@@ -61,7 +61,8 @@ def report_of(path):
 def read(path, opts):
     """The rows of the wanted kinds, task, mode and method; numbers as floats or None."""
     try:
-        with report_of(path) if os.path.isdir(path) else open(path, newline="", encoding="utf-8") as f:
+        table = report_of(path) if os.path.isdir(path) else open(path, newline="", encoding="utf-8")
+        with table as f:
             table = csv.DictReader(f)
             missing = [c for c in COLUMNS if c not in (table.fieldnames or ())]
             if missing:
@@ -445,8 +446,8 @@ def probe_attention(plt, rows):
                      norm=plt.matplotlib.colors.LogNorm(low),
                      extent=(0, 100, turns[-1] + 0.5, turns[0] - 0.5))
     at = {int(r["turn"]): int(r["bin"]) for r in rows if r["kind"] == "needle"}
-    a.plot([100 * (at[t] + 0.5) / bins for t in turns], turns, linestyle="", marker="o", color="white",
-           markeredgecolor="black", markersize=6)
+    a.plot([100 * (at[t] + 0.5) / bins for t in turns], turns, linestyle="", marker="o",
+           color="white", markeredgecolor="black", markersize=6)
     a.set(xlabel="place in the context, %", ylabel="turn", yticks=turns,
           title="attention of the answer's first token, %; dot: value asked for")
     a.grid(False)

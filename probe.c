@@ -169,7 +169,7 @@ static void pair_line(const ProbeHead *h, const char *kind, int layer, int head,
 
 // distance   queries d apart, the mean over the text
 // similar    a sampled query and the earlier one most like it: their distance, cosine, and the
-//            important keys they have in common; then the same for two controls, over the same keys:
+//            important keys they have in common; then two controls, over the same keys:
 // apart      another two queries at that distance
 // any        that query and an earlier one drawn blindly from the half of the text before it
 static void similarity_head(const Probe *p, const ProbeHead *h, int layer, int head, float *row,
