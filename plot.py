@@ -449,7 +449,7 @@ def probe_attention(plt, rows):
     a.plot([100 * (at[t] + 0.5) / bins for t in turns], turns, linestyle="", marker="o",
            color="white", markeredgecolor="black", markersize=6)
     a.set(xlabel="place in the context, %", ylabel="turn", yticks=turns,
-          title="attention of the answer's first token, %; dot: value asked for")
+          title="attention, %; dots: values asked for")
     a.grid(False)
     fig.colorbar(shown, ax=a)
     layers = sorted({int(r["layer"]) for r in rows})
