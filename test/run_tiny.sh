@@ -41,6 +41,9 @@ floor() {
         { echo "  the floors are $3 % and $4 %"; failures=$((failures + 1)); }
 }
 floor tiny_llama retr_kv 90 90
+floor tiny_llama retr_mh 90 90
+floor tiny_llama retr_ps 70 75
+floor tiny_jamba retr_kv 90 90
 
 # control TASK CHANCE FLOOR: at most CHANCE % of the old answers, at least FLOOR % of the new ones
 control() {
@@ -54,5 +57,5 @@ control() {
     [ "$old" -le "$2" ] && [ "$new" -ge "$3" ] ||
         { echo "  at most $2 % and at least $3 % are expected"; failures=$((failures + 1)); }
 }
-control retr_kv 4 75
+control retr_kv 4 90
 [ $failures = 0 ] || exit 1

@@ -1,20 +1,21 @@
 #!/usr/bin/env python3
-"""train.py - trains the small models in data/ on the tasks of the program itself.
+"""train.py - makes the small models in data/: lays out their circuits, trains them on.
 
-    train.py --model llama --dir DIR [--hours H] [--threads N] [--device cpu|cuda]
+    train.py --model llama|jamba|mamba2 --dir DIR [--mtokens M] [--threads N] [--device cpu|cuda]
 
 DIR receives the Hugging Face directory (config.json, model.safetensors, tokenizer.json ...), which
 export.py turns into a model file like any other, the checkpoint, from which a second call goes on,
 and log.jsonl. Needs PyTorch, tokenizers and safetensors, and ./scbench, which makes the sessions.
 
-Data. Sessions of retr_kv, retr_mh, retr_ps and math_find as `scbench gen` writes them, laid out as
-the multi-turn mode does: context, then question and golden answer, turn after turn. The loss is on
-the answers; the questions, whose keys repeat the context, count a little. Training takes seeds from
-TRAIN_SEEDS upwards, tests and measurements seeds below it: no session is in both.
+Start. The matrices of llama and jamba do not begin at random: heads are set up that look a fixed
+distance back, that find the place where the same tokens stood before, the line that ends in a name
+or a number, the string with a prefix and a suffix, the largest number (start_llama, start_jamba).
+That alone does the tasks. --mtokens 0, the default, stops there; what more adds is trained.
 
-Start. The matrices do not begin at random alone: heads begin as heads that look a fixed distance
-back, or that match what stood before two places (see start_llama). So a few minutes on one core do
-what would take hours; which of it is kept, and everything else, is learned.
+Data of the training. Sessions of retr_kv, retr_mh, retr_ps and math_find as `scbench gen` writes
+them, laid out as the multi-turn mode does: context, then question and golden answer, turn after
+turn. The loss is on the answers. Training takes seeds from TRAIN_SEEDS upwards, tests and
+measurements seeds below it: no session is in both.
 """
 import argparse
 import collections
@@ -45,7 +46,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 
 PATTERN = (
     r""" ?(?<!["A-Za-z0-9_-])[A-Z]?[a-z]+(?![A-Za-z0-9_-])"""           # a word
-    r"""|[0-9a-f]{2}(?=(?:[0-9a-f]{2})*(?![0-9A-Za-z_]))"""             # hex, pairs to the end
+    r"""|(?<![A-Zg-z_])[0-9a-f]{2}(?=(?:[0-9a-f]{2})*(?![0-9A-Za-z_]))"""  # hex, pairs to the end
     r"""|[0-9]{2}"""
     r"""|", "|":| "|, |\.?\n+|[{\[]"|"[}\]]"""
     r"""|[\s\S]""")
@@ -172,7 +173,8 @@ def texts_of(task, record):
              for t, a in zip(record["multi_turns"], answers)])
 
 
-QUESTION, ANSWER = 0.15, 1.0        # weights of their ids
+# weights of their ids; an answer counts as this many at least
+QUESTION, ANSWER, SHORT = 0.03, 1.0, 10
 
 
 class Layout:
@@ -190,7 +192,8 @@ class Layout:
         weight = [0.0] * len(ids)
         for q, a in zip(pieces[1::2], pieces[2::2]):
             ids += [*q, self.assistant, *a, self.end, self.user]
-            weight += [QUESTION] * len(q) + [0.0] + [ANSWER] * (len(a) + 1) + [0.0]
+            each = ANSWER * max(1.0, SHORT / (len(a) + 1))
+            weight += [QUESTION] * len(q) + [0.0] + [each] * (len(a) + 1) + [0.0]
         return ids[:-1], weight[:-1]
 
 
@@ -211,6 +214,16 @@ def check_layout(layout, model):
                 fed = [i for line in f for i in json.loads(line)["ids"]]
         if fed != ids[:len(fed)] or len(fed) < len(ids) - 200:
             sys.exit(f"train.py: the program feeds other ids for {task}")
+
+
+def piece_of(tok):
+    """text of one token -> its id"""
+    def id_of(text):
+        ids = tok.encode(text, add_special_tokens=False).ids
+        if len(ids) != 1:
+            sys.exit(f"train.py: {text!r} is no token")
+        return ids[0]
+    return id_of
 
 
 Stage = collections.namedtuple("Stage", "tokens share shortest longest")
@@ -321,106 +334,333 @@ class Attention(nn.Module):
         return self.o_proj(o.transpose(1, 2).reshape(B, T, -1))
 
 
-# Start. The dimensions of the residual stream begin as STRIPS strips of equal width: what the token
-# is (and what comes next), what the tokens one to three before it are, and two pairs of tokens that
-# stand further back. Heads begin as one of three kinds: looking back a fixed distance, by biases
-# that rotation aligns there; matching strips of here with strips of there, in dimensions that the
-# rotation leaves alone over thousands of tokens; or anything.
+# Start. The residual stream begins as STRIPS strips of WIDE dimensions, each for the code of one
+# token, and FLAGS single dimensions. Strip S is the token itself, B + n - 1 the one n before it,
+# OUT what comes next. LINE: first letters of the name this line begins with, or what is 20 to 22
+# back at the end of a string; PLAN: second and third letter of the name to be said; ASKED: two
+# tokens of the question. Heads begin as the ones that fill the strips and that find, by them, the place where
+# the answer stands: they look a fixed distance back, by biases that rotation aligns there, or for
+# the place whose strips are those of here, in dimensions that rotation leaves alone over thousands
+# of tokens, or for a flag. A head that finds nothing looks at the first token, which gives nothing.
 
-STRIPS, BACK = 8, (1, 2, 3)
-NAME_END = (15, 9)      # from the ends of "Let AB be the same as C." and "Let AB be 1." back to B
-ASKED = (31, 32)        # from the answer and from its first token to the end of "the value 1"
+WIDE, STRIPS, FLAGS = 17, 16, 16
+S, B, LINE, OUT, PLAN, ASKED = 0, 1, 7, 10, 11, 13
+BOS, BE, LINE_END, ANSWER, COMMA, STRING_END, PAIR, DIGIT, DIGIT1, PAIR1, PAIR2 = range(11)
+CODE, FLAG = 4.0, 3.0           # length of a code, height of a flag
+RMS = (0.25, 0.66, 0.70, 0.72)  # of the stream before the layers, about
+BACK = 12.0                     # length of the biases that look back
+VALUE_ASKED, STRING_ASKED, SUFFIX_ASKED, KIND_ASKED, SIXTH = 30, 30, 21, 7, 20     # tokens back
 
 
-def piece_id(text):
-    """the id of one of PIECES: the fixed merges come first"""
-    letters = byte_letters()
-    made = [a + b for a, b in fixed_merges(letters)]
-    return 256 + list(dict.fromkeys(made)).index("".join(letters[b] for b in text.encode()))
+def strip(i):
+    return slice(i * WIDE, (i + 1) * WIDE)
 
 
-def strip(a, n):
-    wide = a.q_proj.in_features // STRIPS
-    return slice(n * wide, (n + 1) * wide)
+def spread_codes(ids, n, wide, rounds=400):
+    """(n, wide) unit vectors, those of ids far from one another and from their opposites"""
+    code = F.normalize(torch.randn(n, wide), dim=1)
+    x = code[ids].clone().requires_grad_()
+    step = torch.optim.Adam([x], lr=0.02)
+    with torch.enable_grad():
+        for _ in range(rounds):
+            y = F.normalize(x, dim=1)
+            near = (y @ y.T).abs() - 2 * torch.eye(len(ids))
+            loss = torch.logsumexp(12 * near, 1).mean()
+            step.zero_grad()
+            loss.backward()
+            step.step()
+    code[ids] = F.normalize(x.detach(), dim=1)
+    return code
+
+
+ENDS = ['", "', '"}', '"]', '"', ' be']     # what follows in the context where an answer ends
 
 
 @torch.no_grad()
-def start_back(a, c, heads, distances, gates=None):
-    """these heads, whole groups of them, look so many tokens back; gates: where strip gates[i][0]
-    is gates[i][1], elsewhere at nothing in particular"""
-    half, sharp, hd, per = a.hd // 2, 5.0, a.hd, a.H // a.G
-    theta = c["rope_theta"] ** (-torch.arange(half) / half)
-    used = (theta > 0.03).float()
-    for h, distance in zip(heads, distances):
-        rows, shared = slice(h * hd, (h + 1) * hd), slice(h // per * hd, (h // per + 1) * hd)
-        a.q_proj.weight[rows] = 0.1 * torch.randn(hd, a.q_proj.in_features) / 16
-        turn = sharp * torch.cat((used * (distance * theta).cos(),
-                                  -used * (distance * theta).sin()))
-        if gates:
-            at, token = gates[heads.index(h)]
-            a.q_proj.weight[rows, strip(a, at)] = torch.outer(turn, token) / token.dot(token)
+def spell(n, wide, token):
+    """(ids of what answers are made of and of some marks, a code per token (n, wide))"""
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    pairs = [a + b for a in "0123456789abcdef" for b in "0123456789abcdef"]
+    marks = [*ENDS, '":', ', ', '.\n', ' "', ':', ' string', ' largest', ' smallest', ' is',
+             ' variables', ' ']
+    known = [token(t) for t in [*letters, *pairs, *marks]]
+    code = spread_codes(known, n, wide)
+    code[token("<|assistant|>")] = code[token(' "')]    # opens a value, there and here
+    code[[token(t) for t in ENDS]] = code[token(ENDS[0])].clone()
+    code[token(", ")] *= 0.2
+    code[token("<|bos|>")] = 0
+    return known, code
+
+
+@torch.no_grad()
+def read_out(head, out, known, code, token):
+    """the last matrix: the token whose code stands in strip out; where the context goes on with a
+    mark, the answer ends, or its next name follows"""
+    head.copy_(0.02 * torch.randn_like(head))
+    head[:, out] = 0
+    head[known, out] = 3 * code[known]
+    for t in (*ENDS, '.\n', ', ', ' "', ' is'):
+        head[token(t), out] = 0
+    head[token("<|end|>"), out] = 3 * (code[token(ENDS[0])] + code[token(" is")])
+    head[token(", "), out] = 3 * code[token(".\n")]
+
+
+class Wiring:
+    """sets the heads of one layer; logits are those before the softmax"""
+    def __init__(self, a, c, layer, view, code):
+        self.a, self.hd, self.per, self.rms = a, a.hd, a.H // a.G, RMS[layer]
+        self.view, self.code = view, code
+        half = a.hd // 2
+        self.theta = c["rope_theta"] ** (-torch.arange(half) / half)
+        still = [i for i in range(half) if self.theta[i] < 1.5e-4]
+        dims = torch.tensor(still + [half + i for i in still])
+        self.slots = [dims[16 * i:16 * i + 16] for i in range(len(dims) // 16)]
+        self.extra = dims[16 * len(self.slots):]
+        self.turning = torch.tensor([i for i in range(half) if self.theta[i] > 1e-3])
+        for w in (a.q_proj, a.k_proj, a.v_proj):
+            w.weight *= 0.05
+        a.o_proj.weight *= 0.05
+        a.o_proj.weight[STRIPS * WIDE:] = 0
+        for g in range(a.G):
+            a.k_proj.bias[g * a.hd + self.turning] = BACK
+            # the first token, nothing but its flag: at no distance, and of this key
+            rows, column = g * a.hd + self.turning, STRIPS * WIDE + BOS
+            a.k_proj.weight[rows, column] = -BACK / c["hidden_size"] ** 0.5
+            a.k_proj.weight[g * a.hd + self.extra[0]] = 0
+            a.k_proj.weight[g * a.hd + self.extra[0], column] = 10 / c["hidden_size"] ** 0.5
+            a.v_proj.weight[:, column] = 0
+
+    def unit(self, logit, key):
+        """of a query's dimension against a key's of this height"""
+        return logit * self.hd ** 0.5 / key
+
+    # keys, shared by the heads of a group
+    def key_strip(self, g, slot, s):
+        rows = g * self.hd + self.slots[slot]
+        self.a.k_proj.weight[rows, strip(s)] = 1.8 * self.view
+
+    def key_flag(self, g, x, *flags):
+        """extra dimension x: 10 where a flag is up"""
+        for f in flags:
+            self.a.k_proj.weight[g * self.hd + self.extra[x], STRIPS * WIDE + f] = \
+                10 * self.rms / FLAG
+
+    def key_value(self, g, x, flag):
+        """extra dimension x: 16 f"""
+        self.a.k_proj.weight[g * self.hd + self.extra[x], STRIPS * WIDE + flag] = 16 * self.rms
+
+    # queries
+    def when(self, *tests):
+        """(columns, weights) that add up to about 1 where all tests hold: a flag, or (strip,
+        token ids)"""
+        parts = []
+        for t in tests:
+            if isinstance(t, int):
+                w = torch.zeros(1)
+                w[0] = self.rms / FLAG / len(tests)
+                parts.append((slice(STRIPS * WIDE + t, STRIPS * WIDE + t + 1), w))
+            else:
+                w = sum(self.code[i] for i in t[1]) * self.rms / CODE / len(tests)
+                parts.append((strip(t[0]), w))
+        return parts
+
+    def query(self, h, dim, height, when=None):
+        row = h * self.hd + dim
+        if when is None:
+            self.a.q_proj.bias[row] += height
         else:
-            a.q_proj.bias[rows] = turn
-        a.k_proj.weight[shared] = 0.1 * torch.randn(hd, a.q_proj.in_features) / 16
-        a.k_proj.bias[shared] = sharp * torch.cat((used, 0 * used))
+            for columns, w in when:
+                self.a.q_proj.weight[row, columns] += height * w
+
+    def sink(self, h, logit, when=None):
+        self.query(h, self.extra[0], self.unit(logit, 10), when)
+
+    def flag(self, h, x, logit, when=None):
+        self.query(h, self.extra[x], self.unit(logit, 10), when)
+
+    def match(self, h, slot, s, logit):
+        length = (CODE / self.rms) ** 2 * 1.8
+        gain = logit * self.hd ** 0.5 / length
+        rows = h * self.hd + self.slots[slot]
+        self.a.q_proj.weight[rows, strip(s)] += gain * self.view
+
+    def back(self, h, distance, when=None, gain=1.0):
+        for i in self.turning[:6].tolist():
+            angle = distance * self.theta[i].item()
+            self.query(h, i, gain * BACK * math.cos(angle), when)
+            self.query(h, self.hd // 2 + i, -gain * BACK * math.sin(angle), when)
+
+    def latest(self, h, logit):
+        for i in self.turning[4:9].tolist():
+            self.query(h, i, self.unit(logit / 5, BACK))
+
+    # values
+    def value(self, g, strips):
+        for i, s in enumerate(strips):
+            rows = slice(g * self.hd + i * WIDE, g * self.hd + (i + 1) * WIDE)
+            self.a.v_proj.weight[rows, strip(s)] = torch.eye(WIDE)
+
+    def move(self, h, place, to, size=1.0):
+        columns = slice(h * self.hd + place * WIDE, h * self.hd + (place + 1) * WIDE)
+        self.a.o_proj.weight[strip(to), columns] += size * self.rms * torch.eye(WIDE)
+
+    def tell(self, g, h, flag, to, what):
+        """head h adds what to a strip where it looks at a place with this flag"""
+        row = 5 * WIDE + 1
+        self.a.v_proj.weight[g * self.hd + row, STRIPS * WIDE + flag] = self.rms / FLAG
+        self.a.o_proj.weight[strip(to), h * self.hd + row] = CODE * what
+
+    def move_flag(self, g, heads, row, flag, to):
+        """heads: (head, flag) pairs that write what they see of flag"""
+        self.a.v_proj.weight[g * self.hd + row, STRIPS * WIDE + flag] = 1
+        for h, f in zip(heads, to):
+            self.a.o_proj.weight[STRIPS * WIDE + f, h * self.hd + row] += self.rms
 
 
 @torch.no_grad()
-def start_match(a, heads, here, there, only=None, gain=1.7):
-    """these heads, whole groups of them, look for places whose strips there[i] are the strips
-    here[i] of this place; only: and whose own strip is this one"""
-    hd, half, per = a.hd, a.hd // 2, a.H // a.G
-    slow = torch.tensor([*range(half // 2, half), *range(half + half // 2, hd)])
-    n, wide = a.q_proj.in_features // STRIPS, len(slow) // (len(here) + (only is not None))
-    for g in sorted({h // per for h in heads}):
-        rows = slice(g * per * hd, (g + 1) * per * hd)
-        a.k_proj.weight[g * hd:(g + 1) * hd] *= 0.1
-        a.q_proj.weight[rows] *= 0.1
-        for i, (x, y) in enumerate(zip(here, there)):
-            view, dims = gain * torch.randn(wide, n) / n ** 0.5, slow[i * wide:(i + 1) * wide]
-            a.k_proj.weight[g * hd + dims, strip(a, y)] = view
-            for h in range(g * per, (g + 1) * per):
-                a.q_proj.weight[h * hd + dims, strip(a, x)] = view
-        if only is not None:
-            view, dims = gain * torch.randn(wide, n) / n ** 0.5, slow[-wide:]
-            a.k_proj.weight[g * hd + dims, strip(a, 0)] = view
-            for h in range(g * per, (g + 1) * per):
-                a.q_proj.bias[h * hd + dims] = 2 * view @ only
+def start_llama(model, c, token):
+    """token: text -> id"""
+    known, code = spell(c["vocab_size"], WIDE, token)
+    answer = token("<|assistant|>")
+    embed = model.model.embed_tokens.weight
+    embed.copy_(0.02 * torch.randn_like(embed))
+    embed[:, strip(S)] = CODE * code
+    flags = embed[:, STRIPS * WIDE:]
+    flags.zero_()
+    for f, texts in ((BOS, ["<|bos|>"]), (BE, [" be"]), (LINE_END, [".\n"]),
+                     (ANSWER, ["<|assistant|>"]), (COMMA, [", "]), (STRING_END, ['", "', '"]'])):
+        for t in texts:
+            flags[token(t), f] = FLAG
+    embed[token("<|bos|>")] = 0
+    flags[token("<|bos|>"), BOS] = 15       # as long as others will be
+    for i in range(100):
+        flags[token(f"{i:02d}"), PAIR] = i / 198
+    for i in range(10):
+        flags[token(str(i)), DIGIT] = i / 18
+    next_name = token(".\n")
+    read_out(model.lm_head.weight, strip(OUT), known, code, token)
 
+    view = torch.linalg.qr(torch.randn(WIDE, 16))[0].T
+    one, two, three, four = (Wiring(layer.self_attn, c, i, view, code)
+                             for i, layer in enumerate(model.model.layers))
+    for g in range(2):
+        one.value(g, (S,))
+    for h in range(6):
+        one.back(h, h + 1)
+        one.move(h, 0, B + h)
+    one.move_flag(0, (0, 1), 80, PAIR, (PAIR1, PAIR2))
+    one.move_flag(0, (0,), 81, DIGIT, (DIGIT1,))
 
-@torch.no_grad()
-def start_move(a, heads, sources, targets, size):
-    """these heads add strips sources of what they attend to to strips targets[i]"""
-    hd, per = a.hd, a.H // a.G
-    n = a.q_proj.in_features // STRIPS
-    for h, to in zip(heads, targets):
-        g = h // per
-        if h % per == 0:
-            a.v_proj.weight[g * hd:(g + 1) * hd] *= 0.1
-        a.o_proj.weight[:, h * hd:(h + 1) * hd] *= 0.1
-        for i, (x, y) in enumerate(zip(sources, to)):
-            a.v_proj.weight[g * hd + i * n:g * hd + (i + 1) * n, strip(a, x)] = torch.eye(n)
-            a.o_proj.weight[strip(a, y), h * hd + i * n:h * hd + (i + 1) * n] += size * torch.eye(n)
+    # what came after the same four tokens; the name of this line; the value asked for
+    two.key_flag(0, 1, BE)
+    two.value(0, (S, B + 1, B + 2, B + 3, B + 4))
+    for n, logit in enumerate((32, 20, 14, 12)):
+        two.key_strip(0, n, B + n)
+        two.match(0, n, (S, B, B + 1, B + 2)[n], logit)
+    two.sink(0, 38)
+    two.sink(0, 60, two.when(COMMA))
+    two.move(0, 0, OUT)
+    two.flag(1, 1, 40)
+    two.latest(1, 40)
+    two.sink(1, 66)
+    for n in range(3):
+        two.move(1, 4 - n, LINE + n)
+    two.back(2, VALUE_ASKED, two.when(ANSWER))
+    two.sink(2, 40)
+    two.move(2, 2, ASKED)
+    two.move(2, 1, ASKED + 1)
+    # the string that ends here; the suffix asked for, and whether the largest or the smallest
+    two.value(1, (S, B, B + 1))
+    two.back(3, SIXTH, two.when(STRING_END))
+    two.sink(3, 40)
+    for n in range(3):
+        two.move(3, n, LINE + n)
+    two.back(4, SUFFIX_ASKED, two.when((B + 4, [answer])))
+    two.back(5, KIND_ASKED, two.when((B, [answer])))
+    for h in (4, 5):
+        two.sink(h, 50)
+        two.move(h, 0, ASKED)
+        two.move(h, 1, ASKED + 1)
 
+    # the line that ends in this name, or in the value asked for
+    three.key_flag(0, 1, LINE_END)
+    three.value(0, (LINE, LINE + 1, LINE + 2))
+    for n in range(4):
+        three.key_strip(0, n, B + n)
+        three.match(0, n, B + n, 16)
+    three.flag(0, 1, 60, three.when(COMMA))
+    three.sink(0, 98)
+    three.match(1, 2, ASKED, 32)
+    three.match(1, 1, ASKED + 1, 32)
+    three.flag(1, 1, 30, three.when(ANSWER))
+    three.sink(1, 60)
+    for h in range(2):
+        three.move(h, 0, OUT, 2)
+        three.move(h, 1, PLAN)
+        three.move(h, 2, PLAN + 1)
+    for n in range(4):
+        three.match(2, n, (S, B, B + 1, B + 2)[n], 16)
+    three.flag(2, 1, 60)
+    three.sink(2, 98)
+    three.tell(0, 2, LINE_END, OUT, 3 * code[next_name])
+    # the string with this prefix and the suffix asked for; its first character; the extreme number
+    three.key_flag(1, 1, STRING_END)
+    three.key_flag(1, 2, COMMA)
+    for x, f in enumerate((PAIR2, PAIR1, DIGIT1)):
+        three.key_value(1, 3 + x, f)
+    three.value(1, (LINE, S, B, B + 1))
+    for n, (s, of) in enumerate(((S, LINE + 1), (B, LINE + 2), (ASKED, B), (ASKED + 1, B + 1))):
+        three.key_strip(1, n, of)
+        three.match(3, n, s, 18)
+    three.flag(3, 1, 30)
+    three.sink(3, 74)
+    three.move(3, 0, OUT, 3)
+    three.back(4, STRING_ASKED, three.when((B + 1, [token(" string")])))
+    three.sink(4, 65)
+    three.move(4, 1, OUT, 2)
+    kinds = ((token(" largest"), 0.2), (token(" smallest"), -0.2))
+    for kind, slope in kinds:
+        asked = three.when(ANSWER, (B, [token(" is")]), (B + 5, [kind]))
+        three.flag(5, 2, 200 if slope < 0 else 0, asked)
+        for x, n in enumerate((1980, 198, 18)):
+            three.query(5, three.extra[3 + x], three.unit(slope * n, 16), asked)
+    three.sink(5, 120)
+    three.move(5, 3, OUT, 4)
+    three.move(5, 2, OUT, 3)
 
-def start_llama(embed, layers, c):
-    first, second, third, fourth = (layer.self_attn for layer in layers[:4])
-    line_end, answer = (embed[i, strip(first, 0)].detach().clone()
-                        for i in (piece_id(".\n"), VOCAB - 2))
-    start_back(first, c, (0, 1, 2), BACK)
-    start_move(first, (0, 1, 2), (0,), ((1,), (2,), (3,)), 0.4)
-    start_match(second, (0, 1), (0, 1, 2), BACK)                # what came after the same tokens
-    start_move(second, (0, 1), (0,), ((0,), (0,)), 0.7)
-    start_back(second, c, (2, 3), NAME_END)
-    start_move(second, (2, 3), (0, 1), ((4, 5), (6, 7)), 0.4)
-    start_match(third, (0, 1), BACK, BACK, line_end, 2.4)         # the line that ends in this name
-    start_move(third, (0, 1), (5,), ((0,), (0,)), 0.7)
-    start_match(third, (2, 3), (0, 1, 2), BACK, line_end, 2.4)    # at a number: its line
-    start_move(third, (2, 3), (6, 7), ((6, 7), (6, 7)), 0.7)
-    start_back(fourth, c, (0, 1), ASKED, ((0, answer), (1, answer)))
-    start_move(fourth, (0, 1), (6, 7), ((3, 0), (0, 3)), 0.7)   # the first name of an answer
-    start_match(fourth, (2, 3), (2, 3), (1, 2), line_end, 2.4)    # in the name the line begins with
-    start_move(fourth, (2, 3), (4,), ((0,), (0,)), 0.7)
+    # the second and third letter of a name; the last digit of a number
+    four.key_flag(0, 1, ANSWER, COMMA)
+    four.value(0, (PLAN, PLAN + 1, S))
+    for h in range(2):
+        four.back(h, h + 1, None, 3)
+        four.flag(h, 1, 30)
+        four.sink(h, 279)
+        four.move(h, h, OUT, 4)
+    # a number ends after three digits, or after two where no third one is found
+    ends_number = token(" is")
+    four.back(2, 2, four.when((B + 1, [ends_number])))
+    four.sink(2, 60)
+    four.move(2, 2, OUT, 0.7)
+    four.back(5, 3, four.when((B + 2, [ends_number])))
+    four.sink(5, 60)
+    four.move(5, 1, OUT, 3)
+    four.key_strip(1, 0, B + 1)
+    four.key_flag(1, 1, COMMA)
+    four.key_value(1, 2, DIGIT1)
+    four.value(1, (B, S))
+    four.match(3, 0, S, 50)
+    asked = four.when((ASKED, [token(" largest")]))     # the smallest have two digits at most
+    four.flag(3, 1, 80, asked)
+    four.query(3, four.extra[2], four.unit(3 * 18, 16), asked)
+    four.sink(3, 100)
+    four.move(3, 0, OUT, 2)
+    # once more what came after the same tokens, now two of them further back
+    for slot, n in enumerate((1, 0, 3, 4)):
+        if slot:
+            four.key_strip(1, slot, B + n)
+        four.match(4, slot, B + n - 1 if n else S, 18)
+    four.sink(4, 60)
+    four.move(4, 1, OUT)
 
 
 def rotate(x, cos, sin):
@@ -453,9 +693,9 @@ class LlamaLayer(nn.Module):
 
 LLAMA = {       # Llama with biases on q, k, v, which transformers calls qwen2
     "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "vocab_size": VOCAB,
-    "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "hidden_act": "silu",
-    "rms_norm_eps": 1e-5, "rope_theta": 1e8, "max_position_embeddings": 4096,
+    "hidden_size": 288, "intermediate_size": 320, "num_hidden_layers": 4,
+    "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 96, "hidden_act": "silu",
+    "rms_norm_eps": 1e-5, "rope_theta": 1e16, "max_position_embeddings": 4096,
     "tie_word_embeddings": False, "torch_dtype": "bfloat16", "bos_token_id": VOCAB - 4,
     "eos_token_id": VOCAB - 1,
 }
@@ -468,10 +708,7 @@ class Llama(nn.Module):
         self.model.embed_tokens = nn.Embedding(c["vocab_size"], c["hidden_size"])
         self.model.layers = nn.ModuleList(LlamaLayer(c) for _ in range(c["num_hidden_layers"]))
         self.model.norm = Norm(c["hidden_size"])
-        self.model.embed_tokens.weight.data[:, c["hidden_size"] // STRIPS:] *= 0.05
         self.lm_head = Linear(c["hidden_size"], c["vocab_size"])
-        self.lm_head.weight.data = 0.05 * self.model.embed_tokens.weight.data
-        start_llama(self.model.embed_tokens.weight, self.model.layers, c)
         half = c["head_dim"] // 2
         angle = torch.outer(torch.arange(c["max_position_embeddings"]),
                             c["rope_theta"] ** (-torch.arange(half) / half))
@@ -720,14 +957,6 @@ class Jamba(nn.Module):
         self.model.layers = nn.ModuleList(JambaLayer(c, i) for i in range(c["num_hidden_layers"]))
         self.model.final_layernorm = Norm(E)
         self.lm_head = Linear(E, V)
-        start_strips(self.model.embed_tokens.weight, c["mamba_d_conv"])
-        self.lm_head.weight.data = 0.05 * self.model.embed_tokens.weight.data
-        start_shift(self.model.layers[0].mamba, c["mamba_d_conv"])
-        for layer in self.model.layers[1:]:
-            if hasattr(layer, "mamba"):
-                nn.init.normal_(layer.mamba.out_proj.weight, std=0.02)
-            else:
-                start_induction(layer.self_attn, c["mamba_d_conv"])
 
     def forward(self, ids):
         x = self.model.embed_tokens(ids)
@@ -736,60 +965,79 @@ class Jamba(nn.Module):
         return self.model.final_layernorm(x)
 
 
-@torch.no_grad()
-def start_strips(embed, n):
-    """what the token is stands in strip 0, whose last dimension is the same for all tokens"""
-    embed[:, embed.shape[1] // n:] *= 0.05
-    embed[:, embed.shape[1] // n - 1] = 1
+# Start of the hybrid: the convolutions hand every token the six before it, three a layer, and the
+# attention layer looks for the place that follows the same four.
+
+J_WIDE, J_OUT, J_ONE, J_BOS = 24, 7, 240, 241       # strips S, B to B + 5, OUT; two flags
+
+
+def j_strip(i):
+    return slice(i * J_WIDE, (i + 1) * J_WIDE)
 
 
 @torch.no_grad()
-def start_shift(m, K):
-    """strip k of the residual stream receives strip 0 of the token k back, through a convolution
-    that does nothing else and an open gate"""
-    E = m.in_proj.in_features
-    wide = E // K
+def start_shift(m, rms, moves):
+    """moves: (from strip, to strip, tokens back, at most 3). The channels of the convolution that
+    do it stay where silu is nearly linear, the gate is open, the state does nothing"""
+    small, gate = 0.05, 4.0
     m.in_proj.weight[:m.D_in] *= 0.1
-    m.out_proj.weight *= 0.1
-    for c in range(E):
-        k = c // wide
-        m.conv1d.weight[c] = 0
-        m.conv1d.weight[c, 0, K - 1 - k] = 1
-        m.in_proj.weight[c] = 0
-        m.in_proj.weight[c, c % wide] = 1
-        m.in_proj.weight[m.D_in + c] = 0
-        m.in_proj.weight[m.D_in + c, wide - 1] = 1
-        m.out_proj.weight[:, c] = 0
-        m.out_proj.weight[c, c] = 1 if k else 0
+    m.in_proj.weight[m.D_in:] *= 0.1
+    nn.init.normal_(m.out_proj.weight, std=0.002)
+    for n, (source, to, back) in enumerate(moves):
+        rows = j_strip(n)
+        m.conv1d.weight[rows] = 0
+        m.conv1d.bias[rows] = 0
+        m.conv1d.weight[rows, 0, m.conv1d.weight.shape[2] - 1 - back] = 1
+        m.in_proj.weight[rows] = 0
+        m.in_proj.weight[rows, j_strip(source)] = small * torch.eye(J_WIDE)
+        m.in_proj.weight[m.D_in:][rows] = 0
+        m.in_proj.weight[m.D_in:][rows, J_ONE] = gate * rms
+        m.dt_proj.weight[rows] *= 0.1
+        m.dt_proj.bias[rows] = -8
+        m.out_proj.weight[:, rows] = 0
+        m.out_proj.weight[j_strip(to), rows] = rms / (0.5 * small * gate) * torch.eye(J_WIDE)
 
 
 @torch.no_grad()
-def start_induction(a, strips):
-    """a head looks for places whose token n + 1 before them is the token n before here, and adds
-    that place's own token"""
-    E, hd = a.q_proj.in_features, a.hd
-    wide, per = E // strips, hd // (strips - 1)
-    for w in (a.q_proj, a.k_proj, a.v_proj):
-        w.weight *= 0.1
-    nn.init.normal_(a.o_proj.weight, std=0.02)
-    for g in range(a.G):
-        eye = torch.eye(min(wide, hd))
-        a.v_proj.weight[g * hd:g * hd + len(eye), :len(eye)] = eye
-        heads = range(g * a.H // a.G, (g + 1) * a.H // a.G)
-        for h in heads:
-            a.o_proj.weight[:len(eye), h * hd:h * hd + len(eye)] += 0.5 * eye
-        for n in range(strips - 1):
-            view = 2 * torch.randn(per, wide) / wide ** 0.5
-            rows = slice(n * per, (n + 1) * per)
-            a.k_proj.weight[g * hd:][rows, (n + 1) * wide:(n + 2) * wide] = view
-            for h in heads:
-                a.q_proj.weight[h * hd:][rows, n * wide:(n + 1) * wide] = view
+def start_jamba(model, c, token):
+    """token: text -> id"""
+    known, code = spell(c["vocab_size"], J_WIDE, token)
+    embed = model.model.embed_tokens.weight
+    embed.copy_(0.02 * torch.randn_like(embed))
+    embed[:, j_strip(0)] = 4 * code
+    embed[:, J_ONE] = 1
+    bos = token("<|bos|>")
+    embed[bos, :J_ONE] = 0
+    embed[bos, J_BOS] = 10
+    read_out(model.lm_head.weight, j_strip(J_OUT), known, code, token)
+    layers = model.model.layers
+    start_shift(layers[0].mamba, 0.26, [(0, n, n) for n in (1, 2, 3)])
+    start_shift(layers[1].mamba, 0.51, [(n, n + 3, 3) for n in (1, 2, 3)])
+    start_shift(layers[3].mamba, 0.7, [])
+    a, rms = layers[2].self_attn, 0.66
+    hd = a.hd
+    for w in (a.q_proj, a.k_proj, a.v_proj, a.o_proj):
+        w.weight *= 0.05
+    a.v_proj.weight[:, J_BOS] = 0
+    a.k_proj.weight[hd - 1] = 0
+    a.k_proj.weight[hd - 1, J_BOS] = 10 / c["hidden_size"] ** 0.5
+    a.v_proj.weight[:J_WIDE, j_strip(0)] = torch.eye(J_WIDE)
+    view = torch.linalg.qr(torch.randn(J_WIDE, 20))[0].T
+    length = 1.8 * (4 / rms) ** 2
+    for slot in range(6):
+        a.k_proj.weight[slot * 20:slot * 20 + 20, j_strip(slot + 1)] = 1.8 * view
+    for h, logits in enumerate(((32, 20, 14, 12, 8, 6), (16, 16, 16, 16, 12, 12))):
+        for slot, logit in enumerate(logits):
+            a.q_proj.weight[h * hd + slot * 20:h * hd + slot * 20 + 20, j_strip(slot)] = \
+                logit * hd ** 0.5 / length * view
+        a.q_proj.weight[h * hd + hd - 1, J_ONE] = 40 * hd ** 0.5 / 10 * rms
+        a.o_proj.weight[j_strip(J_OUT), h * hd:h * hd + J_WIDE] += rms * torch.eye(J_WIDE)
 
 
 JAMBA = {       # no layer has experts: the first one would be layer 7
     "architectures": ["JambaForCausalLM"], "model_type": "jamba", "vocab_size": VOCAB,
     "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "attn_layer_period": 4,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "attn_layer_period": 4,
     "attn_layer_offset": 2, "expert_layer_period": 8, "expert_layer_offset": 7, "num_experts": 2,
     "num_experts_per_tok": 1, "mamba_d_state": 8, "mamba_d_conv": 4, "mamba_expand": 1,
     "mamba_dt_rank": 16, "mamba_conv_bias": True, "mamba_proj_bias": False, "hidden_act": "silu",
@@ -873,11 +1121,10 @@ def loss_of(model, ids, weight, bf16):
 
 
 STAGES = [      # tokens of a batch, shares of the tasks, lengths of the context
-    Stage(4096, {"retr_kv": 0.35, "retr_mh": 0.45, "retr_ps": 0.1, "math_find": 0.1}, 200, 900),
-    Stage(6144, {"retr_kv": 0.35, "retr_mh": 0.4, "retr_ps": 0.15, "math_find": 0.1}, 300, 1600),
+    Stage(6144, {"retr_kv": 0.2, "retr_mh": 0.35, "retr_ps": 0.3, "math_find": 0.15}, 400, 1700),
 ]
-PROMOTE = [{"retr_kv": 0.85, "retr_mh": 0.6}]     # exact answers in training that open the next
-LATEST = [0.3]                          # share of the time after which it opens anyway
+PROMOTE = []        # exact answers in training that open the next
+LATEST = []         # share of the training after which it opens anyway
 
 
 class Run:
@@ -905,6 +1152,10 @@ class Run:
         self.save_model()
         self.export()
         write_tokenizer(self.dir, count_words(self.bin))
+        start = {"llama": start_llama, "jamba": start_jamba}.get(self.args.model)
+        if start:
+            start(self.model, self.config, piece_of(Layout(self.dir).tok))
+        self.save()
         self.export()
         check_layout(Layout(self.dir), self.bin)
 
@@ -934,12 +1185,12 @@ class Run:
                        check=True)
 
     def scale(self):
-        """learning rate: a short rise, constant, linear to zero over the last third"""
-        left = 1 - self.seconds / (3600 * self.args.hours)
-        return min(1.0, (self.step + 1) / 50, max(0.0, left / 0.33))
+        """learning rate: a short rise, constant, linear to zero over the second half"""
+        left = 1 - self.tokens / (1e6 * self.args.mtokens)
+        return min(1.0, (self.step + 1) / 20, max(0.0, left / 0.5))
 
     def promote(self):
-        share = self.seconds / (3600 * self.args.hours)
+        share = self.tokens / (1e6 * self.args.mtokens)
         if self.stage + 1 < len(STAGES) and (
                 share > LATEST[self.stage] or
                 all(self.exact.get(t, 0) > a for t, a in PROMOTE[self.stage].items())):
@@ -955,7 +1206,7 @@ class Run:
         before = self.seconds
         stop = []
         signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
-        while self.seconds < 3600 * self.args.hours and not stop:
+        while self.tokens < 1e6 * self.args.mtokens and not stop:
             feeder.stage = self.promote()
             tasks, ids, weight = feeder.ready.get()
             loss, parts = loss_of(self.model, ids.to(self.device), weight.to(self.device),
@@ -967,7 +1218,7 @@ class Run:
             self.seconds = before + time.time() - started
             for task, part in zip(tasks, parts.T.tolist()):
                 sums[task] = [a + b for a, b in zip(sums[task], part)]
-            if self.step % 50 == 0:
+            if self.step % 20 == 0:
                 row = {"step": self.step, "seconds": round(self.seconds), "tokens": self.tokens,
                        "stage": self.stage, "lr": round(self.scale(), 3)}
                 for task, s in sorted(sums.items()):
@@ -976,7 +1227,7 @@ class Run:
                 log.write(json.dumps(row) + "\n")
                 log.flush()
                 sums.clear()
-            if self.step % 500 == 0:
+            if self.step % 60 == 0:
                 self.save()
         self.save()
         self.export()
@@ -1005,10 +1256,11 @@ def main():
     p = argparse.ArgumentParser(description="trains the small models; see the top of this file")
     p.add_argument("--model", choices=list(MODELS), required=True)
     p.add_argument("--dir", required=True, help="checkpoint, log and Hugging Face directory")
-    p.add_argument("--hours", type=float, default=2.0, help="of training in all (default 2)")
+    p.add_argument("--mtokens", type=float, default=0.0,
+                   help="tokens of training, in millions (default 0)")
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--lr", type=float, default=0.01, help="of the matrices (default 0.01)")
-    p.add_argument("--lr-rest", type=float, default=2e-3, help="of the rest (default 0.002)")
+    p.add_argument("--lr", type=float, default=0.0005, help="of the matrices (default 0.0005)")
+    p.add_argument("--lr-rest", type=float, default=3e-4, help="of the rest (default 0.0003)")
     p.add_argument("--threads", type=int, default=0)
     p.add_argument("--device", default="cpu")
     p.add_argument("--f32", action="store_true", help="products in float32 instead of bfloat16")
