@@ -129,18 +129,27 @@ static void act_block(MulKind kind, void *dst, const float *src, int count) {
     act_round(kind, dst, pad);
 }
 
-void act_pack(MulKind kind, void *act, const float *x, size_t ldx, int rows, int k) {
-    int kb = CEIL_DIV(k, BLK), tiles = CEIL_DIV(rows, 16);
+static void act_tile(MulKind kind, char *act, const float *x, size_t ldx, int rows, int k, int t) {
+    int kb = CEIL_DIV(k, BLK);
     size_t block = BLK * act_elem(kind);
-#pragma omp parallel for if (rows > 16 && !omp_in_parallel())
-    for (int t = 0; t < tiles; t++)
-        for (int r = 0; r < 16; r++)
-            for (int b = 0; b < kb; b++) {
-                int row = t * 16 + r, left = k - b * BLK;
-                char *dst = (char *)act + ((size_t)(t * kb + b) * 16 + (size_t)r) * block;
-                act_block(kind, dst, row < rows ? x + (size_t)row * ldx + b * BLK : NULL,
-                          left < BLK ? left : BLK);
-            }
+    for (int r = 0; r < 16; r++)
+        for (int b = 0; b < kb; b++) {
+            int row = t * 16 + r, left = k - b * BLK;
+            char *dst = act + ((size_t)(t * kb + b) * 16 + (size_t)r) * block;
+            act_block(kind, dst, row < rows ? x + (size_t)row * ldx + b * BLK : NULL,
+                      left < BLK ? left : BLK);
+        }
+}
+
+// a parallel region of one thread inside another costs a microsecond: none is opened
+void act_pack(MulKind kind, void *act, const float *x, size_t ldx, int rows, int k) {
+    int tiles = CEIL_DIV(rows, 16);
+    if (rows <= 16 || omp_in_parallel()) {
+        for (int t = 0; t < tiles; t++) act_tile(kind, (char *)act, x, ldx, rows, k, t);
+        return;
+    }
+#pragma omp parallel for
+    for (int t = 0; t < tiles; t++) act_tile(kind, (char *)act, x, ldx, rows, k, t);
 }
 
 void act_row(MulKind kind, void *act, int row, const float *x, int k) {

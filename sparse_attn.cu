@@ -210,10 +210,12 @@ static void rows_of_block(const AttnShape *s, const void *const part[2], const K
         return;
     }
     for (int i = 0; i < BLK; i++) {
-        int j = entry[i], k = next[i];
+        int j = entry[i];
         row[i] = j < 0 ? NULL : row_at(part, list, list->live ? list->live[j] : j, bytes);
-        if (k < 0) continue;
-        const char *r = (const char *)row_at(part, list, list->live ? list->live[k] : k, bytes);
+    }
+    for (int i = 0; i < BLK && next[i] >= 0; i++) {
+        int k = list->live ? list->live[next[i]] : next[i];
+        const char *r = (const char *)row_at(part, list, k, bytes);
         for (size_t b = 0; b < bytes; b += 64) __builtin_prefetch(r + b);
     }
 }
@@ -452,10 +454,10 @@ static void rows_out(const AttnShape *s, const Work *w, int rows, float *out, si
                      float *lse2) {
     size_t dp = (size_t)channel_blocks(s) * BLK;
     for (int i = 0; i < rows; i++) {
-        if (out)
-            for (int c = 0; c < s->head_dim; c++)
-                out[(size_t)i * ldo + c] = w->o[(size_t)i * dp + c] / w->l[i];
-        if (lse2) lse2[i] = w->m[i] + flog2(w->l[i]);
+        const float *o = w->o + (size_t)i * dp;
+        float *y = out + (size_t)i * ldo, l = w->l[i];
+        for (int c = 0; out && c < s->head_dim; c++) y[c] = o[c] / l;
+        if (lse2) lse2[i] = w->m[i] + flog2(l);
     }
 }
 
@@ -856,30 +858,33 @@ void attn_fold(const AttnShape *s, const float *parts, int n, float *out, float 
 
 enum { FORCED_COLUMNS = 30, FORCED_DISTANCES = 100, LEAST_VERTICALS = 30, LEAST_SLASHES = 50 };
 
-// one panel of keys under the probe's rows: column (len) and, at index j + L - 1 - a, distance
-// len - 1 - that index
-static void estimate_panel(const AttnShape *s, const void *panel, int p, const AttnProbe *probe,
-                           const float *lse2, float *column, float *diagonal, float *scores,
-                           void *scratch) {
+// one panel of keys under the probe's rows, which lie packed in w: column (len) and, at index
+// j + L - 1 - a, distance len - 1 - that index
+static void estimate_panel(const AttnShape *s, Work *w, const void *panel, int p,
+                           const AttnProbe *probe, const float *lse2, float *column,
+                           float *diagonal, float *scores) {
+    int kb = channel_blocks(s);
+    float *c = column + p * PANEL;
     for (int r = 0; r < probe->rows; r += STRIP_ROWS) {
-        int rows = probe->rows - r < STRIP_ROWS ? probe->rows - r : STRIP_ROWS, vis[STRIP_ROWS];
-        for (int i = 0; i < rows; i++)
-            vis[i] = within(probe->len - probe->rows + r + i + 1 - p * PANEL);
-        attn_panel_scores(s, panel, probe->q + (size_t)r * s->head_dim, rows, vis, scores,
-                          scratch);
+        int rows = probe->rows - r < STRIP_ROWS ? probe->rows - r : STRIP_ROWS;
+        int first = probe->len - probe->rows + r + 1 - p * PANEL;       // what row r sees of it
+        int width = CEIL_DIV(within(first + rows - 1), BLK) * BLK;
+        mul_block(s->kind, scores, PANEL, w->q + (size_t)r * kb * BLK * act_elem(s->kind), kb, rows,
+                  panel, (size_t)kb * tile_block(s), width, kb, false);
         for (int i = 0; i < rows; i++) {
-            float *x = scores + (size_t)i * PANEL, *c = column + p * PANEL;
+            const float *x = scores + (size_t)i * PANEL;
             float *d = diagonal + p * PANEL + probe->rows - 1 - (r + i), base = lse2[r + i];
-            int j = 0;
+            int j = 0, see = within(first + i);
 #if defined(__AVX512F__)
-            for (; j + LANES <= vis[i]; j += LANES) {
-                __m512 e = exp2_16(_mm512_sub_ps(_mm512_loadu_ps(x + j), _mm512_set1_ps(base)));
+            __m512 scale = _mm512_set1_ps(s->scale), b = _mm512_set1_ps(base);
+            for (; j + LANES <= see; j += LANES) {
+                __m512 e = exp2_16(_mm512_sub_ps(_mm512_mul_ps(_mm512_loadu_ps(x + j), scale), b));
                 _mm512_storeu_ps(c + j, _mm512_add_ps(_mm512_loadu_ps(c + j), e));
                 _mm512_storeu_ps(d + j, _mm512_add_ps(_mm512_loadu_ps(d + j), e));
             }
 #endif
-            for (; j < vis[i]; j++) {
-                float e = fexp2(x[j] - base);
+            for (; j < see; j++) {
+                float e = fexp2(x[j] * s->scale - base);
                 c[j] += e;
                 d[j] += e;
             }
@@ -892,7 +897,9 @@ void attn_estimate(const AttnShape *s, const AttnProbe *probe, float *column, fl
     float lse2[SPARSE_ROWS];
     int n = probe->len;
     AttnRows a;
+    Work w;
     memset(&a, 0, sizeof a);
+    work_at(s, scratch, &w);
     a.panels = probe->panels;
     a.q = probe->q;
     a.ldq = (size_t)s->head_dim;
@@ -900,12 +907,12 @@ void attn_estimate(const AttnShape *s, const AttnProbe *probe, float *column, fl
     a.vis0 = n - probe->rows + 1;
     a.vis_step = 1;
     a.lse2 = lse2;
-    attn_rows(s, &a, scratch);
+    attn_rows(s, &a, scratch);          // leaves the rows packed
     memset(column, 0, (size_t)n * sizeof *column);
     memset(distance, 0, (size_t)n * sizeof *distance);
     for (int p = 0; p * PANEL < n; p++)
-        estimate_panel(s, (const char *)probe->panels + (size_t)p * attn_panel_bytes(s), p, probe,
-                       lse2, column, distance, scores, scratch);
+        estimate_panel(s, &w, (const char *)probe->panels + (size_t)p * attn_panel_bytes(s), p,
+                       probe, lse2, column, distance, scores);
     for (int i = 0, j = n - 1; i < j; i++, j--) {
         float t = distance[i];
         distance[i] = distance[j];
