@@ -15,6 +15,7 @@
 #include <omp.h>
 
 enum { BATCH_ROWS = 2048 };             // tokens of a batch
+enum { ACT_CACHE = 1 << 20 };           // bytes of a product's input at a time
 
 typedef struct {
     float *bq, *bk, *bv, *bo, *b1, *b2;                 // biases
@@ -236,12 +237,18 @@ static void gelu_row(float *y, int n) {
 static void layer_norm(float *y, const float *x, const float *w, const float *b, int dim,
                        float eps) {
     float sum[LANES] = { 0 }, square[LANES] = { 0 };
-    for (int i = 0; i < dim; i++) sum[i % LANES] += x[i];
+    int i = 0;
+    for (; i + LANES <= dim; i += LANES)
+        for (int j = 0; j < LANES; j++) sum[j] += x[i + j];
+    for (int j = 0; i + j < dim; j++) sum[j] += x[i + j];
     float mean = lanes_sum(sum) / (float)dim;
-    for (int i = 0; i < dim; i++)
-        square[i % LANES] = fmaf(x[i] - mean, x[i] - mean, square[i % LANES]);
+    for (i = 0; i + LANES <= dim; i += LANES)
+        for (int j = 0; j < LANES; j++)
+            square[j] = fmaf(x[i + j] - mean, x[i + j] - mean, square[j]);
+    for (int j = 0; i + j < dim; j++)
+        square[j] = fmaf(x[i + j] - mean, x[i + j] - mean, square[j]);
     float r = 1.0f / sqrtf(lanes_sum(square) / (float)dim + eps);
-    for (int i = 0; i < dim; i++) y[i] = (x[i] - mean) * r * w[i] + b[i];
+    for (i = 0; i < dim; i++) y[i] = (x[i] - mean) * r * w[i] + b[i];
 }
 
 #ifdef SCB_CUDA
@@ -402,13 +409,23 @@ static void attend(const Lingua *w, const Buffers *b, int rows, int at, int n, i
     }
 }
 
-// products of rows of k values each; they go on the account
+// Products of rows of k values each; they go on the account. So many rows at a time that they stay
+// in a core's second cache while all weights pass over them.
 static void multiply(Lingua *w, const Buffers *b, const LinearJob *jobs, int n_jobs, const float *x,
                      int rows) {
     double t = now_s();
-    int k = jobs->w->k;
-    act_pack(w->shape.kind, b->act, x, (size_t)k, rows, k);
-    linear(w->shape.kind, jobs, n_jobs, b->act, rows);
+    int k = jobs->w->k, most = (int)(ACT_CACHE / act_bytes(w->shape.kind, 16, k)) * 16;
+    LinearJob part[3];
+    if (most < 128) most = 128;
+    for (int at = 0; at < rows; at += most) {
+        int n = rows - at < most ? rows - at : most;
+        for (int i = 0; i < n_jobs; i++) {
+            part[i] = jobs[i];
+            part[i].y += (size_t)at * jobs[i].ldy;
+        }
+        act_pack(w->shape.kind, b->act, x + (size_t)at * k, (size_t)k, n, k);
+        linear(w->shape.kind, part, n_jobs, b->act, n);
+    }
     w->phases.linear_s += now_s() - t;
     for (int i = 0; i < n_jobs; i++)
         w->phases.linear_flops += 2.0 * rows * jobs[i].w->n * jobs[i].w->k;

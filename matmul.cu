@@ -452,7 +452,7 @@ void weight_row(const Weight *w, int row, float *out) {
 // Linear layers: all jobs of a call share x and one parallel region; a unit of work is a 32-column
 // panel with all rows, whose tiles stay in cache while the row strips pass over them.
 
-enum { OUT_ROWS = 32, Q8_STEP = 4 };
+enum { OUT_ROWS = 32, Q8_STEP = 4, DEEP = 16, DEEP_ROWS = 256 };
 
 // y <- product, + bias, or y + product: m rows of one panel
 static void panel_out(const LinearJob *job, int p, int first, int m, int cols, const float *out) {
@@ -481,6 +481,29 @@ static void q8_panel(MulKind kind, const LinearJob *job, int p, const void *act,
     panel_out(job, p, 0, rows, cols, out);
 }
 
+// Many rows of a panel with a bias, an encoder's: DEEP blocks of it at a time, which the first
+// cache holds while the row strips pass over them (the product goes on block by block, so no bit
+// depends on it). Lines of y are far apart, no prefetcher finds them: they are asked for before the
+// product. Jobs without a bias have their tiles stored straight to y, which this is no faster than.
+static void tiles_panel(const LinearJob *job, int p, const void *act, int rows, const char *tiles) {
+    int kb = CEIL_DIV(job->w->k, BLK), cols = job->w->n - p * 32 < 32 ? job->w->n - p * 32 : 32;
+    int step = CEIL_DIV(kb, CEIL_DIV(kb, DEEP));
+    float out[DEEP_ROWS * 32] __attribute__((aligned(64)));
+    for (int i = 0; i < rows; i += DEEP_ROWS) {
+        int m = rows - i < DEEP_ROWS ? rows - i : DEEP_ROWS;
+        const char *a = (const char *)act + (size_t)i * kb * BLK * act_elem(MUL_TILES);
+        for (int r = 0; r < m && !job->rows; r++) {
+            float *y = job->y + (size_t)(i + r) * job->ldy + (size_t)p * 32;
+            __builtin_prefetch(y, 1);
+            __builtin_prefetch(y + 16, 1);
+        }
+        for (int k = 0; k < kb; k += step)
+            mul_block(MUL_TILES, out, 32, a + (size_t)k * 16 * BLK * act_elem(MUL_TILES), kb, m,
+                      tiles + (size_t)k * 2048, 0, 32, kb - k < step ? kb - k : step, k > 0);
+        panel_out(job, p, i, m, cols, out);
+    }
+}
+
 static void linear_panel(MulKind kind, const LinearJob *job, int p, const void *act, int rows,
                          uint16_t *q8) {
     const Weight *w = job->w;
@@ -492,6 +515,10 @@ static void linear_panel(MulKind kind, const LinearJob *job, int p, const void *
         if (rows <= 16) { q8_panel(kind, job, p, act, rows, q8); return; }
         q8_unpack(q8, tiles, kb);
         tiles = (const char *)q8;
+    }
+    if (kind == MUL_TILES && rows > OUT_ROWS && job->bias) {
+        tiles_panel(job, p, act, rows, tiles);
+        return;
     }
     if (!job->bias && !job->add && !job->rows) {
         mul_block(kind, job->y + (size_t)p * 32, job->ldy, act, kb, rows, tiles, 0, cols, kb,
