@@ -4,6 +4,7 @@
 # of the context change places, the old answers are no longer given and the new ones are.
 set -u
 cd "$(dirname "$0")/.." || exit 1
+export OMP_WAIT_POLICY=passive
 [ -x ./scbench ] || make -s scbench || exit 1
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT

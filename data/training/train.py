@@ -338,10 +338,11 @@ class Attention(nn.Module):
 # token, and FLAGS single dimensions. Strip S is the token itself, B + n - 1 the one n before it,
 # OUT what comes next. LINE: first letters of the name this line begins with, or what is 20 to 22
 # back at the end of a string; PLAN: second and third letter of the name to be said; ASKED: two
-# tokens of the question. Heads begin as the ones that fill the strips and that find, by them, the place where
-# the answer stands: they look a fixed distance back, by biases that rotation aligns there, or for
-# the place whose strips are those of here, in dimensions that rotation leaves alone over thousands
-# of tokens, or for a flag. A head that finds nothing looks at the first token, which gives nothing.
+# tokens of the question. Heads begin as the ones that fill the strips and that find, by them, the
+# place where the answer stands: they look a fixed distance back, by biases that rotation aligns
+# there, or for the place whose strips are those of here, in dimensions that rotation leaves alone
+# over thousands of tokens, or for a flag. A head that finds nothing looks at the first token, which
+# gives nothing.
 
 WIDE, STRIPS, FLAGS = 17, 16, 16
 S, B, LINE, OUT, PLAN, ASKED = 0, 1, 7, 10, 11, 13
