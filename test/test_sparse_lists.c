@@ -383,7 +383,7 @@ static void run_prefill(World *w, int seed) {
         pair_must(!ctx, &err, "context_open_sparse");
     }
     pair_poison = true;
-    Pair p = { .config = model_config(w->m.fast), .what = what };
+    Pair p = { .config = model_config(w->m.fast), .what = what, .shared = ctx ? N : 0 };
     p.fast = branch_open(w->m.fast, ctx, &fast, 8, &err);
     pair_must(!p.fast, &err, "branch_open");
     pair_must(branch_feed(p.fast, ids, ctx ? 0 : N, FEED_FIRST, &err), &err, "branch_feed");
