@@ -377,7 +377,7 @@ static void cut_range(IntVec *v, int a, int b) {
     int n = (int)v->n;
     a = a < 0 ? 0 : a > n ? n : a;
     b = b < a ? a : b > n ? n : b;
-    memmove(v->p + a, v->p + b, (size_t)(n - b) * sizeof *v->p);
+    if (b < n) memmove(v->p + a, v->p + b, (size_t)(n - b) * sizeof *v->p);
     v->n -= (size_t)(b - a);
 }
 

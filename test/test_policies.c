@@ -329,7 +329,7 @@ int main(int argc, char **argv) {
     static World world;
     World *w = &world;
     const char *only = argc > 1 ? argv[1] : NULL;
-    int from = argc > 2 ? atoi(argv[2]) : 0, count = getenv("SOAK") ? 2000 : 40;
+    int from = argc > 2 ? atoi(argv[2]) : 0, count = getenv("SOAK") ? 2000 : SANITIZED ? 2 : 40;
     pair_init();
     naive_ftz();
     pyramid_vectors();

@@ -205,7 +205,7 @@ static void run(int model, int count, uint64_t seed) {
 }
 
 int main(int argc, char **argv) {
-    int count = argc > 1 ? atoi(argv[1]) : 10000;
+    int count = argc > 1 ? atoi(argv[1]) : SANITIZED ? 800 : 10000;
     uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
     if (getenv("SOAK")) count *= 10;
     pair_init();

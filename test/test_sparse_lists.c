@@ -546,11 +546,11 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < COUNTOF(length); i++) complete_lists(m.slow, length[i]);
     pair_close(&m);
     runtime_vectors();
-    runtime_lists(2000);
+    runtime_lists(SANITIZED ? 100 : 2000);
     outside_the_window();
     needle();
     printf("%ld checks of lists and rows, %d failed\n", checks, failures);
-    prefills(getenv("SOAK") ? 4000 : 120, only);
+    prefills(getenv("SOAK") ? 4000 : SANITIZED ? 6 : 120, only);
     printf("%ld comparisons of prefills, %d differ\n", pair_checks, pair_failures);
     return failures || pair_failures ? 1 : 0;
 }
