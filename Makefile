@@ -48,7 +48,7 @@ LIBS  := libpcre2-8 libutf8proc jansson libxxhash
 CPPFLAGS += -I. $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
 LDLIBS   += $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lm
 
-CU_SRC := matmul.cu sparse_attn.cu flash.cu cache.cu evict.cu read.cu llama.cu mamba.cu jamba.cu lingua.cu
+CU_SRC := device.cu matmul.cu sparse_attn.cu flash.cu cache.cu kv_device.cu evict.cu read.cu llama.cu mamba.cu jamba.cu lingua.cu
 TASK_SRC := $(wildcard tasks/*.c)
 C_SRC  := file.c method.c pattern.c search.c model.c context_file.c tokenizer.c tok_words.c cli.c \
           commands.c report.c results.c tables.c turns.c lingua_words.c compress.c probe.c \
@@ -139,7 +139,11 @@ endef
 $(EMU)/cuda_emu.o $(EMU)/cuda_emu_blas.o: $(EMU)/%.o: test/%.cpp
 	@mkdir -p $(@D)
 	$(EMUXX) -O2 -c $< -o $@
-$(EMU_TESTS): %: %.o $(EMU_OBJ) $(EMU)/cuda_emu.o $(EMU)/cuda_emu_blas.o $(C_SRC:%.c=$B/%.o)
+EMU_REST := $(EMU_OBJ) $(EMU)/cuda_emu.o $(EMU)/cuda_emu_blas.o $(C_SRC:%.c=$B/%.o)
+$(EMU_TESTS): %: %.o $(EMU_REST)
+	$(CXX) -fopenmp $^ $(LDLIBS) -o $@
+# the program itself on the emulated GPU
+$(EMU)/scbench: $B/scbench.o $(EMU_REST)
 	$(CXX) -fopenmp $^ $(LDLIBS) -o $@
 endif
 ifeq ($(VARIANT),cuda)

@@ -196,9 +196,20 @@ HD static inline float lanes_sum(float *lane) {
 // ---------------------------------------------------------------------------
 // Memory. Every block that grows with the model or the context goes through one account, so that
 // used and high are true; the owner keeps pointer and size. Blocks are 64-byte aligned and zeroed.
+// An account may be of a device's memory, which only mem_put, mem_get and mem_copy reach.
+typedef struct {                // of memory that is not this machine's own (device.cu)
+    void *(*take)(void *device, size_t bytes);          // zeroed; NULL: there is none
+    void (*give)(void *device, void *p);
+    void (*put)(void *device, void *to, const void *from, size_t bytes);    // from host memory
+    void (*get)(void *device, void *to, const void *from, size_t bytes);    // to host memory
+    void (*copy)(void *device, void *to, const void *from, size_t bytes);   // disjoint blocks
+} MemOps;
+
 typedef struct {
     size_t used, high;      // bytes now, high-water mark
     size_t limit;           // refuse beyond this (0: none)
+    const MemOps *ops;      // NULL: host memory
+    void *device;
 } Mem;
 
 enum { MEM_MAP_FROM = 1 << 20, MEM_HUGE_FROM = 4 << 20 };
@@ -214,7 +225,9 @@ static inline void *mem_take(Mem *m, size_t count, size_t size, const char *what
                  "not enough memory for %s: %zu MB wanted, %zu of %zu MB in use; "
                  "try a smaller --ctx or --budget, or see --plan",
                  what, bytes >> 20, m->used >> 20, m->limit >> 20);
-    if (bytes >= MEM_MAP_FROM) {
+    if (m->ops) {
+        p = m->ops->take(m->device, bytes);
+    } else if (bytes >= MEM_MAP_FROM) {
         p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
                  -1, 0);
         if (p == MAP_FAILED) p = NULL;
@@ -224,8 +237,8 @@ static inline void *mem_take(Mem *m, size_t count, size_t size, const char *what
         if (p) memset(p, 0, (bytes + 63) & ~(size_t)63);
     }
     if (!p)
-        die_code(EXIT_MEMORY, "not enough memory for %s: the system refused %zu MB", what,
-                 bytes >> 20);
+        die_code(EXIT_MEMORY, "not enough memory for %s: the %s refused %zu MB", what,
+                 m->ops ? "GPU" : "system", bytes >> 20);
     m->used += bytes;
     if (m->used > m->high) m->high = m->used;
     return p;
@@ -234,8 +247,23 @@ static inline void *mem_take(Mem *m, size_t count, size_t size, const char *what
 static inline void mem_give(Mem *m, void *p, size_t bytes) {
     if (!p) return;
     m->used -= bytes;
-    if (bytes >= MEM_MAP_FROM) munmap(p, bytes);
+    if (m->ops) m->ops->give(m->device, p);
+    else if (bytes >= MEM_MAP_FROM) munmap(p, bytes);
     else free(p);
+}
+
+// bytes from host memory into a block of the account, from there to host memory, between two blocks
+static inline void mem_put(const Mem *m, void *to, const void *from, size_t bytes) {
+    if (m->ops && bytes) m->ops->put(m->device, to, from, bytes);
+    else if (bytes) memcpy(to, from, bytes);
+}
+static inline void mem_get(const Mem *m, void *to, const void *from, size_t bytes) {
+    if (m->ops && bytes) m->ops->get(m->device, to, from, bytes);
+    else if (bytes) memcpy(to, from, bytes);
+}
+static inline void mem_copy(const Mem *m, void *to, const void *from, size_t bytes) {
+    if (m->ops && bytes) m->ops->copy(m->device, to, from, bytes);
+    else if (bytes) memmove(to, from, bytes);
 }
 
 #define TAKE(mem, type, count, what) ((type *)mem_take(mem, (size_t)(count), sizeof(type), what))

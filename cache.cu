@@ -16,12 +16,12 @@ size_t kv_row_bytes(const AttnShape *s) {
 }
 
 
-static Rows rows_take(Mem *mem, const AttnShape *s, int cap) {
+Rows rows_take(Mem *mem, const AttnShape *s, int cap) {
     Rows r = { NULL, 0, cap, false };
     r.mem = (char *)mem_take(mem, (size_t)cap, kv_row_bytes(s), "key and value rows");
     return r;
 }
-static void rows_give(Mem *mem, const AttnShape *s, Rows *r) {
+void rows_give(Mem *mem, const AttnShape *s, Rows *r) {
     size_t bytes = (size_t)r->cap * kv_row_bytes(s), page = 4095;
     if (r->mapped) {                            // the map stays, its pages go
         char *from = (char *)(((uintptr_t)r->mem + page) & ~page),
@@ -34,16 +34,27 @@ static void rows_give(Mem *mem, const AttnShape *s, Rows *r) {
     memset(r, 0, sizeof *r);
 }
 
-static void rows_copy(const AttnShape *s, Rows *dst, int at, const Rows *src, int row, int n) {
+void rows_copy(const Mem *mem, const AttnShape *s, Rows *dst, int at, const Rows *src, int row,
+               int n) {
     size_t b = (size_t)s->head_dim * s->elem;
-    memmove(rows_k(dst) + (size_t)at * b, rows_k(src) + (size_t)row * b, (size_t)n * b);
-    memmove(rows_v(dst, s) + (size_t)at * b, rows_v(src, s) + (size_t)row * b, (size_t)n * b);
-    memmove(rows_pos(dst, s) + at, rows_pos(src, s) + row, (size_t)n * sizeof(int32_t));
+    mem_copy(mem, rows_k(dst) + (size_t)at * b, rows_k(src) + (size_t)row * b, (size_t)n * b);
+    mem_copy(mem, rows_v(dst, s) + (size_t)at * b, rows_v(src, s) + (size_t)row * b, (size_t)n * b);
+    mem_copy(mem, rows_pos(dst, s) + at, rows_pos(src, s) + row, (size_t)n * sizeof(int32_t));
+}
+
+const int32_t *ints_seen(const Mem *mem, const int32_t *p, int n, IntVec *to) {
+    if (!mem->ops || !p) return p;
+    if (to->cap < (size_t)n) {
+        to->cap = (size_t)n + (size_t)n / 2;
+        to->p = (int32_t *)xrealloc(to->p, to->cap * sizeof *to->p);
+    }
+    mem_get(mem, to->p, p, (size_t)n * sizeof *p);
+    return to->p;
 }
 
 static void rows_grow(Mem *mem, const AttnShape *s, Rows *r, int cap) {
     Rows bigger = rows_take(mem, s, cap);
-    if (r->n) rows_copy(s, &bigger, 0, r, 0, r->n);
+    if (r->n) rows_copy(mem, s, &bigger, 0, r, 0, r->n);
     bigger.n = r->n;
     rows_give(mem, s, r);
     *r = bigger;
@@ -82,6 +93,12 @@ KVBase *base_new(Mem *mem, const AttnShape *s, int n_heads) {
 
 void base_map_rows(KVBase *b, int i, char *mem, int n) {
     Rows r = { mem, n, n, true };
+    if (b->mem->ops) {                          // a device has them as its own
+        b->head[i] = rows_take(b->mem, b->s, n);
+        b->head[i].n = n;
+        mem_put(b->mem, b->head[i].mem, mem, (size_t)n * kv_row_bytes(b->s));
+        return;
+    }
     b->head[i] = r;
     b->mem->used += (size_t)n * kv_row_bytes(b->s);
     if (b->mem->used > b->mem->high) b->mem->high = b->mem->used;
@@ -118,7 +135,7 @@ static size_t list_bytes(const KVCache *c, const Head *h) {
 
 static int32_t *ints_resize(Mem *mem, int32_t *old, int used, int old_cap, int cap) {
     int32_t *p = TAKE(mem, int32_t, cap, "live lists and policy state");
-    if (old && used) memcpy(p, old, (size_t)used * sizeof *p);
+    if (old && used) mem_copy(mem, p, old, (size_t)used * sizeof *p);
     if (old) mem_give(mem, old, (size_t)old_cap * sizeof *old);
     return p;
 }
@@ -126,9 +143,31 @@ static int32_t *ints_resize(Mem *mem, int32_t *old, int used, int old_cap, int c
 static uint32_t *state_resize(const KVCache *c, uint32_t *old, int used, int old_cap, int cap) {
     uint32_t *p = TAKE(c->mem, uint32_t, (size_t)cap * c->words, "live lists and policy state");
     for (int i = 0; old && used && i < c->words; i++)
-        memcpy(p + (size_t)i * cap, old + (size_t)i * old_cap, (size_t)used * sizeof *p);
+        mem_copy(c->mem, p + (size_t)i * cap, old + (size_t)i * old_cap, (size_t)used * sizeof *p);
     if (old) mem_give(c->mem, old, (size_t)old_cap * c->words * sizeof *old);
     return p;
+}
+
+#ifdef SCB_CUDA
+__global__ static void count_k(int32_t *to, int first, int n) {
+    int i = (int)thread_item();
+    if (i < n) to[i] = first + i;
+}
+void cuda_count(int32_t *to, int first, int n, void *stream) {
+    if (n) LAUNCH(count_k, blocks_for(n, 256), 256, 0, stream, to, first, n);
+}
+#endif
+
+// live (n) <- first, first + 1, ...
+static void live_count(const KVCache *c, int32_t *live, int first, int n) {
+#ifdef SCB_CUDA
+    if (on_device(c)) {
+        cuda_count(live, first, n, device_stream((Device *)c->mem->device));
+        return;
+    }
+#endif
+    (void)c;
+    for (int j = 0; j < n; j++) live[j] = first + j;
 }
 
 // room for cap entries in the arrays that exist; those asked for are made
@@ -138,13 +177,13 @@ static void list_room(KVCache *c, Head *h, int cap, bool live, bool state) {
     if (h->live ? grow : live) {
         bool fresh = !h->live;
         h->live = ints_resize(c->mem, h->live, h->len, h->cap, to);
-        if (fresh) for (int j = 0; j < h->len; j++) h->live[j] = j;
+        if (fresh) live_count(c, h->live, 0, h->len);
     }
     if (h->state ? grow : state) h->state = state_resize(c, h->state, h->len, h->cap, to);
     if (grow && (h->live || h->state)) h->cap = to;
 }
 
-static void list_drop(KVCache *c, Head *h, bool state_too) {
+void list_drop(KVCache *c, Head *h, bool state_too) {
     if (h->live) mem_give(c->mem, h->live, (size_t)h->cap * sizeof(int32_t));
     h->live = NULL;
     if (state_too && h->state) {
@@ -155,7 +194,7 @@ static void list_drop(KVCache *c, Head *h, bool state_too) {
 }
 
 // gives back the room of entries that were dropped
-static void list_trim(KVCache *c, Head *h) {
+void list_trim(KVCache *c, Head *h) {
     int cap = h->len + c->reserve + 64;
     if (h->cap <= cap + cap / 8) return;
     if (h->live) h->live = ints_resize(c->mem, h->live, h->len, h->cap, cap);
@@ -169,9 +208,9 @@ static void state_from_base(KVCache *c, int i) {
     const Sums *from = &b->sums[i / c->spread];
     int unit = b->sum_units > 1 ? i % c->spread : 0;
     for (int k = 0; k < c->words; k++)
-        memcpy(c->head[i].state + (size_t)k * c->head[i].cap,
-               from->p + (size_t)(unit * b->sum_words + k) * from->cap,
-               (size_t)c->head[i].len * sizeof(uint32_t));
+        mem_copy(c->mem, c->head[i].state + (size_t)k * c->head[i].cap,
+                 from->p + (size_t)(unit * b->sum_words + k) * from->cap,
+                 (size_t)c->head[i].len * sizeof(uint32_t));
 }
 
 // a cache whose heads are all empty
@@ -257,10 +296,10 @@ static void list_copy(KVCache *c, Head *to, const Head *from) {
     to->len = 0;
     list_room(c, to, from->cap, from->live != NULL, from->state != NULL);
     to->len = from->len;
-    if (from->live) memcpy(to->live, from->live, (size_t)from->len * sizeof(int32_t));
+    if (from->live) mem_copy(c->mem, to->live, from->live, (size_t)from->len * sizeof(int32_t));
     for (int i = 0; from->state && i < c->words; i++)
-        memcpy(to->state + (size_t)i * to->cap, from->state + (size_t)i * from->cap,
-               (size_t)from->len * sizeof *to->state);
+        mem_copy(c->mem, to->state + (size_t)i * to->cap, from->state + (size_t)i * from->cap,
+                 (size_t)from->len * sizeof *to->state);
 }
 
 KVCache *kv_fork(KVCache *c, int reserve) {
@@ -278,10 +317,10 @@ KVCache *kv_fork(KVCache *c, int reserve) {
             to->pages = (char *)mem_take(f->mem, (size_t)from->n_pages, page_bytes(f->s),
                                          "bounds of pages");
             to->n_pages = to->page_cap = from->n_pages;
-            memcpy(to->pages, from->pages, (size_t)from->n_pages * page_bytes(f->s));
+            mem_copy(f->mem, to->pages, from->pages, (size_t)from->n_pages * page_bytes(f->s));
         }
         to->own = rows_take(f->mem, f->s, from->own.n + reserve);
-        if (from->own.n) rows_copy(f->s, &to->own, 0, &from->own, 0, from->own.n);
+        if (from->own.n) rows_copy(f->mem, f->s, &to->own, 0, &from->own, 0, from->own.n);
         to->own.n = from->own.n;
     }
     return f;
@@ -343,22 +382,27 @@ void kv_mark_drop(KVCache *c, KVMark *k) {
 }
 
 // rows of a block whose position is below pos: a prefix, positions ascend
-static int rows_before(const Rows *r, const AttnShape *s, int64_t pos) {
+static int rows_before(const Mem *mem, const Rows *r, const AttnShape *s, int64_t pos) {
+    IntVec copy = { 0 };
     int n = r->mem ? r->n : 0;
-    while (n && rows_pos(r, s)[n - 1] >= pos) n--;
+    const int32_t *at = n ? ints_seen(mem, rows_pos(r, s), n, &copy) : NULL;
+    while (n && at[n - 1] >= pos) n--;
+    free(copy.p);
     return n;
 }
 
 void kv_cut(KVCache *c, int64_t pos) {
+    IntVec copy = { 0 };
     CHECK(c->marks == 0, "a cut under an open mark");
     for (int i = 0; i < c->n_heads; i++) {
         Head *h = &c->head[i];
         Rows *base = c->base ? base_of(c, h) : NULL;
-        int in_base = base ? base->n : 0, below = base ? rows_before(base, c->s, pos) : 0;
-        int own = rows_before(&h->own, c->s, pos), len = below + own;
+        int in_base = base ? base->n : 0, below = base ? rows_before(c->mem, base, c->s, pos) : 0;
+        int own = rows_before(c->mem, &h->own, c->s, pos), len = below + own;
         if (h->live) {                          // row numbers: base rows, then own rows
+            const int32_t *live = ints_seen(c->mem, h->live, h->len, &copy);
             for (len = h->len; len; len--) {
-                int row = h->live[len - 1];
+                int row = live[len - 1];
                 if (row < in_base ? row < below : row - in_base < own) break;
             }
         } else if (below < in_base && !base_alone(c)) {
@@ -369,6 +413,7 @@ void kv_cut(KVCache *c, int64_t pos) {
         pages_cut(c, h);
         if (below < in_base && base_alone(c)) base->n = below;
     }
+    free(copy.p);
 }
 
 KeyList head_list(const KVCache *c, const Head *h) {
@@ -398,10 +443,15 @@ int kv_positions(KVCache *c, int layer, int g, const int32_t **pos) {
     Head *h = head_of(c, layer, g);
     KeyList l = head_list(c, h);
     static __thread IntVec out;                 // valid until the next call on this thread
+    static __thread IntVec live, part[2];       // what the host sees of a device
+    const int32_t *at[2];
     out.n = 0;
+    l.live = ints_seen(c->mem, l.live, l.len, &live);
+    at[0] = ints_seen(c->mem, l.pos[0], l.split, &part[0]);
+    at[1] = ints_seen(c->mem, l.pos[1], h->own.n, &part[1]);
     for (int j = 0; j < h->len; j++) {
         int row = l.live ? l.live[j] : j, own = row >= l.split;
-        ints_push(&out, l.pos[own][row - (own ? l.split : 0)]);
+        ints_push(&out, at[own][row - (own ? l.split : 0)]);
     }
     *pos = out.p;
     return h->len;
@@ -420,12 +470,13 @@ static void row_store(const AttnShape *s, Rows *r, int at, int32_t pos, const fl
     rows_pos(r, s)[at] = pos;
 }
 
-// room for n more rows of one head, and their entries
-static void head_room(KVCache *c, Head *h, int n) {
+// room for n more rows of one head, and their entries; on a device also for a list, which a policy
+// could not make there
+void head_room(KVCache *c, Head *h, int n) {
     int want = h->own.n + n;            // beyond the reserve: half as much again
     if (want > h->own.cap)
         rows_grow(c->mem, c->s, &h->own, want + (h->own.n ? h->own.n / 2 : c->reserve));
-    list_room(c, h, h->len + n, false, c->words > 0);
+    list_room(c, h, h->len + n, on_device(c) && method_evicts(&c->method), c->words > 0);
 }
 
 // SinkCache, before n rows come to a layer. If these and what is there reach W, the S sinks and the
@@ -560,11 +611,13 @@ static size_t thread_bytes(const AttnShape *s) {
     return (b + 4095) & ~(size_t)4095;
 }
 
-KVWork *kv_work_open(Mem *mem, const AttnShape *s) {
+KVWork *kv_work_open(Mem *mem, const AttnShape *s, Device *device) {
     KVWork *w = (KVWork *)xrealloc(NULL, sizeof *w);
     memset(w, 0, sizeof *w);
     w->mem = mem;
     w->s = s;
+    w->device = device;
+    if (device) return w;
     w->per_thread = thread_bytes(s);
     w->threads = cpu_threads();
     w->thread = TAKE(mem, char, w->per_thread * (size_t)w->threads, "attention scratch");
@@ -579,8 +632,9 @@ static WorkSizes work_sizes(const AttnShape *s, const Method *m, int len, int n,
     size_t ld = (size_t)panels * PANEL, h = (size_t)s->n_heads;
     bool wide = method_wide(m);
     WorkSizes z;
-    z.panels = n ? (wide ? h : (size_t)s->n_kv_heads) * panels * attn_panel_bytes(s) : 0;
-    z.parts = (size_t)batch * panels * h * ((size_t)s->head_dim + 2) * sizeof(float);
+    bool packs = n && !s->device;
+    z.panels = packs ? (wide ? h : (size_t)s->n_kv_heads) * panels * attn_panel_bytes(s) : 0;
+    z.parts = s->device ? 0 : (size_t)batch * panels * h * ((size_t)s->head_dim + 2) * sizeof(float);
     z.scores = policy_looks(m->policy) ? (size_t)batch * h * (ld + 1) * sizeof(float) : 0;
     z.lse2 = m->policy->every_query ? h * (size_t)n * sizeof(float) : 0;
     z.keep = ld;
@@ -595,7 +649,8 @@ static WorkSizes work_sizes(const AttnShape *s, const Method *m, int len, int n,
 
 size_t kv_work_bytes(const AttnShape *s, const Method *m, int len, int n, int window, int batch) {
     WorkSizes z = work_sizes(s, m, len, n, window, batch);
-    return thread_bytes(s) * (size_t)cpu_threads() + z.panels + z.parts + z.scores + z.lse2 +
+    size_t threads = s->device ? 0 : (size_t)cpu_threads();
+    return thread_bytes(s) * threads + z.panels + z.parts + z.scores + z.lse2 +
            z.keep + z.rank + z.window + z.readers;
 }
 
@@ -669,6 +724,9 @@ void kv_work_sparse(KVWork *w, const Method *m, int len, int chunk) {
 void kv_work_close(KVWork *w) {
     if (!w) return;
     size_t h = (size_t)w->s->n_heads;
+#ifdef SCB_CUDA
+    if (w->device) device_work_close(w);
+#endif
     mem_give(w->mem, w->thread, w->per_thread * (size_t)w->threads);
     mem_give(w->mem, w->panels, w->panels_bytes);
     mem_give(w->mem, w->parts, w->parts_bytes);
@@ -707,6 +765,9 @@ void kv_feed_begin(KVCache *c, KVWork *w, int layer, int n) {
         if (c->building) h->own = rows_take(c->mem, c->s, n);
         head_room(c, h, n);
     }
+#ifdef SCB_CUDA
+    if (w->device) device_feed_begin(c, w, layer);
+#endif
 }
 
 // query rows of the feed that lie among its last window_cap go to the window buffer
@@ -826,7 +887,14 @@ void kv_feed_queries(KVCache *c, KVWork *w, int layer, int first, int n, int64_t
 
 
 // the rows of a layer become base rows; evicted ones are left behind (SEMANTICS 3, release)
-static void layer_settle(KVCache *c, int layer) {
+static void layer_settle(KVCache *c, KVWork *w, int layer) {
+#ifdef SCB_CUDA
+    if (w->device) {
+        device_settle(c, w, layer);
+        return;
+    }
+#endif
+    (void)w;
     for (int g = 0; g < c->s->n_kv_heads; g++) {
         Head *h = head_of(c, layer, g);
         Rows *to = base_of(c, h);
@@ -842,7 +910,7 @@ static void layer_settle(KVCache *c, int layer) {
         } else {
             *to = rows_take(c->mem, c->s, h->len);
             to->n = h->len;
-            for (int j = 0; j < h->len; j++) rows_copy(c->s, to, j, &h->own, h->live[j], 1);
+            for (int j = 0; j < h->len; j++) rows_copy(c->mem, c->s, to, j, &h->own, h->live[j], 1);
             rows_give(c->mem, c->s, &h->own);
             list_drop(c, h, false);
             list_trim(c, h);
@@ -873,7 +941,7 @@ void kv_feed_end(KVCache *c, KVWork *w, int layer, int64_t t, const void *window
                  bool first) {
     if (w->look && c->building) layer_look(c, w, layer);
     policy_feed_end(c, w, layer, t, window, rows, first);
-    if (c->building) layer_settle(c, layer);
+    if (c->building) layer_settle(c, w, layer);
     if (layer < c->n_layers - 1) return;
     c->building = false;
     c->first_done = c->first_done || first;
@@ -881,6 +949,12 @@ void kv_feed_end(KVCache *c, KVWork *w, int layer, int64_t t, const void *window
 
 void kv_window_copy(const KVWork *w, int rows, void *dst) {
     size_t row = (size_t)w->s->n_heads * w->s->head_dim;
+    if (w->device) {
+        const uint16_t *q16 = (const uint16_t *)(const void *)w->window;
+        mem_copy(w->mem, dst, q16 + (size_t)(w->window_rows - rows) * row,
+                 (size_t)rows * row * sizeof *q16);
+        return;
+    }
     const float *src = w->window + (size_t)(w->window_rows - rows) * row;
     CHECK(rows <= w->window_rows, "%d window rows wanted of %d", rows, w->window_rows);
     for (size_t i = 0; i < (size_t)rows * row; i++) {
@@ -1011,20 +1085,20 @@ static void head_release(KVCache *c, Head *h) {
     if (base_alone(c) && in_base < old_base) {
         Rows to = rows_take(c->mem, c->s, in_base);
         to.n = in_base;
-        for (int j = 0; j < in_base; j++) rows_copy(c->s, &to, j, base, h->live[j], 1);
+        for (int j = 0; j < in_base; j++) rows_copy(c->mem, c->s, &to, j, base, h->live[j], 1);
         rows_give(c->mem, c->s, base);
         *base = to;
         for (int j = 0; j < in_base; j++) h->live[j] = j;
     }
     for (int j = in_base; j < h->len; j++, at++) {
         if (h->live[j] - old_base != at)
-            rows_copy(c->s, &h->own, at, &h->own, h->live[j] - old_base, 1);
+            rows_copy(c->mem, c->s, &h->own, at, &h->own, h->live[j] - old_base, 1);
         h->live[j] = base->n + at;
     }
     h->own.n = at;
     if (h->own.cap > at + c->reserve) {
         Rows to = rows_take(c->mem, c->s, at + c->reserve);
-        if (at) rows_copy(c->s, &to, 0, &h->own, 0, at);
+        if (at) rows_copy(c->mem, c->s, &to, 0, &h->own, 0, at);
         to.n = at;
         rows_give(c->mem, c->s, &h->own);
         h->own = to;
@@ -1035,38 +1109,57 @@ static void head_release(KVCache *c, Head *h) {
 
 void cache_gather(const KVCache *c, int i, char *mem) {
     const Head *h = &c->head[i];
+#ifdef SCB_CUDA
+    if (on_device(c)) {
+        device_gather(c, h, mem);
+        return;
+    }
+#endif
     Rows to = { mem, h->len, h->len, false };
     int split = base_rows(c, h);
     for (int j = 0; j < h->len; j++) {
         int row = h->live ? h->live[j] : j;
-        rows_copy(c->s, &to, j, row < split ? base_of(c, h) : &h->own,
+        rows_copy(c->mem, c->s, &to, j, row < split ? base_of(c, h) : &h->own,
                   row < split ? row : row - split, 1);
     }
 }
 
 void kv_release(KVCache *c) {
     if (c->marks || !c->base) return;
+#ifdef SCB_CUDA
+    if (on_device(c)) {
+        device_release(c);
+        return;
+    }
+#endif
     for (int i = 0; i < c->n_heads; i++) if (c->head[i].live) head_release(c, &c->head[i]);
 }
 
-static void rows_poison(const AttnShape *s, Rows *r, int row) {
-    memset(rows_k(r) + (size_t)row * s->head_dim * s->elem, 0xff, (size_t)s->head_dim * s->elem);
-    memset(rows_v(r, s) + (size_t)row * s->head_dim * s->elem, 0xff, (size_t)s->head_dim * s->elem);
+static void rows_poison(const Mem *mem, const AttnShape *s, Rows *r, int row) {
+    size_t b = (size_t)s->head_dim * s->elem;
+    char *nan = (char *)xrealloc(NULL, b);
+    memset(nan, 0xff, b);
+    mem_put(mem, rows_k(r) + (size_t)row * b, nan, b);
+    mem_put(mem, rows_v(r, s) + (size_t)row * b, nan, b);
+    free(nan);
 }
 
 void kv_poison(KVCache *c) {
+    IntVec copy = { 0 };
     if (c->marks) return;
     for (int i = 0; i < c->n_heads; i++) {
         Head *h = &c->head[i];
         int base = base_rows(c, h), j = 0;
         if (!h->live) continue;
+        const int32_t *live = ints_seen(c->mem, h->live, h->len, &copy);
         for (int row = 0; row < base + h->own.n; row++) {
-            while (j < h->len && h->live[j] < row) j++;
-            if (j < h->len && h->live[j] == row) continue;
-            if (row >= base) rows_poison(c->s, &h->own, row - base);
-            else if (base_alone(c)) rows_poison(c->s, base_of(c, h), row);
+            while (j < h->len && live[j] < row) j++;
+            if (j < h->len && live[j] == row) continue;
+            if (row >= base) rows_poison(c->mem, c->s, &h->own, row - base);
+            else if (base_alone(c)) rows_poison(c->mem, c->s, base_of(c, h), row);
         }
     }
+    free(copy.p);
 }
 
 bool kv_check(const KVCache *c, Err *err) {
@@ -1090,13 +1183,16 @@ int kv_max_len(const KVCache *c) {
 static size_t rows_named(const KVCache *c, int i) {
     int n = c->base->head[i].n;
     size_t count = 0;
+    IntVec copy = { 0 };
     uint8_t *named = (uint8_t *)xrealloc(NULL, (size_t)n + 1);
     memset(named, 0, (size_t)n + 1);
     for (int j = i * c->spread; j < (i + 1) * c->spread; j++) {
         const Head *h = &c->head[j];
+        const int32_t *live = ints_seen(c->mem, h->live, h->len, &copy);
         if (!h->live) memset(named, 1, (size_t)(h->len < n ? h->len : n));
-        else for (int k = 0; k < h->len && h->live[k] < n; k++) named[h->live[k]] = 1;
+        else for (int k = 0; k < h->len && live[k] < n; k++) named[live[k]] = 1;
     }
+    free(copy.p);
     for (int k = 0; k < n; k++) count += named[k];
     free(named);
     return count;
@@ -1105,8 +1201,11 @@ static size_t rows_named(const KVCache *c, int i) {
 // rows of the base in the list of one head
 static size_t rows_in_base(const KVCache *c, const Head *h) {
     int n = base_rows(c, h), k = h->len;
-    if (!h->live) return (size_t)(k < n ? k : n);
-    while (k && h->live[k - 1] >= n) k--;
+    IntVec copy = { 0 };
+    const int32_t *live = ints_seen(c->mem, h->live, h->len, &copy);
+    if (!live) k = k < n ? k : n;
+    while (live && k && live[k - 1] >= n) k--;
+    free(copy.p);
     return (size_t)k;
 }
 

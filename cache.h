@@ -3,6 +3,7 @@
 // each other. No other file includes it.
 #ifndef CACHE_H
 #define CACHE_H
+#include "device.h"
 #include "scb.h"
 #include <omp.h>
 
@@ -138,9 +139,20 @@ static inline int base_rows(const KVCache *c, const Head *h) {
 // the base's rows are this cache's alone: it may give them back
 static inline bool base_alone(const KVCache *c) { return c->base->refs == 1 && c->spread == 1; }
 
+typedef struct {                // of a call on a device: (layers, caches of the call, lists)
+    struct KeyList *list, *sent_list;   // there, and as they were sent, in pinned memory
+    struct DeviceHead *head, *sent_head;
+    int room, caches;           // entries; caches of the call
+    int most, shared;           // of a step: longest list; entries that all caches name alike
+    float *parts;               // of attention that is split over the keys
+    size_t parts_bytes;
+} DeviceWork;
+
 struct KVWork {
     Mem *mem;
     const AttnShape *s;
+    Device *device;             // where mem's blocks lie, or NULL
+    DeviceWork d;
     char *thread;               // (threads) attention scratch and statistics
     size_t per_thread;
     int threads;
@@ -186,6 +198,15 @@ static inline char *panels_of(const KVCache *c, const KVWork *w, int g) {
 static inline bool policy_looks(const Policy *p) { return p->observe || p->sums; }
 
 // cache.cu
+// a block of cap rows, none used; its end; n rows of src from row on to dst at (disjoint blocks, or
+// on the host any)
+Rows rows_take(Mem *mem, const AttnShape *s, int cap);
+void rows_give(Mem *mem, const AttnShape *s, Rows *r);
+void rows_copy(const Mem *mem, const AttnShape *s, Rows *dst, int at, const Rows *src, int row,
+               int n);
+void list_drop(KVCache *c, Head *h, bool state_too);    // every row is live
+void list_trim(KVCache *c, Head *h);    // gives back the room of entries that were dropped
+void head_room(KVCache *c, Head *h, int n);     // for n more rows and entries
 KVBase *base_new(Mem *mem, const AttnShape *s, int n_heads);
 // head i of the base is n rows at mem, inside the base's map; they count as memory in use
 void base_map_rows(KVBase *b, int i, char *mem, int n);
@@ -198,6 +219,24 @@ void pack_new(KVCache *c, KVWork *w, int layer, int n, bool all);
 
 KeyList head_list(const KVCache *c, const Head *h);
 void window_block_drop(WindowRows *b);
+static inline bool on_device(const KVCache *c) { return c->mem->ops != NULL; }
+// n numbers of the account's memory for the host to read: p itself, or a copy in *to
+const int32_t *ints_seen(const Mem *mem, const int32_t *p, int n, IntVec *to);
+#ifdef SCB_CUDA
+// the lists of cache i of the call in a layer, and what heads they have
+static inline size_t device_at(const KVCache *c, const KVWork *w, int layer, int i) {
+    return ((size_t)layer * w->d.caches + i) * c->s->n_kv_heads;
+}
+
+// kv_device.cu
+// heads <- the lengths of their lists on the device, after everything launched
+void device_fetch(KVCache *c, KVWork *w, int layer, int i);
+void device_feed_begin(KVCache *c, KVWork *w, int layer);       // sends the lists of a layer
+void device_settle(KVCache *c, KVWork *w, int layer);           // layer_settle, kv_release and
+void device_release(KVCache *c);                                // cache_gather there
+void device_gather(const KVCache *c, const Head *h, char *mem);
+void device_work_close(KVWork *w);
+#endif
 
 // read.cu: n newest tokens of a layer, q and out (n, H, hd), each over rows of its own choice
 void read_rows(KVCache *c, KVWork *w, int layer, int n, const float *q, float *out);

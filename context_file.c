@@ -494,7 +494,7 @@ Context *context_load(Model *m, const Method *method, const int32_t *ids, int n,
     c->state = state_take(m, state);
     if (sparse) {
         method_prefill_key(method, &c->prefill);
-        c->logits = TAKE(&m->mem, float, m->c.vocab_size, "logits");
+        c->logits = TAKE(logits_mem(m), float, m->c.vocab_size, "logits");
         memcpy(c->logits, in.p + logits->offset, v);
     } else {
         Method full;

@@ -20,7 +20,7 @@ EXTERN_C_BEGIN
 // ===========================================================================
 // Rows of a cache on the device. KeyList (scb.h) is used as it is, with device pointers, in device
 // memory: steps append and evict without the host. What a list does not say of its head:
-typedef struct {
+typedef struct DeviceHead {
     int32_t *live;              // (cap) room for the list; KeyList.live is this or NULL
     uint32_t *state;            // (words, cap) the policy's words, parallel to the list
     int words, cap;
@@ -29,9 +29,6 @@ typedef struct {
 
 // ===========================================================================
 // llama.cu
-// x (n, E) <- rows of a row-major bf16 table (V, E). Same bits.
-void cuda_embed(const uint16_t *table, const int32_t *ids, float *x, int n, int dim, void *stream);
-
 typedef struct {                // rows of parts of dim channels, each normalised on its own
     const float *x;             // row i, part p at x + i * ldx + p * dim
     const float *gate;          // as x: x * silu(gate) is normalised; NULL: x alone
@@ -50,7 +47,7 @@ void cuda_norm(const RowNorm *a, int rows, int parts, void *stream);   // a: hos
 void cuda_rope_angles(const int32_t *pos, const float *inv_freq, float amplitude, float *cos,
                       float *sin, int n, int half, void *stream);
 
-typedef struct {                // rotates n rows of q and k and stores k and v behind their lists
+typedef struct RopeAppend {     // rotates n rows of q and k and stores k and v behind their lists
     float *q;                   // (n, H, hd), row stride ldq; rotated in place; NULL: none
     uint16_t *q16;              // (n, H, hd) the same in bf16, or NULL
     const float *k, *v;         // (n, G, hd), row strides ldk, ldv; NULL: nothing is stored
@@ -166,6 +163,7 @@ void cuda_keep_random(const KeyList *list, int n_lists, const RandomKey *key, in
 
 // ===========================================================================
 // cache.cu
+void cuda_count(int32_t *to, int first, int n, void *stream);   // to (n) <- first, first + 1, ...
 // lists and states lose the entries with keep (n_lists, ld) = 0. one: all lists follow row 0.
 // Same bits.
 void cuda_evict(KeyList *list, DeviceHead *head, int n_lists, const uint8_t *keep, size_t ld,

@@ -302,17 +302,6 @@ void cuda_add(float *x, const float *y, size_t n, void *stream) {
     if (n) LAUNCH(add_k, blocks_for(n, 256), 256, 0, stream, x, y, n);
 }
 
-// grid n: row ids[i] of the table
-__global__ static void embed_k(const uint16_t *table, const int32_t *ids, float *x, int dim) {
-    const uint16_t *row = table + (size_t)ids[blockIdx.x] * dim;
-    for (int i = threadIdx.x; i < dim; i += blockDim.x)
-        x[(size_t)blockIdx.x * dim + i] = bf16_f32(row[i]);
-}
-
-void cuda_embed(const uint16_t *table, const int32_t *ids, float *x, int n, int dim, void *stream) {
-    if (n) LAUNCH(embed_k, n, 256, 0, stream, table, ids, x, dim);
-}
-
 enum { ARGMAX_THREADS = 1024 };
 
 // the larger, or the lower index of equals; NaN is never larger
@@ -408,20 +397,25 @@ static size_t widest(const Config *c) {
 size_t buffers_carve(const Config *c, int n, int chunk, char *base, FeedBuffers *b) {
     size_t C = (size_t)(n < chunk ? n : chunk), at = 0, half = (size_t)c->rope_dim / 2;
     size_t q = (size_t)c->n_heads * c->head_dim, kv = (size_t)c->n_kv_heads * c->head_dim;
-    size_t wide = widest(c);
+    size_t wide = widest(c), cpu = c->device ? 0 : 1, device = 1 - cpu;
 #define CARVE(field, type, count)                                                                  \
-    (b->field = (type *)(base + at), at += ((size_t)(count) * sizeof(type) + 63) & ~(size_t)63)
+    (b->field = (type *)(base + at), at += carve_bytes((size_t)(count) * sizeof(type)))
     CARVE(x, float, (size_t)n * c->dim);
     CARVE(q, float, C * q);
     CARVE(k, float, C * kv);
     CARVE(v, float, C * kv);
-    CARVE(att, float, C * q);
+    CARVE(att, float, cpu * C * q);
     CARVE(gate, float, C * c->hidden_dim);
     CARVE(up, float, C * c->hidden_dim);
-    CARVE(act, char, act_bytes(mul_kind(c->dtype), (int)C, (int)wide));
+    CARVE(act, char, cpu ? act_bytes(mul_kind(c->dtype), (int)C, (int)wide)
+                         : C * (size_t)padded((int)wide) * sizeof(uint16_t));
     CARVE(cos, float, (size_t)n * half);
     CARVE(sin, float, (size_t)n * half);
-    CARVE(row, float, (size_t)cpu_threads() * ((wide + 31) & ~(size_t)31));
+    CARVE(row, float, cpu * (size_t)cpu_threads() * ((wide + 31) & ~(size_t)31));
+    CARVE(ids, int32_t, device * n);
+    CARVE(pos, int32_t, device * n);
+    CARVE(q16, uint16_t, device * C * q);
+    CARVE(logits, float, device * (C < (size_t)STEP_BATCH ? C : (size_t)STEP_BATCH) * c->vocab_size);
 #undef CARVE
     return at;
 }
@@ -441,6 +435,14 @@ float *thread_row(const Forward *f, const FeedBuffers *b) {
 
 void norm_act(const Forward *f, const FeedBuffers *b, const float *x, const float *w, int n) {
     const Config *c = f->c;
+#ifdef SCB_CUDA
+    if (f->device) {
+        RowNorm a = { .x = x, .w = w, .act = (uint16_t *)b->act, .ldx = (size_t)c->dim,
+                      .ld_act = (size_t)padded(c->dim), .dim = c->dim, .eps = c->norm_eps };
+        cuda_norm(&a, n, 1, device_stream(f->device));
+        return;
+    }
+#endif
 #pragma omp parallel for if (n > 16)
     for (int i = 0; i < n; i++) {
         float *y = thread_row(f, b);
@@ -451,6 +453,13 @@ void norm_act(const Forward *f, const FeedBuffers *b, const float *x, const floa
 
 void swiglu_act(const Forward *f, const FeedBuffers *b, int n) {
     const Config *c = f->c;
+#ifdef SCB_CUDA
+    if (f->device) {
+        cuda_swiglu(b->gate, b->up, (uint16_t *)b->act, n, c->hidden_dim, padded(c->hidden_dim),
+                    device_stream(f->device));
+        return;
+    }
+#endif
 #pragma omp parallel for if (n > 16)
     for (int i = 0; i < n; i++) {
         float *y = thread_row(f, b);
@@ -464,10 +473,27 @@ enum { MAKE_Q = 1, MAKE_KV = 2 };       // which rows of a chunk are made
 
 // rotates n rows of q and k; first: index of the rows in the feed. Queries of a cache that turns
 // its keys turn to the place of their own row there. In a step every row is another cache's.
-static void rope_rows(const Forward *f, const FeedBuffers *b, int layer, int first, int n, int make,
-                      int stored) {
+// On a device the same kernel stores the keys and values behind their lists.
+static void rope_rows(const Forward *f, const FeedBuffers *b, int kv_layer, int first, int n,
+                      int make, int stored) {
     const Config *c = f->c;
     int half = c->rope_dim / 2;
+#ifdef SCB_CUDA
+    if (f->device) {
+        size_t at = (size_t)first * half, q = (size_t)c->n_heads * c->head_dim,
+               kv = (size_t)c->n_kv_heads * c->head_dim;
+        RopeAppend a = { .q = make & MAKE_Q ? b->q : NULL, .q16 = make & MAKE_Q ? b->q16 : NULL,
+                         .k = make & MAKE_KV ? b->k : NULL, .v = make & MAKE_KV ? b->v : NULL,
+                         .ldq = q, .ldk = kv, .ldv = kv, .cos = b->cos + at, .sin = b->sin + at,
+                         .pos = b->pos + first, .step = f->of != NULL,
+                         .index0 = f->of ? 0 : first - stored, .inv_freq = f->shape->inv_freq,
+                         .amplitude = rope_amplitude(c), .n = n, .n_heads = c->n_heads,
+                         .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim,
+                         .rope_dim = c->rope_dim };
+        kv_device_append(f->of ? f->of[0].kv : f->kv, f->work, kv_layer, &a);
+        return;
+    }
+#endif
     if (!half) return;
 #pragma omp parallel for if (n > 16)
     for (int i = 0; i < n; i++) {
@@ -483,7 +509,7 @@ static void rope_rows(const Forward *f, const FeedBuffers *b, int layer, int fir
             rope_head(b->k + ((size_t)i * c->n_kv_heads + g) * c->head_dim, cs, sn, half);
         for (int h = 0; (make & MAKE_Q) && h < c->n_heads; h++) {
             int64_t own =
-                turns ? kv_query_at(kv, layer, h / share, stored, fed, f->of != NULL) : 0;
+                turns ? kv_query_at(kv, kv_layer, h / share, stored, fed, f->of != NULL) : 0;
             if (turns && own != at) {
                 at = own;
                 rope_angles(own_cs, own_sn, f, at);
@@ -494,7 +520,31 @@ static void rope_rows(const Forward *f, const FeedBuffers *b, int layer, int fir
     }
 }
 
+#ifdef SCB_CUDA
+// ids and positions of the call go there first
+static void device_embed(const Forward *f, const FeedBuffers *b) {
+    CudaWeight table = cuda_weight(&f->w->embed);
+    void *stream = device_stream(f->device);
+    int32_t *pos = (int32_t *)xrealloc(NULL, ((size_t)f->n + 1) * sizeof *pos);
+    for (int i = 0; i < f->n; i++) pos[i] = (int32_t)(f->of ? f->of[i].pos : f->pos + i);
+    mem_put(f->mem, b->ids, f->ids, (size_t)f->n * sizeof *b->ids);
+    mem_put(f->mem, b->pos, pos, (size_t)f->n * sizeof *pos);
+    free(pos);
+    if (f->of && f->work) kv_device_begin(f->of, f->n, f->work);
+    cuda_embed(&table, b->ids, b->x, f->n, stream);
+    if (f->c->rope_dim)
+        cuda_rope_angles(b->pos, f->shape->inv_freq, rope_amplitude(f->c), b->cos, b->sin, f->n,
+                         f->c->rope_dim / 2, stream);
+}
+#endif
+
 void embed_rows(const Forward *f, const FeedBuffers *b) {
+#ifdef SCB_CUDA
+    if (f->device) {
+        device_embed(f, b);
+        return;
+    }
+#endif
 #pragma omp parallel for if (f->n > 16)
     for (int i = 0; i < f->n; i++) {
         weight_row(&f->w->embed, f->ids[i], b->x + (size_t)i * f->c->dim);
@@ -504,7 +554,12 @@ void embed_rows(const Forward *f, const FeedBuffers *b) {
 }
 
 void products(Forward *f, const FeedBuffers *b, const LinearJob *jobs, int n_jobs, int n) {
-    linear(f->shape->kind, jobs, n_jobs, b->act, n);
+#ifdef SCB_CUDA
+    if (f->device)
+        cuda_linear(device_gemm(f->device), jobs, n_jobs, b->act, n, device_stream(f->device));
+    else
+#endif
+        linear(f->shape->kind, jobs, n_jobs, b->act, n);
     for (int j = 0; j < n_jobs; j++) {
         const Weight *w = jobs[j].w;
         f->phases->weight_bytes += (double)weight_bytes(w->dtype, w->n, w->k);
@@ -512,8 +567,8 @@ void products(Forward *f, const FeedBuffers *b, const LinearJob *jobs, int n_job
     }
 }
 
-static void qkv(Forward *f, const FeedBuffers *b, int layer, int first, int n, int make,
-                int stored) {
+static void qkv(Forward *f, const FeedBuffers *b, int layer, int kv_layer, int first, int n,
+                int make, int stored) {
     const Config *c = f->c;
     const LlamaLayer *w = &f->w->layer[layer];
     size_t q = (size_t)c->n_heads * c->head_dim, kv = (size_t)c->n_kv_heads * c->head_dim;
@@ -524,7 +579,7 @@ static void qkv(Forward *f, const FeedBuffers *b, int layer, int first, int n, i
     norm_act(f, b, b->x + (size_t)first * c->dim, w->attn_norm, n);
     products(f, b, jobs + !(make & MAKE_Q), !!(make & MAKE_Q) + 2 * !!(make & MAKE_KV), n);
     f->phases->linear_s += now_s() - t;
-    rope_rows(f, b, layer, first, n, make, stored);
+    rope_rows(f, b, kv_layer, first, n, make, stored);
 }
 
 static void attn_out(Forward *f, const FeedBuffers *b, int layer, int first, int n) {
@@ -532,8 +587,9 @@ static void attn_out(Forward *f, const FeedBuffers *b, int layer, int first, int
     LinearJob wo = { &f->w->layer[layer].wo, NULL, b->x + (size_t)first * c->dim, (size_t)c->dim,
                      true, NULL };
     double t = now_s();
-    act_pack(f->shape->kind, b->act, b->att, (size_t)c->n_heads * c->head_dim, n,
-             c->n_heads * c->head_dim);
+    if (!f->device)
+        act_pack(f->shape->kind, b->act, b->att, (size_t)c->n_heads * c->head_dim, n,
+                 c->n_heads * c->head_dim);
     products(f, b, &wo, 1, n);
     f->phases->linear_s += now_s() - t;
 }
@@ -558,8 +614,18 @@ static void logits_of(Forward *f, const FeedBuffers *b, const float *x, float *c
     LinearJob head = { &f->w->head, NULL, to[0], (size_t)f->c->vocab_size, false,
                        n > 1 ? to : NULL };
     double t = now_s();
+    if (f->device) {
+        head.y = b->logits;
+        head.rows = NULL;
+    }
     norm_act(f, b, x, f->w->final_norm, n);
     products(f, b, &head, 1, n);
+    for (int i = 0; f->device && i < n; i++)    // the one wait of a call
+        mem_get(f->mem, to[i], b->logits + (size_t)i * f->c->vocab_size,
+                (size_t)f->c->vocab_size * sizeof(float));
+#ifdef SCB_CUDA
+    if (f->device && f->of && f->work) kv_device_end(f->of, n, f->work);
+#endif
     f->phases->linear_s += now_s() - t;
 }
 
@@ -587,22 +653,29 @@ void feed_attend_begin(Forward *f, const FeedBuffers *b, int layer, int kv_layer
     kv_feed_begin(f->kv, f->work, kv_layer, f->n);
     for (int i = 0, n; f->sparse && i < f->n; i += n) {
         n = f->n - i < f->chunk ? f->n - i : f->chunk;
-        qkv(f, b, layer, i, n, MAKE_KV, i);
+        qkv(f, b, layer, kv_layer, i, n, MAKE_KV, i);
         t = now_s();
         kv_feed_keys(f->kv, kv_layer, n, f->pos + i, b->k, b->v);
         f->phases->attn_s += now_s() - t;
     }
     if (!f->sparse) return;
-    qkv(f, b, layer, f->n - last, last, MAKE_Q, f->n);
+    qkv(f, b, layer, kv_layer, f->n - last, last, MAKE_Q, f->n);
     t = now_s();
     kv_feed_plan(f->kv, f->work, kv_layer, b->q, last);
     f->phases->attn_s += now_s() - t;
 }
 
 void feed_attend(Forward *f, const FeedBuffers *b, int layer, int kv_layer, int first, int n) {
-    qkv(f, b, layer, first, n, f->sparse ? MAKE_Q : MAKE_Q | MAKE_KV,
+    qkv(f, b, layer, kv_layer, first, n, f->sparse ? MAKE_Q : MAKE_Q | MAKE_KV,
         f->of ? 0 : f->sparse ? f->n : first);
     double t = now_s();
+#ifdef SCB_CUDA
+    if (f->device) {
+        KVDeviceRows rows = { b->q, b->q16, (uint16_t *)b->act, first, n, f->pos + first };
+        if (f->of) kv_device_step(f->of, n, f->work, kv_layer, &rows);
+        else kv_device_chunk(f->kv, f->work, kv_layer, &rows, f->sparse);
+    } else
+#endif
     if (f->of)
         f->phases->kv_bytes +=
             (double)kv_step(f->of, n, f->work, kv_layer, b->q, b->k, b->v, b->att);

@@ -610,7 +610,7 @@ static uint64_t read_sum(const uint64_t *p, size_t n) {
 
 Ceilings cpu_ceilings(size_t bytes, double seconds) {
     Ceilings c = { 0, 0, 0 };
-    Mem mem = { 0, 0, 0 };
+    Mem mem = { 0, 0, 0, NULL, NULL };
     int threads = cpu_threads();
     size_t words = bytes / 8 / (size_t)threads;
     uint64_t *p = TAKE(&mem, uint64_t, words * (size_t)threads, "the bandwidth probe"), sink = 0;
@@ -717,6 +717,27 @@ __device__ static inline void eight_pairs(const Eight<DT_Q8> &e, uint32_t r[4]) 
     float x[8];
     eight_wide(e, x);
     for (int i = 0; i < 4; i++) r[i] = bf16_pair(x[2 * i], x[2 * i + 1]);
+}
+
+// grid n, block EMBED_THREADS: row ids[i] of the table, eight channels a thread
+enum { EMBED_THREADS = 128 };
+template <int DT>
+__global__ static void embed_k(CudaWeight table, const int32_t *ids, float *x) {
+    float *to = x + (size_t)blockIdx.x * table.k;
+    for (int at = (int)threadIdx.x; at < table.ld / 8; at += EMBED_THREADS) {
+        Eight<DT> e;
+        float y[8];
+        eight_load(&e, table, ids[blockIdx.x], at);
+        eight_wide(e, y);
+        for (int i = 0; i < 8 && at * 8 + i < table.k; i++) to[at * 8 + i] = y[i];
+    }
+}
+
+void cuda_embed(const CudaWeight *table, const int32_t *ids, float *x, int n, void *stream) {
+    if (!n) return;
+    if (table->dtype == DT_Q8)
+        LAUNCH(embed_k<DT_Q8>, n, EMBED_THREADS, 0, stream, *table, ids, x);
+    else LAUNCH(embed_k<DT_BF16>, n, EMBED_THREADS, 0, stream, *table, ids, x);
 }
 
 // ---------------------------------------------------------------------------
@@ -915,6 +936,7 @@ CudaGemm *cuda_gemm_open(size_t unpacked) {
     cublasOperation_t trans = CUBLAS_OP_T;
     uint32_t fp32 = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     uint64_t space = GEMM_WORKSPACE;
+    uint32_t aligned = 16;
     memset(g, 0, sizeof *g);
     BLAS_OK(cublasLtCreate(&g->blas));
     BLAS_OK(cublasLtMatmulDescCreate(&g->product, CUBLAS_COMPUTE_32F, CUDA_R_32F));
@@ -925,6 +947,12 @@ CudaGemm *cuda_gemm_open(size_t unpacked) {
         g->prefer, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &fp32, sizeof fp32));
     BLAS_OK(cublasLtMatmulPreferenceSetAttribute(
         g->prefer, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &space, sizeof space));
+    static const cublasLtMatmulPreferenceAttributes_t operands[] = {
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES };
+    for (int i = 0; i < 4; i++)         // y may begin with any row
+        BLAS_OK(cublasLtMatmulPreferenceSetAttribute(g->prefer, operands[i], &aligned,
+                                                     sizeof aligned));
     CUDA_OK(cudaMalloc(&g->workspace, GEMM_WORKSPACE));
     if (unpacked) CUDA_OK(cudaMalloc(&g->unpacked, unpacked));
     g->unpacked_bytes = unpacked;
@@ -1021,5 +1049,28 @@ void cuda_gemm(CudaGemm *g, const CudaJob *job, const void *act, int rows, void 
     BLAS_OK(cublasLtMatmul(g->blas, g->product, &one, weights, s->w, act, s->x, &onto, job->y, s->y,
                            job->y, s->y, &s->algo, g->workspace, GEMM_WORKSPACE,
                            (cudaStream_t)stream));
+}
+
+// jobs of one kind that share the act: as many as a launch takes
+static int same_kind(const LinearJob *jobs, int n) {
+    int m = 1;
+    while (m < n && m < CUDA_JOBS && jobs[m].w->dtype == jobs[0].w->dtype) m++;
+    return m;
+}
+
+void cuda_linear(CudaGemm *g, const LinearJob *jobs, int n_jobs, const void *act, int rows,
+                 void *stream) {
+    for (int j = 0, n; j < n_jobs; j += n) {
+        CudaJob job[CUDA_JOBS];
+        n = same_kind(jobs + j, n_jobs - j);
+        for (int i = 0; i < n; i++) {
+            const LinearJob *from = &jobs[j + i];
+            CudaJob one = { cuda_weight(from->w), from->bias, from->y, from->ldy, from->add };
+            CHECK(!from->rows, "a product on the device whose rows go to places of their own");
+            job[i] = one;
+        }
+        if (rows <= MATVEC_MOST) cuda_matvec(job, n, act, rows, stream);
+        else for (int i = 0; i < n; i++) cuda_gemm(g, &job[i], act, rows, stream);
+    }
 }
 #endif

@@ -748,3 +748,11 @@ void method_list(FILE *out) {
     fprintf(out, "  %s: target preset specials force digits repeats word; its rate is --rate\n",
             lingua_name);
 }
+
+int method_on_device(const Method *m, Err *err) {
+    const Policy *p = m->policy;
+    if (p->evicts || p->at_read != READ_ALL || m->prefill)
+        return FAIL_CODE(err, EXIT_USAGE, "method %s does not run on the GPU yet; use --device cpu",
+                         m->name);
+    return 0;
+}

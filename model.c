@@ -5,6 +5,7 @@
 // own tail. A root without a context owns everything it feeds, so what its policy evicts in the
 // first feed is released layer by layer. Rules: SEMANTICS 3.
 #include "model.h"
+#include "products.h"
 #include <sys/resource.h>
 
 // ---------------------------------------------------------------------------
@@ -256,6 +257,9 @@ typedef struct {
     DType dtype;
     ModelFile *file;
     uint64_t seed;
+    bool device;                // every matrix row-major, as CudaWeight has it
+    size_t widest;              // bytes of the largest q8 matrix as bf16, on a device
+    const Mem *mem;             // of the arena
     char *arena, *slot;         // NULL: only count
     size_t at;
     bool one_layer;             // matrices of every layer share the same bytes, the slot
@@ -283,11 +287,22 @@ static size_t place(Source *s, const char *name, size_t bytes, bool *in_slot) {
     return here;
 }
 
+// of a table that is read row by row, the embedding: bf16 in a q8 model
+static DType matrix_dtype(const Source *s, bool rows) {
+    return rows && s->dtype == DT_Q8 ? DT_BF16 : s->dtype;
+}
+static size_t matrix_bytes(const Source *s, DType dtype, int n, int k) {
+    return s->device ? cuda_weight_bytes(dtype, n, k) : weight_bytes(dtype, n, k);
+}
+
 static int count_matrix(Loader *l, Weight *w, const char *name, int n, int k, bool rows, Err *err) {
     Source *s = (Source *)l;
+    DType dtype = matrix_dtype(s, rows);
+    size_t unpacked = (size_t)n * (size_t)padded(k) * 2;
     bool in_slot;
     (void)w; (void)err;
-    if (!rows || s->seed) place(s, name, weight_bytes(s->dtype, n, k), &in_slot);
+    if (!rows || s->seed || s->device) place(s, name, matrix_bytes(s, dtype, n, k), &in_slot);
+    if (s->device && dtype == DT_Q8 && unpacked > s->widest) s->widest = unpacked;
     return 0;
 }
 static size_t vector_len(int n, int k) { return (size_t)n * (size_t)(k ? k : 1); }
@@ -297,21 +312,22 @@ static int count_vector(Loader *l, float **v, const char *name, int n, int k, Er
     return 0;
 }
 
-// bytes of the arena; *slot: those at its end that all layers share
-static size_t arena_size(const Config *c, size_t *slot) {
-    Source s = { .l = { count_matrix, count_vector }, .dtype = c->dtype, .one_layer = c->stream,
-                 .layer = -1 };
+// bytes of the arena; *slot: those at its end that all layers share; *unpacked: see Source.widest
+static size_t arena_size(const Config *c, size_t *slot, size_t *unpacked) {
+    Source s = { .l = { count_matrix, count_vector }, .dtype = c->dtype, .device = c->device,
+                 .one_layer = c->stream, .layer = -1 };
     Weights w;
     Err err;
     weights_bind(&w, c, &s.l, &err);
     weights_free(&w);
     *slot = s.slot_bytes;
+    *unpacked = s.widest;
     return s.at + s.slot_bytes;
 }
 
 size_t config_weight_bytes(const Config *c) {
-    size_t slot;
-    return arena_size(c, &slot);
+    size_t slot, unpacked, arena = arena_size(c, &slot, &unpacked);
+    return arena + (c->device ? device_products_bytes(unpacked) : 0);
 }
 
 static void advise(const ModelFile *f, const FileTensor *t, int advice) {
@@ -345,9 +361,24 @@ static void stream_layer(void *user, int layer) {
     m->in_slot = layer;
 }
 
+// a row-major matrix of the file's layout into its place on the device
+static void device_matrix(Source *s, Weight *w, const char *name, const void *rows) {
+    bool in_slot;
+    size_t bytes = matrix_bytes(s, w->dtype, w->n, w->k);
+    char *to = s->arena + place(s, name, bytes, &in_slot);
+    void *laid = xrealloc(NULL, bytes);
+    CudaWeight there;
+    cuda_weight_lay(&there, w->dtype, w->n, w->k, rows, laid, to);
+    mem_put(s->mem, to, laid, bytes);
+    free(laid);
+    w->rows = there.rows;
+    w->scale = there.scale;
+    w->tiles = NULL;
+}
+
 static int file_matrix(Loader *l, Weight *w, const char *name, int n, int k, bool rows, Err *err) {
     Source *s = (Source *)l;
-    DType dtype = rows && s->dtype == DT_Q8 ? DT_BF16 : s->dtype;
+    DType dtype = matrix_dtype(s, rows);
     const FileTensor *t = file_want(s->file, name, dtype, n, k, err);
     if (!t) return -1;
     w->dtype = dtype;
@@ -355,6 +386,11 @@ static int file_matrix(Loader *l, Weight *w, const char *name, int n, int k, boo
     w->k = k;
     w->rows = rows ? file_data(s->file, t) : NULL;
     w->tiles = NULL;
+    if (s->device) {
+        device_matrix(s, w, name, file_data(s->file, t));
+        advise(s->file, t, MADV_DONTNEED);
+        return 0;
+    }
     if (rows) return 0;
     bool in_slot;
     size_t at = place(s, name, weight_bytes(dtype, n, k), &in_slot);
@@ -369,8 +405,12 @@ static int file_vector(Loader *l, float **v, const char *name, int n, int k, Err
     if (!t) return -1;
     *v = (float *)(void *)(s->arena + s->at);
     s->at += aligned64(vector_len(n, k) * sizeof(float));
-    memcpy(*v, file_data(s->file, t), vector_len(n, k) * sizeof(float));
+    mem_put(s->mem, *v, file_data(s->file, t), vector_len(n, k) * sizeof(float));
     return 0;
+}
+
+static uint16_t random_weight(uint64_t key, float span) {
+    return f32_bf16(((float)(mix64(key) >> 40) * 5.9604645e-8f - 0.5f) * span);
 }
 
 // uniform with standard deviation 1/sqrt(k): activations neither vanish nor blow up
@@ -387,10 +427,24 @@ static int random_matrix(Loader *l, Weight *w, const char *name, int n, int k, b
     uint64_t key = s->seed;
     for (const char *c = name; *c; c++) key = mix64(key ^ (uint64_t)(unsigned char)*c);
     float span = 2.0f * sqrtf(3.0f / (float)k);
+    if (s->device) {                            // the same numbers in the file's order
+        uint16_t *m = (uint16_t *)xrealloc(NULL, (size_t)n * k * sizeof *m);
+        size_t kb = CEIL_DIV((size_t)k, BLK);
+#pragma omp parallel for
+        for (int r = 0; r < n; r++)
+            for (int c = 0; c < k; c++) {
+                size_t block = (size_t)(r / BLK) * kb + (size_t)(c / BLK),
+                       at = block * 1024 + (size_t)(r % BLK / 16 * 512 + c % BLK / 2 * 32 +
+                                                    r % 16 * 2 + c % 2);
+                m[(size_t)r * k + c] = random_weight(key + at, span);
+            }
+        device_matrix(s, w, name, m);
+        free(m);
+        return 0;
+    }
     uint16_t *d = (uint16_t *)w->tiles;
 #pragma omp parallel for
-    for (size_t i = 0; i < count; i++)
-        d[i] = f32_bf16(((float)(mix64(key + i) >> 40) * 5.9604645e-8f - 0.5f) * span);
+    for (size_t i = 0; i < count; i++) d[i] = random_weight(key + i, span);
     s->at += aligned64(count * 2);
     return 0;
 }
@@ -401,9 +455,10 @@ static int random_vector(Loader *l, float **v, const char *name, int n, int k, E
     (void)err;
     *v = (float *)(void *)(s->arena + s->at);
     s->at += aligned64(vector_len(n, k) * sizeof(float));
+    float *x = (float *)xrealloc(NULL, vector_len(n, k) * sizeof *x);
     for (size_t i = 0; i < vector_len(n, k); i++) {
         float u = (float)(mix64(s->seed + i) >> 40) * 5.9604645e-8f;
-        (*v)[i] = !part                                              ? 1.0f
+        x[i] = !part                                              ? 1.0f
                   : !strcmp(part, ".a") && k                   ? -1.0f - (float)(i / (size_t)k)
                   : !strcmp(part, ".a")                              ? -1.0f - 15.0f * u
                   : !strcmp(part, ".dt_bias")                        ? -6.9f + 4.6f * u
@@ -412,6 +467,8 @@ static int random_vector(Loader *l, float **v, const char *name, int n, int k, E
                             !strcmp(part, ".bk") || !strcmp(part, ".bv") ? 0.0f
                                                                          : 1.0f;
     }
+    mem_put(s->mem, *v, x, vector_len(n, k) * sizeof *x);
+    free(x);
     return 0;
 }
 
@@ -426,6 +483,7 @@ static char *weights_fill(Source *s, WeightList bind, void *user, Mem *mem, size
         return NULL;
     }
     s->arena = TAKE(mem, char, count.at, "the weights");
+    s->mem = mem;
     *bytes = count.at;
     if (!bind(user, &s->l, err)) return s->arena;
     mem_give(mem, s->arena, count.at);
@@ -475,6 +533,11 @@ size_t memory_available(void) {
     return have == SIZE_MAX ? 0 : have;
 }
 
+size_t config_memory(const Config *c) {
+    Err none;                                   // said by who opened the device
+    return c->device ? device_memory_available(&none) : memory_available();
+}
+
 static Model *model_new(const Config *c, const ModelOpts *opts) {
     Model *m = (Model *)xrealloc(NULL, sizeof *m);
     memset(m, 0, sizeof *m);
@@ -493,19 +556,49 @@ static Model *model_new(const Config *c, const ModelOpts *opts) {
     m->shape.scale = (float)(1.4426950408889634 / sqrt((double)c->head_dim));
     m->shape.rope_dim = c->rope_dim;
     m->shape.inv_freq = m->inv_freq;
+    m->shape.device = c->device;
     return m;
 }
 
+// a model that computes on a GPU; without one nothing happens
+static int model_device(Model *m, const char *path, Err *err) {
+    const Config *c = &m->c;
+    if (!c->device) return 0;
+    if (c->dtype == DT_F32)
+        return FAIL_CODE(err, EXIT_USAGE, "%s: a GPU computes bf16 and q8 models; export this one "
+                         "with --dtype bf16, or use --device cpu", path);
+    if (c->stream)
+        return FAIL_CODE(err, EXIT_USAGE, "--stream-weights is for the CPU alone");
+    if (c->arch != ARCH_LLAMA)
+        return FAIL_CODE(err, EXIT_USAGE, "%s: only transformers run on the GPU yet; use "
+                         "--device cpu", path);
+    if (c->n_heads && c->head_dim != 64 && c->head_dim != 80 && c->head_dim != 96 &&
+        c->head_dim != 128 && c->head_dim != 256)
+        return FAIL_CODE(err, EXIT_USAGE, "%s: a GPU computes heads of 64, 80, 96, 128 or 256 "
+                         "channels, not of %d; use --device cpu", path, c->head_dim);
+    size_t slot, unpacked;
+    arena_size(c, &slot, &unpacked);
+    if (!(m->device = device_open(&m->mem, unpacked, err))) return -1;
+    float *there = TAKE(&m->mem, float, c->rope_dim / 2, "rotary frequencies");
+    mem_put(&m->mem, there, m->inv_freq, (size_t)(c->rope_dim / 2) * sizeof *there);
+    free(m->inv_freq);
+    m->inv_freq = there;
+    m->shape.inv_freq = there;
+    return 0;
+}
+
 static int model_bind(Model *m, Source *s, Err *err) {
-    size_t slot;
-    m->arena_bytes = arena_size(&m->c, &slot);
-    if (s->seed && !m->c.tied)
+    size_t slot, unpacked;
+    m->arena_bytes = arena_size(&m->c, &slot, &unpacked);
+    s->device = m->c.device;
+    s->mem = &m->mem;
+    if (s->seed && !m->c.tied && !s->device)
         m->arena_bytes += aligned64(weight_bytes(DT_BF16, m->c.vocab_size, m->c.dim));
     m->arena = TAKE(&m->mem, char, m->arena_bytes, "the weights");
     s->arena = m->arena;
     s->slot = m->arena + m->arena_bytes - slot;
     if (weights_bind(&m->w, &m->c, &s->l, err)) return -1;
-    if (config_attn_layers(&m->c)) m->work = kv_work_open(&m->mem, &m->shape);
+    if (config_attn_layers(&m->c)) m->work = kv_work_open(&m->mem, &m->shape, m->device);
     return 0;
 }
 
@@ -513,6 +606,7 @@ Model *model_open(ModelFile *f, const ModelOpts *opts, Err *err) {
     Config c;
     if (config_read(f, &c, err)) return NULL;
     c.stream = opts && opts->stream;
+    c.device = opts && opts->device;
     if (opts && opts->norm_groups) {
         if (c.arch != ARCH_MAMBA2 || c.ssm_inner % opts->norm_groups) {
             FAIL_CODE(err, EXIT_USAGE, "mamba.norm_groups=%d: %s", opts->norm_groups,
@@ -525,11 +619,13 @@ Model *model_open(ModelFile *f, const ModelOpts *opts, Err *err) {
     Model *m = model_new(&c, opts);
     Source s = { .l = { file_matrix, file_vector }, .dtype = c.dtype, .file = f,
                  .one_layer = c.stream, .layer = -1, .model = m };
+    if (model_device(m, f->path, err)) { model_close(m); return NULL; }
     size_t need = config_weight_bytes(&c);
     if (m->mem.limit && need > m->mem.limit) {
         FAIL_CODE(err, EXIT_MEMORY, "%s: the weights need %zu MB and %zu MB are free; %s", f->path,
                   need >> 20, m->mem.limit >> 20,
-                  c.stream ? "see --plan" : "--stream-weights holds one layer at a time");
+                  c.stream || c.device ? "see --plan"
+                                       : "--stream-weights holds one layer at a time");
         model_close(m);
         return NULL;
     }
@@ -544,11 +640,13 @@ Model *model_random(const Config *c, const ModelOpts *opts, uint64_t seed, Err *
     Config bf16 = *c;
     bf16.dtype = DT_BF16;
     bf16.stream = false;
+    bf16.device = opts && opts->device;
     if (config_check(&bf16, "shape", err)) return NULL;
     Model *m = model_new(&bf16, opts);
     Source s = { .l = { random_matrix, random_vector }, .dtype = DT_BF16,
                  .seed = seed ? seed : 1 };
     m->hash = mix64(s.seed);
+    if (model_device(m, "shape", err)) { model_close(m); return NULL; }
     if (model_bind(m, &s, err)) { model_close(m); return NULL; }
     return m;
 }
@@ -560,7 +658,9 @@ void model_close(Model *m) {
     free(m->streamed);
     mem_give(&m->mem, m->arena, m->arena_bytes);
     mem_give(&m->mem, m->scratch, m->scratch_bytes);
-    free(m->inv_freq);
+    if (m->device) mem_give(&m->mem, m->inv_freq, (size_t)(m->c.rope_dim / 2) * sizeof(float));
+    else free(m->inv_freq);
+    device_close(m->device);
     free(m);
 }
 
@@ -612,6 +712,8 @@ static Forward forward_of(Model *m, KVCache *kv, const int32_t *ids, int n, int6
     if (kv && m->work && n > chunk && kv_feed_whole(kv)) chunk = n;
     f.chunk = chunk = feed_chunk(f.sparse, chunk);
     f.pos = pos;
+    f.device = m->device;
+    f.mem = &m->mem;
     f.tap = m->tap;
     f.progress = m->progress;
     f.progress_user = m->progress_user;
@@ -672,7 +774,7 @@ Context *context_open_sparse(Model *m, const Method *method, const int32_t *ids,
     c->window_bytes = (size_t)layers * c->window_rows * window_row_bytes(m);
     c->window = TAKE(&m->mem, char, c->window_bytes, "window rows of the context");
     method_prefill_key(&full, &c->prefill);
-    if (full.prefill) c->logits = TAKE(&m->mem, float, m->c.vocab_size, "logits");
+    if (full.prefill) c->logits = TAKE(logits_mem(m), float, m->c.vocab_size, "logits");
     c->state = state_take(m, NULL);
     KVCache *kv = needs->sums ? kv_open_sums(&m->mem, &m->shape, layers, needs, &full)
                               : kv_open(&m->mem, &m->shape, layers, NULL, &full, 0);
@@ -700,7 +802,7 @@ void context_drop(Context *c) {
     kv_base_drop(c->base);
     mem_give(&c->m->mem, c->window, c->window_bytes);
     state_give(c->m, c->state);
-    mem_give(&c->m->mem, c->logits, (size_t)c->m->c.vocab_size * sizeof(float));
+    mem_give(logits_mem(c->m), c->logits, (size_t)c->m->c.vocab_size * sizeof(float));
     free(c->prefill.p);
     free(c);
 }
@@ -712,7 +814,7 @@ Branch *branch_new(Model *m, Context *ctx, const Method *method) {
     b->ctx = ctx;
     b->method = *method;
     if (ctx) ctx->refs++;
-    b->logits = TAKE(&m->mem, float, m->c.vocab_size, "logits");
+    b->logits = TAKE(logits_mem(m), float, m->c.vocab_size, "logits");
     return b;
 }
 
@@ -737,6 +839,7 @@ Branch *branch_open(Model *m, Context *ctx, const Method *method, int reserve, E
              ctx->prefill.p, method->name, key.p);
     free(key.p);
     if (!same) return NULL;
+    if (m->device && method_on_device(method, err)) return NULL;
     Branch *b = branch_new(m, ctx, method);
     b->kv = kv_open(&m->mem, &m->shape, config_attn_layers(&m->c), ctx ? ctx->base : NULL,
                     &b->method, reserve);
@@ -898,7 +1001,7 @@ void branch_drop(Branch *b) {
     Model *m = b->m;
     kv_close(b->kv);
     context_drop(b->ctx);
-    mem_give(&m->mem, b->logits, (size_t)m->c.vocab_size * sizeof(float));
+    mem_give(logits_mem(m), b->logits, (size_t)m->c.vocab_size * sizeof(float));
     state_give(m, b->state);
     state_give(m, b->kept);
     free(b);
@@ -962,6 +1065,7 @@ static AttnShape shape_of(const Config *c) {
     s.n_kv_heads = c->n_kv_heads ? c->n_kv_heads : 1;
     s.elem = c->dtype == DT_F32 ? 4 : 2;
     s.rope_dim = c->rope_dim;
+    s.device = c->device;
     return s;
 }
 

@@ -8,7 +8,9 @@ struct Model {
     Config c;
     AttnShape shape;
     Weights w;
-    Mem mem;
+    Mem mem;                    // of weights, rows, state and scratch: a device's where there is one
+    Mem host;                   // of logits, where mem is a device's
+    Device *device;             // NULL: the CPU
     KVWork *work;
     char *arena;                // all packed weights and vectors
     size_t arena_bytes;
@@ -53,6 +55,9 @@ struct Branch {
     bool fed, stopped;          // stopped: a feed was interrupted, the branch can only be dropped
 };
 
+// logits are read by the host
+static inline Mem *logits_mem(Model *m) { return m->device ? &m->host : &m->mem; }
+
 // model.c: an empty branch with a reference to ctx, without rows yet
 Branch *branch_new(Model *m, Context *ctx, const Method *method);
 
@@ -60,7 +65,7 @@ Branch *branch_new(Model *m, Context *ctx, const Method *method);
 static inline char *state_take(Model *m, const char *from) {
     size_t bytes = config_state_bytes(&m->c);
     char *s = TAKE(&m->mem, char, bytes, "recurrent state");
-    if (s && from) memcpy(s, from, bytes);
+    if (s && from) mem_copy(&m->mem, s, from, bytes);
     return s;
 }
 static inline void state_give(Model *m, char *s) {

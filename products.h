@@ -39,16 +39,27 @@ size_t cuda_weight_bytes(DType dtype, int n, int k);
 // names what lies at base, where the bytes will be on the device
 void cuda_weight_lay(CudaWeight *w, DType dtype, int n, int k, const void *rows, void *dst,
                      const void *base);
+// the same matrix as the forward pass has it: rows and scale are device pointers there
+static inline CudaWeight cuda_weight(const Weight *w) {
+    CudaWeight c = { w->dtype, w->n, w->k, padded(w->k), w->rows, w->scale };
+    return c;
+}
+// x (n, k) <- rows ids (n) of a bf16 or q8 table, as weight_row has them. Same bits.
+void cuda_embed(const CudaWeight *table, const int32_t *ids, float *x, int n, void *stream);
 // up to 16 rows, at the speed of reading the weights; up to CUDA_JOBS jobs that share act
 void cuda_matvec(const CudaJob *jobs, int n_jobs, const void *act, int rows, void *stream);
 
-// Many rows: cuBLASLt, sums in fp32. Weights, act and y lie on 256 bytes. One object per device;
+// Many rows: cuBLASLt, sums in fp32. Weights, act and y lie on 16 bytes. One object per device;
 // its calls are on one stream at a time. unpacked: bytes of the largest q8 matrix as bf16, or 0
 typedef struct CudaGemm CudaGemm;
 CudaGemm *cuda_gemm_open(size_t unpacked);
 void cuda_gemm_close(CudaGemm *g);
 enum { GEMM_WORKSPACE = 32 << 20 };     // device bytes it takes besides
 void cuda_gemm(CudaGemm *g, const CudaJob *job, const void *act, int rows, void *stream);
+// linear() on the device: whichever of the two suits the rows. jobs share act; without rows
+void cuda_linear(CudaGemm *g, const LinearJob *jobs, int n_jobs, const void *act, int rows,
+                 void *stream);
+CudaGemm *device_gemm(const Device *d);         // device.cu
 
 // ---------------------------------------------------------------------------
 // Attention of a feed: rows of every query head over the lists of their KV heads, or over lists of

@@ -141,7 +141,9 @@ typedef struct {                // file keys have the same names
     int ssm_inner, ssm_state, ssm_conv; // channels D, state size N per channel, taps K of the conv
     int ssm_dt_rank;                    // Mamba-1: R
     int ssm_heads, ssm_head_dim, ssm_groups, norm_groups;       // Mamba-2: D = heads * head_dim
-    bool stream;                // not in the file: layers are read as a feed comes to them
+    // not in the file
+    bool stream;                // layers are read as a feed comes to them
+    bool device;                // weights, rows and scratch lie on a GPU
 } Config;
 
 // File keys of mamba2: vocab_size dim n_layers max_ctx norm_eps ssm_inner ssm_state ssm_conv
@@ -179,7 +181,21 @@ typedef struct {
     int chunk;                  // tokens per prefill chunk, 0 = 512
     bool stream;                // the matrices of one layer in memory at a time
     int norm_groups;            // Mamba-2's gated norm runs over so many parts; 0: as the file says
+    bool device;                // computes on a GPU; bf16 and q8 models alone
 } ModelOpts;
+
+// ===========================================================================
+// A GPU (device.cu): its memory, its stream, and what products need besides
+typedef struct Device Device;
+// The first one, whose memory mem is from now on the account of, up to what is free. unpacked: of
+// the largest q8 matrix as bf16, which products need besides. NULL with a sentence where there is
+// none, or where this build has no kernels.
+Device *device_open(Mem *mem, size_t unpacked, Err *err);
+void device_close(Device *d);
+void device_wait(Device *d);                    // for everything launched so far
+size_t device_memory_available(Err *err);       // bytes free on it; 0 with a sentence
+size_t device_products_bytes(size_t unpacked);  // of what products need besides
+void *device_stream(const Device *d);           // a cudaStream_t
 
 typedef struct {                // seen by the tests: the residual stream after each layer
     void (*fn)(void *user, int layer, int first, int n, const float *x);   // x (n, E)
@@ -188,6 +204,7 @@ typedef struct {                // seen by the tests: the residual stream after 
 
 int  config_read(ModelFile *f, Config *c, Err *err);     // the hyperparameters alone
 size_t memory_available(void); // bytes of the machine; 0 when the system does not say
+size_t config_memory(const Config *c);          // the same where such a model computes
 Model *model_open(ModelFile *f, const ModelOpts *opts, Err *err); // f stays open while the model is
 Model *model_random(const Config *c, const ModelOpts *opts, uint64_t seed,
                     Err *err); // no tokenizer
@@ -314,6 +331,7 @@ bool method_groups(const Method *m);                    // has a choice of how h
 const char *method_group(const Method *m);              // name of that choice, or NULL
 int  method_window(const Method *m);                    // window rows it needs, 0 = none
 int  method_words(const Method *m);                     // 32-bit words of state per row
+int method_on_device(const Method *m, Err *err);        // a usage error where a GPU cannot do it
 void method_needs(const Method *m, Needs *n);           // raises *n to what m wants as well
 const char *method_name_at(int i);                      // table order, NULL past the end
 void method_list(FILE *out);                            // stage, KV size, complexities, help
@@ -464,6 +482,7 @@ typedef struct {
     int n, k;                                   // rows (outputs) and columns (inputs) of the matrix
     const void *rows;                           // row-major file data instead of tiles, or NULL
     void *tiles;                                // q8: [n/32][k/32]{fp16 scale[32], int8 q[1024]}
+    const uint16_t *scale; // on a device: of rows as CudaWeight has them (products.h)
 } Weight;
 
 typedef struct {                                // one product of a call: y = x W^T (+ bias | + y)
@@ -527,9 +546,10 @@ typedef struct {                // what does not change over a run
     float scale;                // log2(e) / sqrt(head_dim)
     int rope_dim;
     const float *inv_freq;      // (rope_dim / 2), for keys rotated again when read
+    bool device;                // rows, lists and scratch are a GPU's
 } AttnShape;
 
-typedef struct {                // the keys one KV head may look at, in logical order
+typedef struct KeyList {        // the keys one KV head may look at, in logical order
     const void *k[2], *v[2];    // part 0: shared rows, part 1: own rows; (rows, hd)
     const int32_t *pos[2];      // logical position of each row
     int split;                  // row numbers below split are in part 0, the others in part 1
@@ -670,7 +690,8 @@ typedef struct KVWork KVWork;
 
 size_t kv_row_bytes(const AttnShape *s);        // K, V and position of one row of one KV head
 
-KVWork *kv_work_open(Mem *mem, const AttnShape *s);
+// device: NULL, or where mem's blocks lie
+KVWork *kv_work_open(Mem *mem, const AttnShape *s, Device *device);
 void kv_work_close(KVWork *w);
 // grows the scratch for lists of up to len entries, feeds of n tokens (0: only steps), window rows
 // and what the method looks at, and steps of batch branches at once
@@ -758,6 +779,22 @@ size_t kv_step(const StepOf *of, int n, KVWork *w, int layer, const float *q, co
 // gathers what is live into right-sized blocks where nobody else holds the rows (SEMANTICS 3)
 void kv_release(KVCache *c);
 void kv_poison(KVCache *c);                     // for tests: dead rows nobody else holds become NaN
+// The same on a device, where a layer's KeyLists lie for the length of a call. A feed: begin, then
+// per chunk append (rotates, and stores what is given) and chunk (attends to the end of what is
+// stored; a sparse feed stored all before), end. A step: device_begin once, then append and step.
+typedef struct {                // rows of a chunk or step, on the device
+    const float *q;             // (n, H, hd) rotated
+    const uint16_t *q16;        // the same in bf16
+    uint16_t *act;              // (n, H hd rounded up to 32) out: attention, input of a product
+    int first, n;               // of the feed
+    int64_t pos;                // of the first row
+} KVDeviceRows;
+struct RopeAppend;
+void kv_device_begin(const StepOf *of, int n, KVWork *w);
+void kv_device_append(KVCache *c, KVWork *w, int layer, struct RopeAppend *a);
+void kv_device_chunk(KVCache *c, KVWork *w, int layer, const KVDeviceRows *rows, bool sparse);
+void kv_device_step(const StepOf *of, int n, KVWork *w, int layer, const KVDeviceRows *rows);
+void kv_device_end(const StepOf *of, int n, KVWork *w);         // of a step, when it has ended
 // rows named by the policy but not dropped, or the like: false with a sentence
 bool kv_check(const KVCache *c, Err *err);
 
@@ -828,6 +865,8 @@ typedef struct {                        // one feed or step
     int window_out_rows;
     float *logits;                      // (V) of the last token, or NULL
     void *scratch;                      // llama_scratch bytes
+    Device *device;                     // NULL: the CPU
+    Mem *mem;                           // of scratch, rows and state
     Tap tap;
     bool (*progress)(void *user, double share);
     void *progress_user;
@@ -852,9 +891,14 @@ typedef struct {                // activations of a feed of n tokens in chunks o
     char *act;                  // packed input of a product, the widest of E, H hd, F, D, R
     float *cos, *sin;           // (n, R/2) of the feed's positions
     float *row;                 // (threads, widest) one normalised or gated row
+    // on a device alone, where act is row-major bf16 (C, width rounded up to 32) and att is not used
+    int32_t *ids, *pos;         // (n)
+    uint16_t *q16;              // (C, H hd) rotated queries
+    float *logits;              // (min(C, 64), V)
 } FeedBuffers;
 
 // The pieces of a forward pass. first, n: a chunk's rows of the feed; all rows of a step.
+static inline size_t carve_bytes(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
 size_t buffers_carve(const Config *c, int n, int chunk, char *base, FeedBuffers *b);    // bytes
 float *thread_row(const Forward *f, const FeedBuffers *b);                  // this thread's b->row
 void rmsnorm(float *y, const float *x, const float *w, int dim, float eps);

@@ -436,8 +436,8 @@ static int switches_resolve(Run *r, Err *err) {
         return -1;
     if (choices_resolve(r, err)) return -1;
     if (o->device && (k = opt_choose("--device", o->device, devices, 2, err)) < 0) return -1;
-    if (o->device && k == 1)
-        return FAIL(err, "this build computes on the CPU only; use --device cpu");
+    if (o->device && k == 1 && !device_memory_available(err)) return -1;
+    r->config.device = o->device && k == 1;
     if (o->scorer && (k = opt_choose("--scorer", o->scorer, scorers, 2, err)) < 0) return -1;
     b->scorer = o->scorer ? (Scorer)k : lb ? SCORER_HARNESS : SCORER_OURS;
     if (o->chunk < 0 || o->max_new < 0 || o->threads < 0 || o->sessions < 0 || o->turns < 0 ||
@@ -620,7 +620,7 @@ static int default_ctx(Run *r, TaskRun *k, Err *err) {
     int paper = task->paper_units ? session_first(&s) : task->lb ? LONGBENCH_CTX : INT_MAX;
     int model = r->config.max_ctx - tokens_after(r, task, &s);
     int most = paper < model ? paper : model, lo = 0, hi = most;
-    size_t have = memory_available();
+    size_t have = config_memory(&r->config);
     PlanLine *lines = (PlanLine *)calloc((size_t)r->b.n_arms, sizeof *lines);
     const PlanLine *worst;
     while (have && !rc && lo < hi) {
@@ -876,7 +876,7 @@ static int plan_check(Run *r, Err *err) {
     if (!s) return 0;
     PlanLine *lines = (PlanLine *)calloc((size_t)r->b.n_arms, sizeof *lines);
     const PlanLine *worst;
-    size_t have = memory_available();
+    size_t have = config_memory(&r->config);
     int n, rc = run_plan(r, of, s, 0, lines, &n, &worst, err);
     const Plan *p = &worst->plan;
     if (!rc && r->o.plan) {
@@ -1083,8 +1083,10 @@ static int run_prepare(Run *r, const char *model, Err *err) {
                          "without --data");
     if (words_open(r, err)) return -1;
     if (cpu_init(r->o.threads, err) || file_open(&r->file, model, r->o.verify, err)) return -1;
+    bool device = r->config.device;
     if (config_read(&r->file, &r->config, err) || !(r->tok = tok_open(&r->file, err))) return -1;
     r->config.stream = r->o.stream;
+    r->config.device = device;
     if (arms_patterns(r, err) || encoder_prepare(r, err)) return -1;
     if (r->o.chat && !tok_chat(r->tok)->present)
         return FAIL(err, "%s has no chat template; leave --chat out", model);
@@ -1317,7 +1319,7 @@ static int cmd_run(Run *r, const char *model, Err *err) {
     if (!rc && snprintf(r->b.compressed, room, "%s/compressed", r->o.save_context
                         ? r->o.save_context : dir.p) >= (int)room)
         rc = FAIL(err, "%s: this path is too long", dir.p);
-    ModelOpts opts = { r->o.chunk, r->o.stream, r->b.norm_groups };
+    ModelOpts opts = { r->o.chunk, r->o.stream, r->b.norm_groups, r->config.device };
     if (!rc && !(r->b.model = model_open(&r->file, &opts, err))) rc = -1;
     if (!rc) rc = file_all_used(&r->file, err);
     if (!rc) {

@@ -1208,7 +1208,17 @@ cudaError_t emu_malloc(void **p, size_t bytes, bool host) {
     return cudaSuccess;
 }
 
-static cudaError_t give_back(void *p, bool host) {
+static void free_now(char *p, Block *b) {
+    b->freed = true;
+    live[span_of(p)] -= b->bytes;
+    memset(span_state + (p - span_base), FREED, b->bytes);
+    uintptr_t from = ((uintptr_t)p + 4095) & ~(uintptr_t)4095;
+    uintptr_t to = ((uintptr_t)p + b->bytes) & ~(uintptr_t)4095;
+    if (to > from) madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
+// in: the stream whose order it follows, or NULL for at once
+static cudaError_t give_back(void *p, bool host, cudaStream_t in) {
     if (!p) return cudaSuccess;
     auto i = blocks.find((char *)p);
     if (i == blocks.end() || i->second.freed || (span_of(p) == PINNED) != host) {
@@ -1218,17 +1228,18 @@ static cudaError_t give_back(void *p, bool host) {
         return fail(cudaErrorInvalidValue);
     }
     if (!may_wait("frees memory")) return fail(cudaErrorStreamCaptureUnsupported);
+    Block *b = &i->second;
+    if (in) {
+        enqueue(in, [p, b] { free_now((char *)p, b); });
+        return cudaSuccess;
+    }
     drain_all();
-    i->second.freed = true;
-    live[span_of(p)] -= i->second.bytes;
-    memset(span_state + ((char *)p - span_base), FREED, i->second.bytes);
-    uintptr_t from = ((uintptr_t)p + 4095) & ~(uintptr_t)4095;
-    uintptr_t to = ((uintptr_t)p + i->second.bytes) & ~(uintptr_t)4095;
-    if (to > from) madvise((void *)from, to - from, MADV_DONTNEED);
+    free_now((char *)p, b);
     return cudaSuccess;
 }
-cudaError_t cudaFree(void *p) { return give_back(p, false); }
-cudaError_t cudaFreeHost(void *p) { return give_back(p, true); }
+cudaError_t cudaFree(void *p) { return give_back(p, false, nullptr); }
+cudaError_t cudaFreeHost(void *p) { return give_back(p, true, nullptr); }
+cudaError_t cudaFreeAsync(void *p, cudaStream_t s) { return give_back(p, false, s); }
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total) {
     *total = capacity[device_now];
     *free_bytes = *total - live[device_now];

@@ -69,6 +69,7 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
                                                     const void *v, size_t bytes) {
     bool space = attr == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
     if (bytes != (space ? 8u : 4u)) return CUBLAS_STATUS_INVALID_VALUE;
+    if (attr >= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES) return CUBLAS_STATUS_SUCCESS;
     memcpy(space ? (void *)&p->workspace : (void *)&p->schemes, v, bytes);
     return CUBLAS_STATUS_SUCCESS;
 }

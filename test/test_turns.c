@@ -121,7 +121,7 @@ static BranchStats fake_branch_stats(const Branch *b) {
     return s;
 }
 static Phases fake_model_phases(Model *m) { Phases p = { .evict_s = 0.25 }; (void)m; return p; }
-static Mem *fake_model_mem(Model *m) { static Mem mem = { 7, 1000, 0 }; (void)m; return &mem; }
+static Mem *fake_model_mem(Model *m) { static Mem mem = { 7, 1000, 0, NULL, NULL }; (void)m; return &mem; }
 static bool fake_tok_is_stop(const Tok *t, int id) { (void)t; return id == STOP; }
 static void fake_tok_decode(const Tok *t, const int32_t *ids, size_t n, unsigned flags, StrBuf *out) {
     (void)t; (void)flags;

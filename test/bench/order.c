@@ -49,7 +49,7 @@ int main(void) {
     Err err;
     double t[KINDS][ROUNDS];
     CHECK(!cpu_init(1, &err), "%s", err.msg);
-    Mem mem = { 0, 0, 0 };
+    Mem mem = { 0, 0, 0, NULL, NULL };
     float *a = TAKE(&mem, float, M * K, "activations"), *y = TAKE(&mem, float, M * N, "results");
     uint16_t *w = TAKE(&mem, uint16_t, N * K, "weights");
     for (int i = 0; i < M * K; i++) a[i] = round_bf16((float)(mix64((uint64_t)i) >> 40) * 0x1p-24f - 0.5f);

@@ -142,8 +142,12 @@ static void embed(int n, int dim) {
     uint16_t *dt = to_device(table, (size_t)V * dim);
     int32_t *di = to_device(ids, (size_t)n);
     float *x = device_array<float>((size_t)n * dim);
-    cuda_embed(dt, di, x, n, dim, twin_stream());
-    same("embed", x, want, (size_t)n * dim);
+    if (dim % BLK == 0) {               // rows as they lie in a file
+        CudaWeight rows = { DT_BF16, V, dim, dim, dt, NULL };
+        cuda_embed(&rows, di, x, n, twin_stream());
+        same("embed", x, want, (size_t)n * dim);
+        x = device_array<float>((size_t)n * dim);
+    }
     // the encoder's: word + type + position
     float *type = filled((size_t)dim, 11), *dtype = to_device(type, (size_t)dim);
     for (int i = 0; i < n * dim; i++)
@@ -153,6 +157,42 @@ static void embed(int n, int dim) {
     same("the encoder's embedding", x, want, (size_t)n * dim);
     cudaFree(dt); cudaFree(di); cudaFree(dtype);
     free(t); free(table); free(ids); free(want); free(type);
+}
+
+// rows of a table in the layout of a model's weights
+static void embed_weight(DType dtype, int n, int dim) {
+    enum { V = 37 };
+    size_t blocks = (size_t)V * CEIL_DIV(dim, BLK), bytes = cuda_weight_bytes(dtype, V, dim);
+    float *want = zeros<float>((size_t)n * dim), *x = device_array<float>((size_t)n * dim);
+    char *file = zeros<char>(blocks * BLK * 2 + blocks * sizeof(Q8Block)), *lay = zeros<char>(bytes);
+    for (size_t i = 0; dtype == DT_BF16 && i < (size_t)V * dim; i++)
+        ((uint16_t *)file)[i] = f32_bf16(twin_value(12, i));
+    for (size_t i = 0; dtype == DT_Q8 && i < blocks; i++) {
+        Q8Block *q = (Q8Block *)file + i;
+        q->scale = (uint16_t)(0x2000 + mix64(i) % 0x400);
+        for (int k = 0; k < BLK; k++) {
+            bool in = (int)(i % CEIL_DIV(dim, BLK)) * BLK + k < dim;
+            q->q[k] = in ? (int8_t)(mix64(i * BLK + k) % 255 - 127) : (int8_t)0;
+        }
+    }
+    Weight w = { dtype, V, dim, NULL, zeros<char>(weight_bytes(dtype, V, dim) + 64), NULL };
+    void *unaligned = w.tiles;
+    w.tiles = (void *)(((uintptr_t)w.tiles + 63) & ~(uintptr_t)63);
+    weight_pack(&w, file);
+    int32_t *ids = zeros<int32_t>((size_t)n);
+    for (int i = 0; i < n; i++) {
+        ids[i] = (int32_t)(mix64((uint64_t)i) % V);
+        weight_row(&w, ids[i], want + (size_t)i * dim);
+    }
+    CudaWeight table;
+    char *dw = device_array<char>(bytes);
+    cuda_weight_lay(&table, dtype, V, dim, file, lay, dw);
+    CUDA_OK(cudaMemcpy(dw, lay, bytes, cudaMemcpyHostToDevice));
+    int32_t *di = to_device(ids, (size_t)n);
+    cuda_embed(&table, di, x, n, twin_stream());
+    same("embed of a weight", x, want, (size_t)n * dim);
+    cudaFree(dw); cudaFree(di);
+    free(want); free(file); free(lay); free(unaligned); free(ids);
 }
 
 // ---------------------------------------------------------------------------
@@ -391,6 +431,13 @@ static void times(void) {
     cudaFree(w); cudaFree(x); cudaFree(act);
 }
 
+static void counting(void) {
+    int32_t want[300], *to = device_array<int32_t>(300);
+    for (int i = 0; i < 300; i++) want[i] = 7 + i;
+    cuda_count(to, 7, 300, twin_stream());
+    same("counting", to, want, 300);
+}
+
 int main(void) {
     Err err;
     if (twin_begin()) return 77;
@@ -409,6 +456,11 @@ int main(void) {
     argmax(1, 1);
     embed(5, 40);
     embed(1, 300);
+    embed(3, 64);
+    counting();
+    embed_weight(DT_BF16, 5, 72);
+    embed_weight(DT_Q8, 9, 288);
+    embed_weight(DT_Q8, 2, 40);
     rope({ 5, 4, 2, 2, 16, 16, 1, false, false, true, false });
     rope({ 3, 4, 2, 4, 12, 8, 3, false, true, false, false }); // query heads keep their own rows
     rope({ 4, 6, 1, 1, 80, 64, 0, true, true, true, false });  // a step of four caches

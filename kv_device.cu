@@ -1,0 +1,331 @@
+// kv_device.cu - the cache of cache.cu on a GPU. Rows, lists and policy state lie there. Between
+// calls a Head is the truth, as on the host, and its pointers are device pointers. During a call it
+// is an array of KeyLists (layers, caches of the call, lists), sent before and grown and thinned out
+// by kernels, so that a step runs to its end without the host; lengths come back afterwards where a
+// policy may have changed them.
+#include "cache.h"
+#include "kernels.h"
+
+#ifdef SCB_CUDA
+static void *stream_of(const KVWork *w) { return device_stream(w->device); }
+
+template <class T> static void pinned_grow(T **p, size_t n) {
+    CUDA_OK(cudaFreeHost(*p));
+    CUDA_OK(cudaMallocHost(p, n * sizeof **p));
+}
+
+// room for the lists of a call
+static void lists_room(KVWork *w, int n) {
+    if (n <= w->d.room) return;
+    device_wait(w->device);
+    mem_give(w->mem, w->d.list, (size_t)w->d.room * sizeof *w->d.list);
+    mem_give(w->mem, w->d.head, (size_t)w->d.room * sizeof *w->d.head);
+    w->d.list = TAKE(w->mem, KeyList, n, "key lists");
+    w->d.head = TAKE(w->mem, DeviceHead, n, "key lists");
+    pinned_grow(&w->d.sent_list, (size_t)n);
+    pinned_grow(&w->d.sent_head, (size_t)n);
+    w->d.room = n;
+}
+
+void device_work_close(KVWork *w) {
+    device_wait(w->device);
+    mem_give(w->mem, w->d.list, (size_t)w->d.room * sizeof *w->d.list);
+    mem_give(w->mem, w->d.head, (size_t)w->d.room * sizeof *w->d.head);
+    mem_give(w->mem, w->d.parts, w->d.parts_bytes);
+    CUDA_OK(cudaFreeHost(w->d.sent_list));
+    CUDA_OK(cudaFreeHost(w->d.sent_head));
+}
+
+// a layer of cache i as its heads are now, into pinned memory
+static void lists_fill(const KVCache *c, KVWork *w, int layer, int i) {
+    size_t at = device_at(c, w, layer, i);
+    for (int g = 0; g < c->s->n_kv_heads; g++) {
+        const Head *h = head_of(c, layer, g);
+        DeviceHead head = { h->live, h->state, c->words, h->cap, h->own.n };
+        w->d.sent_list[at + g] = head_list(c, h);
+        w->d.sent_head[at + g] = head;
+    }
+}
+
+static void lists_send(KVWork *w, size_t at, size_t n) {
+    cudaStream_t stream = (cudaStream_t)stream_of(w);
+    CUDA_OK(cudaMemcpyAsync(w->d.list + at, w->d.sent_list + at, n * sizeof *w->d.list,
+                            cudaMemcpyHostToDevice, stream));
+    CUDA_OK(cudaMemcpyAsync(w->d.head + at, w->d.sent_head + at, n * sizeof *w->d.head,
+                            cudaMemcpyHostToDevice, stream));
+}
+
+void device_fetch(KVCache *c, KVWork *w, int layer, int i) {
+    size_t at = device_at(c, w, layer, i), n = (size_t)c->s->n_kv_heads;
+    mem_get(w->mem, w->d.sent_list + at, w->d.list + at, n * sizeof *w->d.list);
+    mem_get(w->mem, w->d.sent_head + at, w->d.head + at, n * sizeof *w->d.head);
+    for (size_t g = 0; g < n; g++) {
+        Head *h = head_of(c, layer, (int)g);
+        h->len = w->d.sent_list[at + g].len;
+        h->own.n = w->d.sent_head[at + g].own;
+    }
+}
+
+// ---------------------------------------------------------------------------
+// A feed
+
+void device_feed_begin(KVCache *c, KVWork *w, int layer) {
+    int G = c->s->n_kv_heads;
+    if (layer == 0) {
+        device_wait(w->device);                 // what was sent before has arrived
+        w->d.caches = 1;
+        lists_room(w, c->n_layers * G);
+    }
+    lists_fill(c, w, layer, 0);
+    lists_send(w, device_at(c, w, layer, 0), (size_t)G);
+}
+
+void kv_device_append(KVCache *c, KVWork *w, int layer, RopeAppend *a) {
+    size_t at = device_at(c, w, layer, 0);
+    a->list = w->d.list + at;
+    a->head = w->d.head + at;
+    a->n_lists = c->s->n_kv_heads;
+    a->by_index = kv_turns(c);
+    cuda_rope_append(a, stream_of(w));
+    for (int g = 0; a->k && !a->step && g < c->s->n_kv_heads; g++) {
+        head_of(c, layer, g)->own.n += a->n;
+        head_of(c, layer, g)->len += a->n;
+    }
+}
+
+static int layer_most(const KVCache *c, int layer) {
+    int most = 0;
+    for (int g = 0; g < c->s->n_kv_heads; g++)
+        if (kv_len(c, layer, g) > most) most = kv_len(c, layer, g);
+    return most;
+}
+
+static float *parts_room(KVWork *w, size_t floats) {
+    if (floats * sizeof(float) > w->d.parts_bytes) {
+        mem_give(w->mem, w->d.parts, w->d.parts_bytes);
+        w->d.parts_bytes = floats * sizeof(float);
+        w->d.parts = TAKE(w->mem, float, floats, "partial attention results");
+    }
+    return floats ? w->d.parts : NULL;
+}
+
+// query rows of the feed that lie among its last window_cap go to the window buffer
+static void window_keep(KVWork *w, const KVDeviceRows *r) {
+    size_t row = (size_t)w->s->n_heads * w->s->head_dim;
+    int start = w->feed_n > w->window_cap ? w->feed_n - w->window_cap : 0,
+        from = r->first < start ? start - r->first : 0;
+    if (from >= r->n) return;
+    mem_copy(w->mem, (uint16_t *)(void *)w->window + (size_t)(r->first + from - start) * row,
+             r->q16 + (size_t)from * row, (size_t)(r->n - from) * row * sizeof *r->q16);
+    w->window_rows = r->first + r->n - start;
+}
+
+void kv_device_chunk(KVCache *c, KVWork *w, int layer, const KVDeviceRows *r, bool sparse) {
+    const AttnShape *s = c->s;
+    int most = layer_most(c, layer);
+    CHECK(!sparse, "a sparse feed on the device");
+    CudaAttend a = { .list = w->d.list + device_at(c, w, layer, 0), .most = most, .q = r->q,
+                     .n = r->n, .act = r->act, .act_ld = (size_t)padded(s->n_heads * s->head_dim),
+                     .parts = parts_room(w, cuda_attend_parts(s, r->n, most, false)) };
+    cuda_attend(s, &a, stream_of(w));
+    if (w->window_cap) window_keep(w, r);
+}
+
+// ---------------------------------------------------------------------------
+// A step
+
+// entries of every list of the call that name the same rows of one base
+static int shared_entries(const StepOf *of, int n) {
+    const KVCache *c = of[0].kv;
+    int least = c->base && n > 1 ? INT_MAX : 0;
+    for (int i = 0; least && i < n; i++) {
+        const KVCache *o = of[i].kv;
+        if (o->base != c->base) return 0;
+        for (int h = 0; h < o->n_heads; h++) {
+            if (o->head[h].live) return 0;
+            if (base_rows(o, &o->head[h]) < least) least = base_rows(o, &o->head[h]);
+        }
+    }
+    return least;
+}
+
+// lengths a step is split for: so few that a graph of it serves many steps
+static int step_bucket(int len) {
+    int unit = 64;
+    while (unit * 16 < len) unit *= 2;
+    return CEIL_DIV(len, unit) * unit;
+}
+
+void kv_device_begin(const StepOf *of, int n, KVWork *w) {
+    const KVCache *c = of[0].kv;
+    int layers = c->n_layers, G = c->s->n_kv_heads, most = 0;
+    if (!layers) return;
+    device_wait(w->device);
+    w->d.caches = n;
+    lists_room(w, layers * n * G);
+    for (int i = 0; i < n; i++) {
+        KVCache *o = of[i].kv;
+        o->named = o->dropped = 0;
+        for (int h = 0; h < o->n_heads; h++) head_room(o, &o->head[h], 1);
+        for (int l = 0; l < layers; l++) lists_fill(o, w, l, i);
+        if (kv_max_len(o) + 1 > most) most = kv_max_len(o) + 1;
+    }
+    w->d.most = step_bucket(most);
+    w->d.shared = shared_entries(of, n);
+    parts_room(w, cuda_step_parts(c->s, n, w->d.most));
+    lists_send(w, 0, (size_t)layers * n * G);
+}
+
+void kv_device_step(const StepOf *of, int n, KVWork *w, int layer, const KVDeviceRows *r) {
+    const AttnShape *s = of[0].kv->s;
+    CudaStep a = { .list = w->d.list + device_at(of[0].kv, w, layer, 0), .most = w->d.most,
+                   .shared = w->d.shared, .q = r->q, .parts = w->d.parts, .act = r->act,
+                   .act_ld = (size_t)padded(s->n_heads * s->head_dim), .n = n };
+    cuda_step(s, &a, stream_of(w));
+}
+
+void kv_device_end(const StepOf *of, int n, KVWork *w) {
+    for (int i = 0; i < n; i++) {
+        KVCache *c = of[i].kv;
+        for (int l = 0; c->method.size.steps && l < c->n_layers; l++) device_fetch(c, w, l, i);
+        for (int h = 0; !c->method.size.steps && h < c->n_heads; h++) {
+            c->head[h].len++;
+            c->head[h].own.n++;
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------
+// Settling and release
+
+// rows of n lists, those of list i to a block of its own, to[i] of lens[i] rows
+static void gather(Mem *mem, const AttnShape *s, const KeyList *list, char *const *to, int n) {
+    int most = 0;
+    for (int i = 0; i < n; i++) most = list[i].len > most ? list[i].len : most;
+    if (!most) return;
+    KeyList *lists = TAKE(mem, KeyList, n, "key lists");
+    char **places = TAKE(mem, char *, n, "key lists");
+    mem_put(mem, lists, list, (size_t)n * sizeof *list);
+    mem_put(mem, places, to, (size_t)n * sizeof *to);
+    cuda_gather(lists, n, most, s->head_dim, places, device_stream((Device *)mem->device));
+    mem_give(mem, lists, (size_t)n * sizeof *list);
+    mem_give(mem, places, (size_t)n * sizeof *to);
+}
+
+void device_settle(KVCache *c, KVWork *w, int layer) {
+    int G = c->s->n_kv_heads, n = 0;
+    KeyList *list = (KeyList *)xrealloc(NULL, (size_t)G * sizeof *list);
+    char **to = (char **)xrealloc(NULL, (size_t)G * sizeof *to);
+    for (int g = 0; g < G; g++) {               // what was evicted from is copied ...
+        Head *h = head_of(c, layer, g);
+        if (!h->live || h->len == h->own.n) continue;
+        Rows *base = base_of(c, h);
+        *base = rows_take(c->mem, c->s, h->len);
+        base->n = h->len;
+        list[n] = head_list(c, h);
+        list[n].split = 0;
+        list[n].k[0] = list[n].v[0] = list[n].pos[0] = NULL;
+        to[n++] = base->mem;
+    }
+    gather(c->mem, c->s, list, to, n);
+    for (int g = 0; g < G; g++) {               // ... and all else moves
+        Head *h = head_of(c, layer, g);
+        Rows *base = base_of(c, h);
+        if (c->base->sums) {
+            Sums kept = { h->state, h->cap };
+            c->base->sums[h - c->head] = kept;
+            h->state = NULL;
+        }
+        if (h->len == h->own.n) {
+            *base = h->own;
+            memset(&h->own, 0, sizeof h->own);
+        } else {
+            rows_give(c->mem, c->s, &h->own);
+        }
+        list_drop(c, h, false);
+        if (h->state) list_trim(c, h);
+        if (c->reserve) h->own = rows_take(c->mem, c->s, c->reserve);
+    }
+    (void)w;
+    free(list);
+    free(to);
+}
+
+typedef struct { int in_base, own; bool base_too, own_too; Rows base_to, own_to; } Release;
+
+// what of one head goes where, and the lists that take it there
+static Release release_plan(KVCache *c, Head *h, KeyList *list, char **to, int *n, IntVec *seen) {
+    const Rows *base = base_of(c, h);
+    Release r;
+    memset(&r, 0, sizeof r);
+    const int32_t *live = ints_seen(c->mem, h->live, h->len, seen);
+    while (r.in_base < h->len && live[r.in_base] < base->n) r.in_base++;
+    r.own = h->len - r.in_base;
+    r.base_too = base_alone(c) && r.in_base < base->n;
+    r.own_too = r.own < h->own.n || h->own.cap > r.own + c->reserve;
+    if (r.base_too) {
+        r.base_to = rows_take(c->mem, c->s, r.in_base);
+        r.base_to.n = r.in_base;
+        list[*n] = head_list(c, h);
+        list[*n].len = r.in_base;
+        to[(*n)++] = r.base_to.mem;
+    }
+    if (r.own_too) {
+        r.own_to = rows_take(c->mem, c->s, r.own);
+        r.own_to.n = r.own;
+        list[*n] = head_list(c, h);
+        list[*n].live += r.in_base;
+        list[*n].len = r.own;
+        to[(*n)++] = r.own_to.mem;
+    }
+    return r;
+}
+
+static void release_head(KVCache *c, Head *h, Release *r) {
+    Rows *base = base_of(c, h);
+    void *stream = device_stream((Device *)c->mem->device);
+    if (r->base_too) {
+        rows_give(c->mem, c->s, base);
+        *base = r->base_to;
+        cuda_count(h->live, 0, r->in_base, stream);
+    }
+    if (r->own_too) {                           // with room behind it
+        Rows roomy = rows_take(c->mem, c->s, r->own + c->reserve);
+        roomy.n = r->own;
+        if (r->own) rows_copy(c->mem, c->s, &roomy, 0, &r->own_to, 0, r->own);
+        rows_give(c->mem, c->s, &h->own);
+        rows_give(c->mem, c->s, &r->own_to);
+        h->own = roomy;
+    }
+    cuda_count(h->live + r->in_base, base->n, r->own, stream);
+    if (r->in_base == base->n) list_drop(c, h, false);
+    list_trim(c, h);
+}
+
+void device_release(KVCache *c) {
+    size_t most = 2 * (size_t)c->n_heads;
+    IntVec seen = { 0 };
+    int n = 0;
+    KeyList *list = (KeyList *)xrealloc(NULL, most * sizeof *list);
+    char **to = (char **)xrealloc(NULL, most * sizeof *to);
+    Release *plan = (Release *)xrealloc(NULL, (size_t)c->n_heads * sizeof *plan);
+    for (int i = 0; i < c->n_heads; i++)
+        if (c->head[i].live) plan[i] = release_plan(c, &c->head[i], list, to, &n, &seen);
+    gather(c->mem, c->s, list, to, n);
+    for (int i = 0; i < c->n_heads; i++)
+        if (c->head[i].live) release_head(c, &c->head[i], &plan[i]);
+    free(seen.p);
+    free(list);
+    free(to);
+    free(plan);
+}
+
+void device_gather(const KVCache *c, const Head *h, char *mem) {
+    size_t bytes = (size_t)h->len * kv_row_bytes(c->s);
+    Rows there = rows_take(c->mem, c->s, h->len);
+    KeyList list = head_list(c, h);
+    gather(c->mem, c->s, &list, &there.mem, 1);
+    mem_get(c->mem, mem, there.mem, bytes);
+    rows_give(c->mem, c->s, &there);
+}
+#endif
