@@ -5,9 +5,20 @@
 #include "kernels.h"
 
 #ifdef SCB_CUDA
+enum { GRAPHS = 16, KEY_BYTES = 64 };
+typedef struct {
+    cudaGraphExec_t run;
+    char key[KEY_BYTES];
+    size_t bytes;
+    Phases counts;              // of one step; its times are 0
+} Recorded;
+
 struct Device {
     cudaStream_t stream;
     CudaGemm *gemm;
+    Recorded graph[GRAPHS];
+    int n_graphs, oldest;
+    int64_t replays;
 };
 
 // Blocks are taken and given in the order of the stream, so one that a launched kernel still reads
@@ -73,6 +84,7 @@ Device *device_open(Mem *mem, size_t unpacked, Err *err) {
 void device_close(Device *d) {
     if (!d) return;
     CUDA_OK(cudaStreamSynchronize(d->stream));
+    for (int i = 0; i < d->n_graphs; i++) CUDA_OK(cudaGraphExecDestroy(d->graph[i].run));
     cuda_gemm_close(d->gemm);
     CUDA_OK(cudaStreamDestroy(d->stream));
     free(d);
@@ -89,6 +101,51 @@ size_t device_memory_available(Err *err) {
 
 void *device_stream(const Device *d) { return d->stream; }
 CudaGemm *device_gemm(const Device *d) { return d->gemm; }
+
+// ---------------------------------------------------------------------------
+// Graphs of steps: a launch by the host costs more than a small kernel takes, a replay does not
+
+bool device_replay(Device *d, const void *key, size_t bytes, Phases *counts) {
+    for (int i = 0; i < d->n_graphs; i++) {
+        const Recorded *g = &d->graph[i];
+        if (g->bytes != bytes || memcmp(g->key, key, bytes)) continue;
+        CUDA_OK(cudaGraphLaunch(g->run, d->stream));
+        counts->linear_flops += g->counts.linear_flops;
+        counts->weight_bytes += g->counts.weight_bytes;
+        counts->kv_bytes += g->counts.kv_bytes;
+        d->replays++;
+        return true;
+    }
+    return false;
+}
+
+void device_record(Device *d) {
+    CUDA_OK(cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal));
+}
+
+void device_recorded(Device *d, const void *key, size_t bytes, const Phases *before,
+                     const Phases *after) {
+    cudaGraph_t graph;
+    CHECK(bytes <= KEY_BYTES, "a key of %zu bytes", bytes);
+    CUDA_OK(cudaStreamEndCapture(d->stream, &graph));
+    Recorded *g = &d->graph[d->n_graphs < GRAPHS ? d->n_graphs : d->oldest];
+    if (d->n_graphs < GRAPHS) d->n_graphs++;
+    else {
+        CUDA_OK(cudaGraphExecDestroy(g->run));
+        d->oldest = (d->oldest + 1) % GRAPHS;
+    }
+    memset(g, 0, sizeof *g);
+    CUDA_OK(cudaGraphInstantiate(&g->run, graph, 0));
+    CUDA_OK(cudaGraphDestroy(graph));
+    memcpy(g->key, key, bytes);
+    g->bytes = bytes;
+    g->counts.linear_flops = after->linear_flops - before->linear_flops;
+    g->counts.weight_bytes = after->weight_bytes - before->weight_bytes;
+    g->counts.kv_bytes = after->kv_bytes - before->kv_bytes;
+    CUDA_OK(cudaGraphLaunch(g->run, d->stream));
+}
+
+int64_t device_replays(const Device *d) { return d->replays; }
 #else
 static int no_device(Err *err) {
     return FAIL(err, "this build computes on the CPU only: build with make CUDA=1, or use "

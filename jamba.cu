@@ -571,25 +571,28 @@ int jamba_feed(Forward *f, Err *err) {
         }
         if (attends) feed_attend_end(f, kv++);
         else feed_keep(f, f->n, at, bytes);
-        if (f->tap.fn && f->n) f->tap.fn(f->tap.user, l, 0, f->n, b.t.x);
+        feed_tap(f, l, &b.t);
     }
     feed_logits(f, &b.t);
     f->phases->total_s += now_s() - t0;
     return 0;
 }
 
-void jamba_step(Forward *f) {
-    Work b;
-    double t0 = now_s();
-    work_carve(f->c, f->n, f->n, (char *)f->scratch, &b);
-    embed_rows(f, &b.t);
+static void step_layers(Forward *f, void *work) {
+    const Work *b = (const Work *)work;
+    embed_rows(f, &b->t);
     for (int l = 0, kv = 0; l < f->c->n_layers; l++) {
         if (f->load) f->load(f->load_user, l);
-        if (config_attends(f->c, l)) feed_attend(f, &b.t, l, kv++, 0, f->n);
-        else mix(f, &b, l, l - kv, 0, f->n);
-        net(f, &b, l, 0, f->n);
-        if (f->tap.fn) f->tap.fn(f->tap.user, l, 0, f->n, b.t.x);
+        if (config_attends(f->c, l)) feed_attend(f, &b->t, l, kv++, 0, f->n);
+        else mix(f, b, l, l - kv, 0, f->n);
+        net(f, b, l, 0, f->n);
+        feed_tap(f, l, &b->t);
     }
-    feed_logits(f, &b.t);
-    f->phases->total_s += now_s() - t0;
+    feed_logits(f, &b->t);
+}
+
+void jamba_step(Forward *f) {
+    Work b;
+    work_carve(f->c, f->n, f->n, (char *)f->scratch, &b);
+    step_run(f, &b.t, step_layers, &b);
 }

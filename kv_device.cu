@@ -195,6 +195,21 @@ void kv_device_end(const StepOf *of, int n, KVWork *w) {
     }
 }
 
+bool kv_step_repeats(const KVCache *c) {
+    const Policy *p = c->method.policy;
+    return !c->method.size.steps && !p->observe && p->at_read == READ_ALL;
+}
+
+void kv_device_key(const StepOf *of, const KVWork *w, int *lists, int *most, int *shared,
+                   int *turns, const void **list, const void **parts) {
+    *lists = of[0].kv->s->n_kv_heads;
+    *most = w->d.most;
+    *shared = w->d.shared;
+    *turns = kv_turns(of[0].kv);
+    *list = w->d.list;
+    *parts = w->d.parts;
+}
+
 // ---------------------------------------------------------------------------
 // Settling and release
 

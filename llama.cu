@@ -521,27 +521,26 @@ static void rope_rows(const Forward *f, const FeedBuffers *b, int kv_layer, int 
 }
 
 #ifdef SCB_CUDA
-// ids and positions of the call go there first
-static void device_embed(const Forward *f, const FeedBuffers *b) {
-    CudaWeight table = cuda_weight(&f->w->embed);
-    void *stream = device_stream(f->device);
+// what the host has for a call: ids, positions, and the lists of a step
+static void device_send(const Forward *f, const FeedBuffers *b) {
     int32_t *pos = (int32_t *)xrealloc(NULL, ((size_t)f->n + 1) * sizeof *pos);
     for (int i = 0; i < f->n; i++) pos[i] = (int32_t)(f->of ? f->of[i].pos : f->pos + i);
     mem_put(f->mem, b->ids, f->ids, (size_t)f->n * sizeof *b->ids);
     mem_put(f->mem, b->pos, pos, (size_t)f->n * sizeof *pos);
     free(pos);
     if (f->of && f->work) kv_device_begin(f->of, f->n, f->work);
-    cuda_embed(&table, b->ids, b->x, f->n, stream);
-    if (f->c->rope_dim)
-        cuda_rope_angles(b->pos, f->shape->inv_freq, rope_amplitude(f->c), b->cos, b->sin, f->n,
-                         f->c->rope_dim / 2, stream);
 }
 #endif
 
 void embed_rows(const Forward *f, const FeedBuffers *b) {
 #ifdef SCB_CUDA
     if (f->device) {
-        device_embed(f, b);
+        CudaWeight table = cuda_weight(&f->w->embed);
+        void *stream = device_stream(f->device);
+        if (!f->of) device_send(f, b);
+        cuda_embed(&table, b->ids, b->x, f->n, stream);
+        cuda_rope_angles(b->pos, f->shape->inv_freq, rope_amplitude(f->c), b->cos, b->sin, f->n,
+                         f->c->rope_dim / 2, stream);
         return;
     }
 #endif
@@ -620,12 +619,6 @@ static void logits_of(Forward *f, const FeedBuffers *b, const float *x, float *c
     }
     norm_act(f, b, x, f->w->final_norm, n);
     products(f, b, &head, 1, n);
-    for (int i = 0; f->device && i < n; i++)    // the one wait of a call
-        mem_get(f->mem, to[i], b->logits + (size_t)i * f->c->vocab_size,
-                (size_t)f->c->vocab_size * sizeof(float));
-#ifdef SCB_CUDA
-    if (f->device && f->of && f->work) kv_device_end(f->of, n, f->work);
-#endif
     f->phases->linear_s += now_s() - t;
 }
 
@@ -697,12 +690,73 @@ bool feed_report(Forward *f, int layer, int done) {
 
 void feed_logits(Forward *f, const FeedBuffers *b) {
     float *to[STEP_BATCH];
+    size_t V = (size_t)f->c->vocab_size;
     if (f->of) {
         for (int i = 0; i < f->n; i++) to[i] = f->of[i].logits;
         logits_of(f, b, b->x, to, f->n);
     } else if (f->logits && f->n) {
         logits_of(f, b, b->x + (size_t)(f->n - 1) * f->c->dim, &f->logits, 1);
+        if (f->device) mem_get(f->mem, f->logits, b->logits, V * sizeof(float));
     }
+}
+
+#ifdef SCB_CUDA
+// Whether a step's launches depend on nothing but what is sent before it. Policies that act or look
+// at steps are told the time, experts are launched by how many rows they have.
+static bool step_repeats(const Forward *f) {
+    if (f->tap.fn || f->c->n_experts) return false;
+    for (int i = 0; i < f->n; i++) if (!kv_step_repeats(f->of[i].kv)) return false;
+    return true;
+}
+
+// what the launches of a step depend on
+typedef struct {
+    int n, lists, most, shared, turns, pad;
+    const void *scratch, *list, *parts;
+} StepKey;
+
+static void device_step(Forward *f, const FeedBuffers *b, void (*body)(Forward *f, void *of),
+                        void *of) {
+    StepKey key;
+    Phases done = *f->phases;
+    device_send(f, b);
+    memset(&key, 0, sizeof key);
+    key.n = f->n;
+    key.scratch = f->scratch;
+    if (f->work) kv_device_key(f->of, f->work, &key.lists, &key.most, &key.shared, &key.turns,
+                               &key.list, &key.parts);
+    if (!step_repeats(f)) {
+        body(f, of);
+    } else if (!device_replay(f->device, &key, sizeof key, f->phases)) {
+        device_record(f->device);
+        body(f, of);
+        device_recorded(f->device, &key, sizeof key, &done, f->phases);
+    }
+    for (int i = 0; i < f->n; i++)              // the one wait of a step
+        mem_get(f->mem, f->of[i].logits, b->logits + (size_t)i * f->c->vocab_size,
+                (size_t)f->c->vocab_size * sizeof(float));
+    if (f->work) kv_device_end(f->of, f->n, f->work);
+}
+#endif
+
+void step_run(Forward *f, const FeedBuffers *b, void (*body)(Forward *f, void *of), void *of) {
+    double t0 = now_s();
+#ifdef SCB_CUDA
+    if (f->device) device_step(f, b, body, of);
+    else
+#endif
+        body(f, of);
+    (void)b;
+    f->phases->total_s += now_s() - t0;
+}
+
+void feed_tap(const Forward *f, int layer, const FeedBuffers *b) {
+    size_t n = (size_t)f->n * f->c->dim;
+    if (!f->tap.fn || !f->n) return;
+    float *x = f->device ? (float *)xrealloc(NULL, n * sizeof *x) : b->x;
+    if (f->device) mem_get(f->mem, x, b->x, n * sizeof *x);
+    f->tap.fn(f->tap.user, layer, 0, f->n, x);
+    if (f->device) free(x);
 }
 
 int llama_feed(Forward *f, Err *err) {
@@ -720,24 +774,27 @@ int llama_feed(Forward *f, Err *err) {
             if (feed_report(f, l, i + n)) return FAIL_CODE(err, EXIT_INTERRUPTED, "interrupted");
         }
         feed_attend_end(f, l);
-        if (f->tap.fn && f->n) f->tap.fn(f->tap.user, l, 0, f->n, b.x);
+        feed_tap(f, l, &b);
     }
     feed_logits(f, &b);
     f->phases->total_s += now_s() - t0;
     return 0;
 }
 
-void llama_step(Forward *f) {
-    FeedBuffers b;
-    double t0 = now_s();
-    buffers_carve(f->c, f->n, f->n, (char *)f->scratch, &b);
-    embed_rows(f, &b);
+static void step_layers(Forward *f, void *buffers) {
+    const FeedBuffers *b = (const FeedBuffers *)buffers;
+    embed_rows(f, b);
     for (int l = 0; l < f->c->n_layers; l++) {
         if (f->load) f->load(f->load_user, l);
-        feed_attend(f, &b, l, l, 0, f->n);
-        ffn(f, &b, l, 0, f->n);
-        if (f->tap.fn) f->tap.fn(f->tap.user, l, 0, f->n, b.x);
+        feed_attend(f, b, l, l, 0, f->n);
+        ffn(f, b, l, 0, f->n);
+        feed_tap(f, l, b);
     }
-    feed_logits(f, &b);
-    f->phases->total_s += now_s() - t0;
+    feed_logits(f, b);
+}
+
+void llama_step(Forward *f) {
+    FeedBuffers b;
+    buffers_carve(f->c, f->n, f->n, (char *)f->scratch, &b);
+    step_run(f, &b, step_layers, &b);
 }

@@ -1048,23 +1048,26 @@ int mamba_feed(Forward *f, Err *err) {
             if (feed_report(f, l, i + n)) return FAIL_CODE(err, EXIT_INTERRUPTED, "interrupted");
         }
         feed_keep(f, f->n, (size_t)l * bytes, bytes);
-        if (f->tap.fn && f->n) f->tap.fn(f->tap.user, l, 0, f->n, b.t.x);
+        feed_tap(f, l, &b.t);
     }
     feed_logits(f, &b.t);
     f->phases->total_s += now_s() - t0;
     return 0;
 }
 
-void mamba_step(Forward *f) {
-    Work b;
-    double t0 = now_s();
-    work_carve(f->c, f->n, f->n, (char *)f->scratch, &b);
-    embed_rows(f, &b.t);
+static void step_layers(Forward *f, void *work) {
+    const Work *b = (const Work *)work;
+    embed_rows(f, &b->t);
     for (int l = 0; l < f->c->n_layers; l++) {
         if (f->load) f->load(f->load_user, l);
-        mix(f, &b, l, 0, f->n);
-        if (f->tap.fn) f->tap.fn(f->tap.user, l, 0, f->n, b.t.x);
+        mix(f, b, l, 0, f->n);
+        feed_tap(f, l, &b->t);
     }
-    feed_logits(f, &b.t);
-    f->phases->total_s += now_s() - t0;
+    feed_logits(f, &b->t);
+}
+
+void mamba_step(Forward *f) {
+    Work b;
+    work_carve(f->c, f->n, f->n, (char *)f->scratch, &b);
+    step_run(f, &b.t, step_layers, &b);
 }

@@ -59,7 +59,17 @@ void cuda_gemm(CudaGemm *g, const CudaJob *job, const void *act, int rows, void 
 // linear() on the device: whichever of the two suits the rows. jobs share act; without rows
 void cuda_linear(CudaGemm *g, const LinearJob *jobs, int n_jobs, const void *act, int rows,
                  void *stream);
-CudaGemm *device_gemm(const Device *d);         // device.cu
+CudaGemm *device_gemm(const Device *d);         // device.cu, as the next
+
+// ---------------------------------------------------------------------------
+// Steps whose launches are recorded. key: bytes that are equal where the launches are.
+// Launches the graph recorded under key and adds what its step counted; false: there is none
+bool device_replay(Device *d, const void *key, size_t bytes, Phases *counts);
+void device_record(Device *d);                  // launches are recorded from here on, not run
+// ends that, keeps the graph and runs it; before, after: counts when it began and now
+void device_recorded(Device *d, const void *key, size_t bytes, const Phases *before,
+                     const Phases *after);
+int64_t device_replays(const Device *d);        // so far
 
 // ---------------------------------------------------------------------------
 // Attention of a feed: rows of every query head over the lists of their KV heads, or over lists of

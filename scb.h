@@ -795,6 +795,10 @@ void kv_device_append(KVCache *c, KVWork *w, int layer, struct RopeAppend *a);
 void kv_device_chunk(KVCache *c, KVWork *w, int layer, const KVDeviceRows *rows, bool sparse);
 void kv_device_step(const StepOf *of, int n, KVWork *w, int layer, const KVDeviceRows *rows);
 void kv_device_end(const StepOf *of, int n, KVWork *w);         // of a step, when it has ended
+bool kv_step_repeats(const KVCache *c); // its steps launch the same but for what is sent
+// what a step's launches depend on after kv_device_begin: counts, and where buffers lie
+void kv_device_key(const StepOf *of, const KVWork *w, int *lists, int *most, int *shared,
+                   int *turns, const void **list, const void **parts);
 // rows named by the policy but not dropped, or the like: false with a sentence
 bool kv_check(const KVCache *c, Err *err);
 
@@ -916,6 +920,10 @@ void feed_attend_end(Forward *f, int kv_layer);                              // 
 void ffn(Forward *f, const FeedBuffers *b, int layer, int first, int n);
 void feed_logits(Forward *f, const FeedBuffers *b);     // of the last row, of every row of a step
 bool feed_report(Forward *f, int layer, int done);      // true: stop
+void feed_tap(const Forward *f, int layer, const FeedBuffers *b);
+// A step: body(f, of) from the embedding to feed_logits. On a device its launches are recorded once
+// and replayed by all steps that would launch the same.
+void step_run(Forward *f, const FeedBuffers *b, void (*body)(Forward *f, void *of), void *of);
 
 int llama_bind(Weights *w, const Config *c, Loader *from, Err *err);
 size_t llama_scratch(const Config *c, int n, int chunk);

@@ -1,6 +1,8 @@
 // test_device.cu - whole models on the device against the same models on the CPU: logits of feeds
 // and steps, alone, forked, marked, in a batch and on a shared context; the same bits when repeated.
 #include "twin.h"
+#include "model.h"                          // a model's device, to see what it replayed
+#include "products.h"
 
 static ModelFile file;
 static int vocab;
@@ -126,9 +128,15 @@ static double apart(const float *a, const float *b) {
 static void compare(const char *path, const char *what, Model *cpu, Model *gpu, Play play,
                     const char *name, int budget, double tol) {
     Method method = method_of(name, 160, budget);
+    int64_t replayed = device_replays(gpu->device);
+    bool replays = !method_at_steps(&method) && !gpu->c.n_experts;
     Trace want = played(cpu, play, &method), got = played(gpu, play, &method),
           again = played(gpu, play, &method);
     double worst = 0;
+    if (replays && device_replays(gpu->device) == replayed) {
+        printf("%s, %s, %s: no step was replayed\n", path, what, name);
+        twin_failures++;
+    }
     for (int i = 0; i < want.n; i++) {
         double d = apart(got.p + (size_t)i * vocab, want.p + (size_t)i * vocab);
         if (!(d <= worst)) worst = d;
@@ -142,6 +150,44 @@ static void compare(const char *path, const char *what, Model *cpu, Model *gpu, 
     free(again.p);
 }
 
+static void seen(void *user, int layer, int first, int n, const float *x) {
+    Trace *t = (Trace *)user;
+    (void)layer; (void)first;
+    memcpy(t->p, x + (size_t)(n - 1) * t->n, sizeof(float) * (size_t)t->n);
+}
+
+// the residual stream of the last layer as a tap sees it
+static void tapped(Model *cpu, Model *gpu) {
+    int E = model_config(cpu)->dim;
+    Trace x[2] = { { (float *)xrealloc(NULL, sizeof(float) * (size_t)E), E },
+                   { (float *)xrealloc(NULL, sizeof(float) * (size_t)E), E } };
+    Method full = method_of("full", 160, 0);
+    double worst = 0;
+    for (int i = 0; i < 2; i++) {
+        Tap tap = { seen, &x[i] }, none = { NULL, NULL };
+        Model *m = i ? gpu : cpu;
+        Err err;
+        Trace t = { (float *)xrealloc(NULL, sizeof(float) * KEPT * (size_t)vocab), 0 };
+        Branch *b = branch_open(m, NULL, &full, 8, &err);
+        model_set_tap(m, tap);
+        feed(b, 1, 20, FEED_FIRST, &t);
+        steps(b, 2, 2, &t);
+        model_set_tap(m, none);
+        branch_drop(b);
+        free(t.p);
+    }
+    double sum = 0;
+    for (int i = 0; i < E; i++) {
+        worst = fmax(worst, fabs((double)x[0].p[i] - x[1].p[i]));
+        sum += (double)x[0].p[i] * x[0].p[i];
+    }
+    worst /= sqrt(sum / E);
+    printf("tapped: the residual stream within %.2g of its size\n", worst);
+    if (!(worst <= 0.05)) twin_failures++;
+    free(x[0].p);
+    free(x[1].p);
+}
+
 int main(void) {
     int rc = twin_begin();
     Err err;
@@ -153,6 +199,7 @@ int main(void) {
         Model *cpu = opened(false), *gpu = opened(true);
         compare(files[i], "root", cpu, gpu, root, "full", 0, 0.05);
         compare(files[i], "shared", cpu, gpu, shared, "full", 0, 0.05);
+        tapped(cpu, gpu);
         model_close(cpu);
         model_close(gpu);
         file_close(&file);
