@@ -827,10 +827,184 @@ class Mamba2(nn.Module):
         return self.backbone.norm_f(x)
 
 
+# Start of Mamba-2: an associative memory in three layers. A token's code is one of +-1 in M_WIDE
+# dimensions, and the product of codes, element by element, is the code of a sequence, far from that
+# of every other one. The first layer multiplies a token by the one before it (the convolution hands
+# it over, the gate multiplies), the second this pair by the pair two tokens back: the stream then
+# holds a code of the last four tokens. In the third the state keeps, of every pair of hex digits in
+# a value, the sum of code (x) times code of the four tokens before it (B), and is asked with the
+# last four (C). Nothing decays. What all values share is not kept, it would drown the rest: one
+# head knows whether this is a value, its step is large at the marks that open and close one and
+# zero between; one counts the dashes; and from what stood two to six tokens back it is clear whether
+# a dash or the end comes next. Silu is odd about a bias as long as the input is of one magnitude,
+# so the codes stay +-.
+
+M_WIDE = 224                    # strips of the stream: the token, the sequence, then flags
+(M_ONE, M_OPEN, M_CHANGE, M_HEX, M_QUOTE, M_DASH,           # of the token
+ M_INSIDE, M_COUNT, M_QUOTE_3, M_DASH_3,                    # ..., three tokens back
+ M_NEXT_DASH, M_NEXT_END) = range(2 * M_WIDE, 2 * M_WIDE + 12)
+M_INPUT = 0.25                  # magnitude at the silus
+M_OFF = -20.0                   # of a step's logit: the state stays
+M_COUNT_DECAY = 0.1             # per dash: they count 1, 1.90, 2.72, 3.46
+
+
+def silu(x):
+    return x / (1 + math.exp(-x))
+
+
+def odd_silu(u):
+    """(b, v): silu(b + u) = v and silu(b - u) = -v"""
+    b = 0.0
+    for _ in range(50):
+        b -= 0.9 * (silu(b + u) + silu(b - u))
+    return b, silu(b + u)
+
+
+class Mixer:
+    """sets the rows of one mixer; rms: of the stream before it. codes: channels that carry one,
+    after the gate all of the same height, which the norm takes to unit"""
+    def __init__(self, m, c, rms, codes):
+        self.m, self.rms = m, rms
+        self.bias, self.height = odd_silu(M_INPUT)
+        self.gated = self.height ** 2
+        self.norm = (codes / m.D_in * self.gated ** 2 + c["layer_norm_epsilon"]) ** -0.5
+        for p in (m.in_proj.weight, m.conv1d.weight, m.conv1d.bias, m.out_proj.weight, m.A_log):
+            p.zero_()
+        m.dt_bias.fill_(M_OFF)
+
+    # codes, over M_WIDE channels from first
+    def code(self, first, columns, back=0):
+        """the convolution passes on what was in the columns so many tokens back"""
+        w, rows = self.m.conv1d.weight, first + torch.arange(M_WIDE)
+        self.m.in_proj.weight[self.m.D_in + rows, columns] = M_INPUT * self.rms
+        w[rows, 0, w.shape[2] - 1 - back] = 1
+        self.m.conv1d.bias[rows] = self.bias
+
+    def times(self, first, columns=None):
+        """the sign of the columns, or 1"""
+        rows, w = first + torch.arange(M_WIDE), self.m.in_proj.weight
+        w[rows, M_ONE] = (self.bias + (M_INPUT if columns is None else 0)) * self.rms
+        if columns is not None:
+            w[rows, columns] = M_INPUT * self.rms
+
+    def write(self, first, columns, height):
+        self.m.out_proj.weight[columns, first + torch.arange(M_WIDE)] = \
+            height / (self.gated * self.norm)
+
+    # single channels
+    def flag(self, channel, column, height, *taps):
+        """silu(height) where the flag is up; taps: (tokens back, factor), by default here"""
+        self.m.in_proj.weight[self.m.D_in + channel, column] = height * self.rms
+        for back, factor in taps or ((0, 1),):
+            self.m.conv1d.weight[channel, 0, -1 - back] = factor
+
+    def gate(self, channel, column, height):
+        self.m.in_proj.weight[channel, column] += height * self.rms
+
+    def tell(self, channel, column, seen):
+        """1 in the stream where the gated channel's height is seen"""
+        self.m.out_proj.weight[column, channel] = 1 / (seen * self.norm)
+
+    def step(self, head, column, height):
+        self.m.in_proj.weight[2 * self.m.D_in + 2 * self.m.N + head, column] += height * self.rms
+
+    def remember(self, channel, column):
+        """the flag, in a head of its own, of key 1; its height when read after a step of 1"""
+        self.flag(channel, column, 1)
+        for c in (self.m.D_in, self.m.D_in + self.m.N):
+            self.flag(c, M_ONE, 1)
+        self.m.D[channel // self.m.P] = 0
+        return silu(1) ** 3
+
+
+@torch.no_grad()
+def start_mamba2(model, c, token):
+    """token: text -> id"""
+    known, code = spell(c["vocab_size"], M_WIDE, token)
+    sign = code.sign()
+    embed, head = model.backbone.embeddings.weight, model.lm_head.weight
+    embed.zero_()
+    embed[:, :M_WIDE] = sign
+    embed[:, M_ONE] = 1
+    quotes = [' "', "<|assistant|>"]
+    closing = ['", "', '"}', '"', "<|assistant|>", "<|user|>", "<|bos|>"]
+    hexes = [a + b for a in "0123456789abcdef" for b in "0123456789abcdef"]
+    for column, texts in ((M_OPEN, ['":']), (M_CHANGE, ['":', *closing]), (M_HEX, hexes),
+                          (M_QUOTE, quotes), (M_DASH, ["-"])):
+        for t in texts:
+            embed[token(t), column] = 1
+    token_at = torch.arange(M_WIDE)
+    sequence = M_WIDE + token_at
+    read_out(head, slice(M_WIDE, 2 * M_WIDE), known, sign / M_WIDE ** 0.5, token)
+    head[[token("-"), token("<|end|>")], M_WIDE:2 * M_WIDE] = 0
+    head[:, M_NEXT_DASH:] = 0
+    head[token("-"), M_NEXT_DASH] = head[token("<|end|>"), M_NEXT_END] = 3000
+
+    E = c["hidden_size"]
+    once, twice = ((n * M_WIDE + 2) ** 0.5 / E ** 0.5 for n in (1, 2))
+    one, two, three = (
+        Mixer(layer["mixer"], c, rms, n * M_WIDE)
+        for layer, rms, n in zip(model.backbone.layers, (once, twice, twice), (1, 2, 1)))
+    own = range(M_WIDE, one.m.D_in, one.m.P)    # first channels of the heads after the codes'
+    slight = 0.005                              # of a factor whose partner is large
+
+    earlier = torch.randperm(M_WIDE)            # the order of the earlier code in a product
+    one.code(0, token_at[earlier], 1)
+    one.times(0, token_at)
+    one.write(0, sequence, 1)
+    height = one.remember(own[0], M_OPEN)
+    one.gate(own[0], M_ONE, slight)
+    one.step(own[0] // one.m.P, M_CHANGE, 36)
+    one.tell(own[0], M_INSIDE, 16 * height * silu(slight))
+    height = one.remember(own[1], M_DASH)
+    one.gate(own[1], M_ONE, slight)
+    one.m.A_log[own[1] // one.m.P] = math.log(M_COUNT_DECAY)
+    one.step(own[1] // one.m.P, M_DASH, 20.54)  # softplus(0.54) = 1
+    one.step(own[1] // one.m.P, M_QUOTE, 120)
+    one.tell(own[1], M_COUNT, height * silu(slight))
+    for channel, column, to in ((own[2], M_QUOTE, M_QUOTE_3), (own[2] + 1, M_DASH, M_DASH_3)):
+        one.flag(channel, column, M_INPUT, (3, 1))
+        one.gate(channel, M_ONE, M_INPUT)
+        one.tell(channel, to, silu(M_INPUT) ** 2)
+
+    earlier = torch.randperm(M_WIDE)
+    two.code(0, sequence[earlier], 2)
+    two.times(0, sequence)
+    two.write(0, sequence, 1)
+    two.code(own[1], sequence)                  # the pair, taken away
+    two.times(own[1])
+    two.write(own[1], sequence, -1)
+    dashes = [sum(math.exp(-M_COUNT_DECAY * i) for i in range(n)) for n in range(5)]
+    enough, steep = (dashes[3] + dashes[4]) / 2, 8
+    two.flag(own[0], M_DASH, slight, (2, 1))    # two tokens after a dash that is not the last
+    two.gate(own[0], M_ONE, steep * enough)
+    two.gate(own[0], M_COUNT, -steep)
+    two.tell(own[0], M_NEXT_DASH, silu(slight) * silu(steep * (enough - dashes[3])))
+    two.flag(own[0] + 1, M_QUOTE_3, slight, (1, 1))             # four after the value's beginning
+    two.gate(own[0] + 1, M_ONE, 1)
+    two.tell(own[0] + 1, M_NEXT_DASH, silu(slight) * silu(1))
+    two.flag(own[0] + 2, M_DASH_3, slight, (3, 1), (0, -1))     # six after the last dash
+    two.gate(own[0] + 2, M_ONE, -steep * enough)
+    two.gate(own[0] + 2, M_COUNT, steep)
+    two.tell(own[0] + 2, M_NEXT_END, silu(slight) * silu(steep * (dashes[4] - enough)))
+
+    three.code(0, token_at)
+    three.times(0)
+    three.code(three.m.D_in, sequence, 1)
+    three.code(three.m.D_in + three.m.N, sequence)
+    for n in range(M_WIDE // three.m.P):
+        three.step(n, M_ONE, M_OFF)
+        three.step(n, M_INSIDE, 20.5)
+        three.step(n, M_HEX, 20.5)
+    three.m.A_log.fill_(math.log(1e-6))
+    three.m.D.zero_()
+    three.write(0, sequence, 30)                # far above what stands there
+
+
 MAMBA2 = {
     "architectures": ["Mamba2ForCausalLM"], "model_type": "mamba2", "vocab_size": VOCAB,
-    "hidden_size": 256, "num_hidden_layers": 6, "num_heads": 8, "head_dim": 64, "expand": 2,
-    "state_size": 64, "n_groups": 1, "conv_kernel": 4, "chunk_size": 64, "hidden_act": "silu",
+    "hidden_size": 480, "num_hidden_layers": 3, "num_heads": 15, "head_dim": 32, "expand": 1,
+    "state_size": 256, "n_groups": 1, "conv_kernel": 4, "chunk_size": 64, "hidden_act": "silu",
     "layer_norm_epsilon": 1e-5, "rms_norm": True, "use_bias": False, "use_conv_bias": True,
     "residual_in_fp32": True, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
     "bos_token_id": VOCAB - 4, "eos_token_id": VOCAB - 1,
@@ -1153,9 +1327,8 @@ class Run:
         self.save_model()
         self.export()
         write_tokenizer(self.dir, count_words(self.bin))
-        start = {"llama": start_llama, "jamba": start_jamba}.get(self.args.model)
-        if start:
-            start(self.model, self.config, piece_of(Layout(self.dir).tok))
+        start = {"llama": start_llama, "jamba": start_jamba, "mamba2": start_mamba2}
+        start[self.args.model](self.model, self.config, piece_of(Layout(self.dir).tok))
         self.save()
         self.export()
         check_layout(Layout(self.dir), self.bin)
