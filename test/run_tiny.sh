@@ -12,7 +12,8 @@ python=
 for p in .venv/bin/python python3; do command -v $p >/dev/null && python=$p && break; done
 [ -n "$python" ] || { echo "no Python 3"; exit 77; }
 
-# mean NAME OPTIONS...: plays and prints the mean score of all turns in %, one per mode
+# mean NAME OPTIONS...: plays and prints the mean score of all turns in %, one per mode; of math_find
+# the turns that ask for the largest or the smallest number
 mean() {
     local name=$1
     shift
@@ -26,6 +27,9 @@ import sys
 score = collections.defaultdict(list)
 for line in open(sys.argv[1], encoding="utf-8"):
     row = json.loads(line)
+    if row["task"] == "math_find" and not row["question"].split("\nThe ")[1].startswith(
+            ("largest", "smallest")):
+        continue
     score[row["mode"]].append(row["score"])
 print(*(round(100 * sum(s) / len(s)) for s in score.values()))
 END
@@ -44,7 +48,9 @@ floor() {
 floor tiny_llama retr_kv 90 90
 floor tiny_llama retr_mh 90 90
 floor tiny_llama retr_ps 70 75
+floor tiny_llama math_find 60 75
 floor tiny_jamba retr_kv 90 90
+floor tiny_mamba2 retr_kv 80 80
 
 # control TASK CHANCE FLOOR: at most CHANCE % of the old answers, at least FLOOR % of the new ones
 control() {

@@ -346,10 +346,13 @@ class Attention(nn.Module):
 
 WIDE, STRIPS, FLAGS = 17, 16, 16
 S, B, LINE, OUT, PLAN, ASKED = 0, 1, 7, 10, 11, 13
-BOS, BE, LINE_END, ANSWER, COMMA, STRING_END, PAIR, DIGIT, DIGIT1, PAIR1, PAIR2 = range(11)
+(BOS, BE, LINE_END, ANSWER, COMMA, STRING_END,
+ PAIR, TOP, LOW, DIGIT, LOW_DIGIT,              # of two digits: 1, up to 1 from 90 to 99, down to 0
+ PAIR2, TOP2, LOW1, DIGIT1, LOW_DIGIT1) = range(16)     # of what stood two tokens or one back
 CODE, FLAG = 4.0, 3.0           # length of a code, height of a flag
 RMS = (0.25, 0.66, 0.70, 0.72)  # of the stream before the layers, about
 BACK = 12.0                     # length of the biases that look back
+SCALE = 1600.0                  # of a key that stands for a number
 VALUE_ASKED, STRING_ASKED, SUFFIX_ASKED, KIND_ASKED, SIXTH = 30, 30, 21, 7, 20     # tokens back
 
 
@@ -446,14 +449,16 @@ class Wiring:
             self.a.k_proj.weight[g * self.hd + self.extra[x], STRIPS * WIDE + f] = \
                 10 * self.rms / FLAG
 
-    def key_value(self, g, x, flag):
-        """extra dimension x: 16 f"""
-        self.a.k_proj.weight[g * self.hd + self.extra[x], STRIPS * WIDE + flag] = 16 * self.rms
+    def key_value(self, g, x, *flags):
+        """extra dimension x: SCALE f"""
+        self.a.k_proj.weight[g * self.hd + self.extra[x]] = 0
+        for f in flags:
+            self.a.k_proj.weight[g * self.hd + self.extra[x], STRIPS * WIDE + f] = SCALE * self.rms
 
     # queries
     def when(self, *tests):
-        """(columns, weights) that add up to about 1 where all tests hold: a flag, or (strip,
-        token ids)"""
+        """(columns, weights) that add up to about 1 where all tests hold: a flag, (strip, token
+        ids) or (strip, direction)"""
         parts = []
         for t in tests:
             if isinstance(t, int):
@@ -461,7 +466,8 @@ class Wiring:
                 w[0] = self.rms / FLAG / len(tests)
                 parts.append((slice(STRIPS * WIDE + t, STRIPS * WIDE + t + 1), w))
             else:
-                w = sum(self.code[i] for i in t[1]) * self.rms / CODE / len(tests)
+                w = t[1] if torch.is_tensor(t[1]) else sum(self.code[i] for i in t[1])
+                w = w * self.rms / CODE / len(tests)
                 parts.append((strip(t[0]), w))
         return parts
 
@@ -511,11 +517,11 @@ class Wiring:
         self.a.v_proj.weight[g * self.hd + row, STRIPS * WIDE + flag] = self.rms / FLAG
         self.a.o_proj.weight[strip(to), h * self.hd + row] = CODE * what
 
-    def move_flag(self, g, heads, row, flag, to):
-        """heads: (head, flag) pairs that write what they see of flag"""
+    def move_flag(self, g, h, row, flag, to):
+        """head h writes what it sees of a flag to another one"""
+        self.a.v_proj.weight[g * self.hd + row] = 0
         self.a.v_proj.weight[g * self.hd + row, STRIPS * WIDE + flag] = 1
-        for h, f in zip(heads, to):
-            self.a.o_proj.weight[STRIPS * WIDE + f, h * self.hd + row] += self.rms
+        self.a.o_proj.weight[STRIPS * WIDE + to, h * self.hd + row] += self.rms
 
 
 @torch.no_grad()
@@ -535,9 +541,11 @@ def start_llama(model, c, token):
     embed[token("<|bos|>")] = 0
     flags[token("<|bos|>"), BOS] = 15       # as long as others will be
     for i in range(100):
-        flags[token(f"{i:02d}"), PAIR] = i / 198
+        for f, height in ((PAIR, 1), (TOP, max(0, (i - 89) / 10)), (LOW, (110 - i) / 110)):
+            flags[token(f"{i:02d}"), f] = height / 2
     for i in range(10):
-        flags[token(str(i)), DIGIT] = i / 18
+        for f, height in ((DIGIT, i / 9), (LOW_DIGIT, 1 + (9 - i) / 80)):
+            flags[token(str(i)), f] = height / 2
     next_name = token(".\n")
     read_out(model.lm_head.weight, strip(OUT), known, code, token)
 
@@ -549,8 +557,9 @@ def start_llama(model, c, token):
     for h in range(6):
         one.back(h, h + 1)
         one.move(h, 0, B + h)
-    one.move_flag(0, (0, 1), 80, PAIR, (PAIR1, PAIR2))
-    one.move_flag(0, (0,), 81, DIGIT, (DIGIT1,))
+    for row, (h, of, to) in enumerate(((1, PAIR, PAIR2), (1, TOP, TOP2), (0, LOW, LOW1),
+                                       (0, DIGIT, DIGIT1), (0, LOW_DIGIT, LOW_DIGIT1))):
+        one.move_flag(0, h, 80 + row, of, to)
 
     # what came after the same four tokens; the name of this line; the value asked for
     two.key_flag(0, 1, BE)
@@ -607,8 +616,9 @@ def start_llama(model, c, token):
     # the string with this prefix and the suffix asked for; its first character; the extreme number
     three.key_flag(1, 1, STRING_END)
     three.key_flag(1, 2, COMMA)
-    for x, f in enumerate((PAIR2, PAIR1, DIGIT1)):
+    for x, f in enumerate((TOP2, LOW1, LOW_DIGIT1, PAIR2)):
         three.key_value(1, 3 + x, f)
+    three.key_value(1, 7, PAIR, LOW_DIGIT)      # not after a number, but in one
     three.value(1, (LINE, S, B, B + 1))
     for n, (s, of) in enumerate(((S, LINE + 1), (B, LINE + 2), (ASKED, B), (ASKED + 1, B + 1))):
         three.key_strip(1, n, of)
@@ -619,13 +629,19 @@ def start_llama(model, c, token):
     three.back(4, STRING_ASKED, three.when((B + 1, [token(" string")])))
     three.sink(4, 65)
     three.move(4, 1, OUT, 2)
-    kinds = ((token(" largest"), 0.2), (token(" smallest"), -0.2))
-    for kind, slope in kinds:
-        asked = three.when(ANSWER, (B, [token(" is")]), (B + 5, [kind]))
-        three.flag(5, 2, 200 if slope < 0 else 0, asked)
-        for x, n in enumerate((1980, 198, 18)):
-            three.query(5, three.extra[3 + x], three.unit(slope * n, 16), asked)
-    three.sink(5, 120)
+    # of the largest only the first two digits, 90 to 99; of the smallest one digit before two. Each
+    # dimension of the keys has a height, and what it gains by how far a kind is asked for: 1, or
+    # below -0.5 where only a part of the test holds
+    words = [token(t) for t in (" largest", " smallest", " is", " number", ":", '":')]
+    apart = torch.linalg.pinv(code[words]).T    # 1 for its own word, 0 for the others
+    for x, heights in enumerate(((0, 960, 0), (0, 0, 2000), (0, 3100, 4300), (-3000, 3500, 0),
+                                 (-6000, 0, 0))):
+        dim = three.extra[3 + x]
+        three.query(5, dim, three.unit(heights[0] - 4 * sum(heights[1:]), SCALE))
+        for n in range(2):
+            asked = three.when(ANSWER, (B, apart[2]), (B + 5, apart[n]))
+            three.query(5, dim, three.unit(5.6 * heights[1 + n], SCALE), asked)
+    three.sink(5, 30)
     three.move(5, 3, OUT, 4)
     three.move(5, 2, OUT, 3)
 
@@ -638,23 +654,20 @@ def start_llama(model, c, token):
         four.sink(h, 279)
         four.move(h, h, OUT, 4)
     # a number ends after three digits, or after two where no third one is found
-    ends_number = token(" is")
-    four.back(2, 2, four.when((B + 1, [ends_number])))
-    four.sink(2, 60)
-    four.move(2, 2, OUT, 0.7)
-    four.back(5, 3, four.when((B + 2, [ends_number])))
-    four.sink(5, 60)
-    four.move(5, 1, OUT, 3)
+    for h, back, sink, place, size in ((2, 2, 75, 2, 2), (5, 3, 80, 1, 3)):
+        four.back(h, back, four.when((B + back - 1, [token(" is")])))
+        four.sink(h, sink)
+        four.move(h, place, OUT, size)
     four.key_strip(1, 0, B + 1)
     four.key_flag(1, 1, COMMA)
     four.key_value(1, 2, DIGIT1)
     four.value(1, (B, S))
-    four.match(3, 0, S, 50)
+    four.match(3, 0, S, 160)
     asked = four.when((ASKED, [token(" largest")]))     # the smallest have two digits at most
-    four.flag(3, 1, 80, asked)
-    four.query(3, four.extra[2], four.unit(3 * 18, 16), asked)
-    four.sink(3, 100)
-    four.move(3, 0, OUT, 2)
+    four.flag(3, 1, 140, asked)
+    four.query(3, four.extra[2], four.unit(108, SCALE), asked)
+    four.sink(3, 265)
+    four.move(3, 0, OUT, 4)
     # once more what came after the same tokens, now two of them further back
     for slot, n in enumerate((1, 0, 3, 4)):
         if slot:
