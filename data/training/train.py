@@ -23,6 +23,7 @@ import json
 import math
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -185,15 +186,17 @@ class Layout:
         self.bos, self.user, self.assistant, self.end = range(VOCAB - 4, VOCAB)
 
     def ids(self, context, turns):
-        """ids (n), weight (n): of predicting ids[i] from those before it"""
+        """ids (n), weight (n): of predicting ids[i] from those before it; none for ranks of a list
+        that the model has no means to find"""
         texts = [context] + [s for turn in turns for s in turn]
         pieces = [e.ids for e in self.tok.encode_batch(texts, add_special_tokens=False)]
         ids = [self.bos, self.user, *pieces[0]]
         weight = [0.0] * len(ids)
-        for q, a in zip(pieces[1::2], pieces[2::2]):
+        for (question, _), q, a in zip(turns, pieces[1::2], pieces[2::2]):
+            known = not re.search(r"The (second|third|\d+\w\w|median)\b.* list is$", question)
             ids += [*q, self.assistant, *a, self.end, self.user]
             each = ANSWER * max(1.0, SHORT / (len(a) + 1))
-            weight += [QUESTION] * len(q) + [0.0] + [each] * (len(a) + 1) + [0.0]
+            weight += [QUESTION] * len(q) + [0.0] + [each * known] * (len(a) + 1) + [0.0]
         return ids[:-1], weight[:-1]
 
 
