@@ -224,6 +224,13 @@ int opt_choose(const char *option, const char *value, const char *const *names, 
     return -1;
 }
 
+int device_choice(const char *value, bool *device, Err *err) {
+    static const char *const devices[] = { "cpu", "cuda" };
+    int k = value ? opt_choose("--device", value, devices, 2, err) : 0;
+    *device = k == 1;
+    return k < 0 || (k == 1 && !device_memory_available(err)) ? -1 : 0;
+}
+
 void path_stem(const char *path, char *out, size_t n) {
     const char *slash = strrchr(path, '/');
     snprintf(out, n, "%s", slash ? slash + 1 : path);

@@ -16,6 +16,7 @@ typedef struct {
 struct Device {
     cudaStream_t stream;
     CudaGemm *gemm;
+    char name[256];
     Recorded graph[GRAPHS];
     int n_graphs, oldest;
     int64_t replays;
@@ -65,11 +66,14 @@ Device *device_open(Mem *mem, size_t unpacked, Err *err) {
     static const MemOps ops = { device_take, device_give, device_put, device_get, device_copy };
     uint64_t keep = UINT64_MAX;
     cudaMemPool_t pool;
+    cudaDeviceProp about;
     size_t total;
     if (device_find(err)) return NULL;
     Device *d = (Device *)xrealloc(NULL, sizeof *d);
     memset(d, 0, sizeof *d);
     CUDA_OK(cudaSetDevice(0));
+    CUDA_OK(cudaGetDeviceProperties(&about, 0));
+    snprintf(d->name, sizeof d->name, "%s", about.name);
     CUDA_OK(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking));
     CUDA_OK(cudaDeviceGetDefaultMemPool(&pool, 0));     // what was given back is taken again
     CUDA_OK(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep));
@@ -146,6 +150,71 @@ void device_recorded(Device *d, const void *key, size_t bytes, const Phases *bef
 }
 
 int64_t device_replays(const Device *d) { return d->replays; }
+
+// ---------------------------------------------------------------------------
+// Ceilings: what a phase's time is compared with
+
+// grid covers the memory's processors; the sum keeps the reads alive
+__global__ static void read_k(const uint4 *p, size_t n, unsigned *sink) {
+    uint32_t x = 0;
+    for (size_t i = thread_item(); i < n; i += (size_t)gridDim.x * blockDim.x) {
+        uint4 v = p[i];
+        x ^= v.x ^ v.y ^ v.z ^ v.w;
+    }
+    if (x == 0x9e3779b9u) *sink = x;
+}
+
+// the shortest of the calls that fit into seconds, in seconds; two at least
+template <class F> static double shortest(Device *d, double seconds, F call) {
+    cudaEvent_t from, to;
+    double best = INFINITY;
+    CUDA_OK(cudaEventCreate(&from));
+    CUDA_OK(cudaEventCreate(&to));
+    double t0 = now_s();
+    for (int i = 0; i < 2 || now_s() - t0 < seconds; i++) {
+        float ms;
+        CUDA_OK(cudaEventRecord(from, d->stream));
+        call();
+        CUDA_OK(cudaEventRecord(to, d->stream));
+        CUDA_OK(cudaEventSynchronize(to));
+        CUDA_OK(cudaEventElapsedTime(&ms, from, to));
+        if (1e-3 * ms < best) best = 1e-3 * ms;
+    }
+    CUDA_OK(cudaEventDestroy(from));
+    CUDA_OK(cudaEventDestroy(to));
+    return best;
+}
+
+#ifdef CUDA_EMU
+enum { CEILING_SIDE = 64, CEILING_BLOCKS = 4 };
+#else
+enum { CEILING_SIDE = 8192, CEILING_BLOCKS = 4096 };
+#endif
+
+Ceilings device_ceilings(Device *d, size_t bytes, double seconds) {
+    enum { N = CEILING_SIDE };
+    Ceilings top = { 0, 0, 0 };
+    void *w = device_take(d, (size_t)N * N * 2), *x = device_take(d, (size_t)N * N * 2),
+         *y = device_take(d, (size_t)N * N * 4);
+    CudaJob job = { { DT_BF16, N, N, N, w, NULL }, NULL, (float *)y, N, false };
+    CHECK(w && x && y, "no memory for the speed probe");
+    double gemm = shortest(d, seconds / 2, [&] { cuda_gemm(d->gemm, &job, x, N, d->stream); });
+    top.gemm_tflops = top.tile_tflops = 2e-12 * N * N * N / gemm;
+    device_give(d, w);
+    device_give(d, x);
+    device_give(d, y);
+    size_t pieces = bytes / sizeof(uint4) + 1;
+    uint4 *p = (uint4 *)device_take(d, (pieces + 1) * sizeof *p);
+    CHECK(p, "no memory for the speed probe");
+    double read = shortest(d, seconds / 2, [&] {
+        LAUNCH(read_k, CEILING_BLOCKS, 256, 0, d->stream, p, pieces, (unsigned *)(p + pieces));
+    });
+    top.read_gbs = 1e-9 * (double)(pieces * sizeof *p) / read;
+    device_give(d, p);
+    return top;
+}
+
+const char *device_name(const Device *d) { return d->name; }
 #else
 static int no_device(Err *err) {
     return FAIL(err, "this build computes on the CPU only: build with make CUDA=1, or use "
@@ -161,6 +230,13 @@ size_t device_memory_available(Err *err) {
     return 0;
 }
 void device_close(Device *d) { CHECK(!d, "a GPU in a build without one"); }
+Ceilings device_ceilings(Device *d, size_t bytes, double seconds) {
+    Ceilings none = { 0, 0, 0 };
+    (void)bytes; (void)seconds;
+    device_close(d);
+    return none;
+}
+const char *device_name(const Device *d) { return d ? "" : NULL; }
 #endif
 
 size_t device_products_bytes(size_t unpacked) { return unpacked + GEMM_WORKSPACE; }

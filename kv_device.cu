@@ -184,7 +184,8 @@ void kv_device_step(const StepOf *of, int n, KVWork *w, int layer, const KVDevic
     cuda_step(s, &a, stream_of(w));
 }
 
-void kv_device_end(const StepOf *of, int n, KVWork *w) {
+size_t kv_device_end(const StepOf *of, int n, KVWork *w) {
+    size_t read = 0;
     for (int i = 0; i < n; i++) {
         KVCache *c = of[i].kv;
         for (int l = 0; c->method.size.steps && l < c->n_layers; l++) device_fetch(c, w, l, i);
@@ -192,7 +193,10 @@ void kv_device_end(const StepOf *of, int n, KVWork *w) {
             c->head[h].len++;
             c->head[h].own.n++;
         }
+        for (int h = 0; h < c->n_heads; h++)
+            read += (size_t)(c->head[h].len - (i ? w->d.shared : 0));
     }
+    return read * kv_row_bytes(of[0].kv->s);
 }
 
 bool kv_step_repeats(const KVCache *c) {

@@ -429,6 +429,14 @@ size_t llama_scratch(const Config *c, int n, int chunk) {
 // ---------------------------------------------------------------------------
 // Forward
 
+double phase_s(const Forward *f) {
+#ifdef SCB_CUDA
+    if (f->device && f->timed) device_wait(f->device);
+#endif
+    (void)f;
+    return now_s();
+}
+
 float *thread_row(const Forward *f, const FeedBuffers *b) {
     return b->row + (size_t)omp_get_thread_num() * ((widest(f->c) + 31) & ~(size_t)31);
 }
@@ -574,10 +582,10 @@ static void qkv(Forward *f, const FeedBuffers *b, int layer, int kv_layer, int f
     LinearJob jobs[3] = { { &w->wq, w->bq, b->q, q, false, NULL },
                           { &w->wk, w->bk, b->k, kv, false, NULL },
                           { &w->wv, w->bv, b->v, kv, false, NULL } };
-    double t = now_s();
+    double t = phase_s(f);
     norm_act(f, b, b->x + (size_t)first * c->dim, w->attn_norm, n);
     products(f, b, jobs + !(make & MAKE_Q), !!(make & MAKE_Q) + 2 * !!(make & MAKE_KV), n);
-    f->phases->linear_s += now_s() - t;
+    f->phases->linear_s += phase_s(f) - t;
     rope_rows(f, b, kv_layer, first, n, make, stored);
 }
 
@@ -585,12 +593,12 @@ static void attn_out(Forward *f, const FeedBuffers *b, int layer, int first, int
     const Config *c = f->c;
     LinearJob wo = { &f->w->layer[layer].wo, NULL, b->x + (size_t)first * c->dim, (size_t)c->dim,
                      true, NULL };
-    double t = now_s();
+    double t = phase_s(f);
     if (!f->device)
         act_pack(f->shape->kind, b->act, b->att, (size_t)c->n_heads * c->head_dim, n,
                  c->n_heads * c->head_dim);
     products(f, b, &wo, 1, n);
-    f->phases->linear_s += now_s() - t;
+    f->phases->linear_s += phase_s(f) - t;
 }
 
 void ffn(Forward *f, const FeedBuffers *b, int layer, int first, int n) {
@@ -600,26 +608,26 @@ void ffn(Forward *f, const FeedBuffers *b, int layer, int first, int n) {
     LinearJob w2 = { &w->w2, NULL, x, (size_t)c->dim, true, NULL };
     LinearJob up[2] = { { &w->w1, NULL, b->gate, (size_t)c->hidden_dim, false, NULL },
                         { &w->w3, NULL, b->up, (size_t)c->hidden_dim, false, NULL } };
-    double t = now_s();
+    double t = phase_s(f);
     norm_act(f, b, x, w->ffn_norm, n);
     products(f, b, up, 2, n);
     swiglu_act(f, b, n);
     products(f, b, &w2, 1, n);
-    f->phases->linear_s += now_s() - t;
+    f->phases->linear_s += phase_s(f) - t;
 }
 
 // logits of n rows of x, each to its own place
 static void logits_of(Forward *f, const FeedBuffers *b, const float *x, float *const *to, int n) {
     LinearJob head = { &f->w->head, NULL, to[0], (size_t)f->c->vocab_size, false,
                        n > 1 ? to : NULL };
-    double t = now_s();
+    double t = phase_s(f);
     if (f->device) {
         head.y = b->logits;
         head.rows = NULL;
     }
     norm_act(f, b, x, f->w->final_norm, n);
     products(f, b, &head, 1, n);
-    f->phases->linear_s += now_s() - t;
+    f->phases->linear_s += phase_s(f) - t;
 }
 
 // window rows of one layer of all that attend
@@ -629,13 +637,13 @@ static const void *layer_rows(const Forward *f, const char *all, int rows, int l
 }
 
 void feed_attend_end(Forward *f, int kv_layer) {
-    double t = now_s();
+    double t = phase_s(f);
     if (f->window_out)
         kv_window_copy(f->work, f->window_out_rows,
                        (void *)layer_rows(f, f->window_out, f->window_out_rows, kv_layer));
     kv_feed_end(f->kv, f->work, kv_layer, f->pos + f->n,
                 layer_rows(f, f->window, f->window_rows, kv_layer), f->window_rows, f->first);
-    f->phases->evict_s += now_s() - t;
+    f->phases->evict_s += phase_s(f) - t;
 }
 
 // In a sparse feed the keys of all chunks come first, then the last query rows, from which the
@@ -647,21 +655,21 @@ void feed_attend_begin(Forward *f, const FeedBuffers *b, int layer, int kv_layer
     for (int i = 0, n; f->sparse && i < f->n; i += n) {
         n = f->n - i < f->chunk ? f->n - i : f->chunk;
         qkv(f, b, layer, kv_layer, i, n, MAKE_KV, i);
-        t = now_s();
+        t = phase_s(f);
         kv_feed_keys(f->kv, kv_layer, n, f->pos + i, b->k, b->v);
-        f->phases->attn_s += now_s() - t;
+        f->phases->attn_s += phase_s(f) - t;
     }
     if (!f->sparse) return;
     qkv(f, b, layer, kv_layer, f->n - last, last, MAKE_Q, f->n);
-    t = now_s();
+    t = phase_s(f);
     kv_feed_plan(f->kv, f->work, kv_layer, b->q, last);
-    f->phases->attn_s += now_s() - t;
+    f->phases->attn_s += phase_s(f) - t;
 }
 
 void feed_attend(Forward *f, const FeedBuffers *b, int layer, int kv_layer, int first, int n) {
     qkv(f, b, layer, kv_layer, first, n, f->sparse ? MAKE_Q : MAKE_Q | MAKE_KV,
         f->of ? 0 : f->sparse ? f->n : first);
-    double t = now_s();
+    double t = phase_s(f);
 #ifdef SCB_CUDA
     if (f->device) {
         KVDeviceRows rows = { b->q, b->q16, (uint16_t *)b->act, first, n, f->pos + first };
@@ -677,7 +685,7 @@ void feed_attend(Forward *f, const FeedBuffers *b, int layer, int kv_layer, int 
     else
         kv_feed_chunk(f->kv, f->work, kv_layer, first, n, f->pos + first, b->q, b->k, b->v, b->att);
     double policy = kv_policy_time(f->work);
-    f->phases->attn_s += now_s() - t - policy;
+    f->phases->attn_s += phase_s(f) - t - policy;
     f->phases->evict_s += policy;
     attn_out(f, b, layer, first, n);
 }
@@ -704,7 +712,7 @@ void feed_logits(Forward *f, const FeedBuffers *b) {
 // Whether a step's launches depend on nothing but what is sent before it. Policies that act or look
 // at steps are told the time, experts are launched by how many rows they have.
 static bool step_repeats(const Forward *f) {
-    if (f->tap.fn || f->c->n_experts) return false;
+    if (f->tap.fn || f->timed || f->c->n_experts) return false;
     for (int i = 0; i < f->n; i++) if (!kv_step_repeats(f->of[i].kv)) return false;
     return true;
 }
@@ -735,7 +743,7 @@ static void device_step(Forward *f, const FeedBuffers *b, void (*body)(Forward *
     for (int i = 0; i < f->n; i++)              // the one wait of a step
         mem_get(f->mem, f->of[i].logits, b->logits + (size_t)i * f->c->vocab_size,
                 (size_t)f->c->vocab_size * sizeof(float));
-    if (f->work) kv_device_end(f->of, f->n, f->work);
+    if (f->work) f->phases->kv_bytes += (double)kv_device_end(f->of, f->n, f->work);
 }
 #endif
 

@@ -677,6 +677,11 @@ void model_set_layer_look(Model *m, LayerLook fn, void *user) {
     m->look = fn != NULL;
     kv_work_look(m->work, fn, user);
 }
+void model_set_timed(Model *m, bool on) { m->timed = on; }
+const char *model_unit(const Model *m) { return m->device ? device_name(m->device) : cpu_isa(); }
+Ceilings model_ceilings(Model *m, size_t bytes, double seconds) {
+    return m->device ? device_ceilings(m->device, bytes, seconds) : cpu_ceilings(bytes, seconds);
+}
 Phases model_phases(Model *m) {
     Phases p = m->phases;
     memset(&m->phases, 0, sizeof m->phases);
@@ -713,6 +718,7 @@ static Forward forward_of(Model *m, KVCache *kv, const int32_t *ids, int n, int6
     f.chunk = chunk = feed_chunk(f.sparse, chunk);
     f.pos = pos;
     f.device = m->device;
+    f.timed = m->timed;
     f.mem = &m->mem;
     f.tap = m->tap;
     f.progress = m->progress;

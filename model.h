@@ -26,6 +26,7 @@ struct Model {
     bool (*progress)(void *user, double share);
     void *progress_user;
     Phases phases;
+    bool timed;                 // a device is waited for at the end of every phase
     bool look;                  // every query of a first feed is kept for whoever looks on
 };
 

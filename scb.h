@@ -194,6 +194,7 @@ Device *device_open(Mem *mem, size_t unpacked, Err *err);
 void device_close(Device *d);
 void device_wait(Device *d);                    // for everything launched so far
 size_t device_memory_available(Err *err);       // bytes free on it; 0 with a sentence
+const char *device_name(const Device *d);
 size_t device_products_bytes(size_t unpacked);  // of what products need besides
 void *device_stream(const Device *d);           // a cudaStream_t
 
@@ -223,6 +224,8 @@ typedef struct {                // of feeds and steps so far, reset by reading
     double kv_bytes;            // of the rows that steps read: once for branches that share a panel
 } Phases;
 Phases model_phases(Model *m);
+void model_set_timed(Model *m, bool on);        // phases of a GPU are measured by waiting for each
+const char *model_unit(const Model *m);         // what computes: "amx-bf16", or a GPU's name
 
 int  config_shape(const char *name, Config *c, Err *err);   // "smollm2-135m" ... ; err lists names
 void config_shapes(FILE *out);                              // one aligned line per shape
@@ -516,6 +519,9 @@ void weight_row(const Weight *w, int row, float *out);  // one matrix row (k) as
 typedef struct { double tile_tflops, gemm_tflops, read_gbs; } Ceilings;
 // measured now: matrix unit alone, our own product from cache, reading a buffer of that many bytes
 Ceilings cpu_ceilings(size_t bytes, double seconds);
+// of what the model computes on. A GPU: cuBLASLt at 8192^3 for both products, reading a buffer
+Ceilings model_ceilings(Model *m, size_t bytes, double seconds);
+Ceilings device_ceilings(Device *d, size_t bytes, double seconds);
 
 #ifdef __AVX512BF16__
 #include <immintrin.h>
@@ -794,7 +800,7 @@ void kv_device_begin(const StepOf *of, int n, KVWork *w);
 void kv_device_append(KVCache *c, KVWork *w, int layer, struct RopeAppend *a);
 void kv_device_chunk(KVCache *c, KVWork *w, int layer, const KVDeviceRows *rows, bool sparse);
 void kv_device_step(const StepOf *of, int n, KVWork *w, int layer, const KVDeviceRows *rows);
-void kv_device_end(const StepOf *of, int n, KVWork *w);         // of a step, when it has ended
+size_t kv_device_end(const StepOf *of, int n, KVWork *w);       // when it has ended: as kv_step
 bool kv_step_repeats(const KVCache *c); // its steps launch the same but for what is sent
 // what a step's launches depend on after kv_device_begin: counts, and where buffers lie
 void kv_device_key(const StepOf *of, const KVWork *w, int *lists, int *most, int *shared,
@@ -870,6 +876,7 @@ typedef struct {                        // one feed or step
     float *logits;                      // (V) of the last token, or NULL
     void *scratch;                      // llama_scratch bytes
     Device *device;                     // NULL: the CPU
+    bool timed;                         // phases are those of the device, which is waited for
     Mem *mem;                           // of scratch, rows and state
     Tap tap;
     bool (*progress)(void *user, double share);
@@ -904,6 +911,7 @@ typedef struct {                // activations of a feed of n tokens in chunks o
 // The pieces of a forward pass. first, n: a chunk's rows of the feed; all rows of a step.
 static inline size_t carve_bytes(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
 size_t buffers_carve(const Config *c, int n, int chunk, char *base, FeedBuffers *b);    // bytes
+double phase_s(const Forward *f);       // a clock for phases
 float *thread_row(const Forward *f, const FeedBuffers *b);                  // this thread's b->row
 void rmsnorm(float *y, const float *x, const float *w, int dim, float eps);
 void embed_rows(const Forward *f, const FeedBuffers *b);                    // x <- rows of the ids
@@ -994,6 +1002,8 @@ bool list_next(const char **cursor, char *out, size_t cap);
 
 // the index of value among n names; a usage error that names the option otherwise
 int  opt_choose(const char *option, const char *value, const char *const *names, int n, Err *err);
+// --device cpu|cuda; a GPU must be there
+int  device_choice(const char *value, bool *device, Err *err);
 void path_stem(const char *path, char *out, size_t n); // file name without directories and suffix
 
 void interrupt_install(void);   // SIGINT, SIGTERM raise a flag; a second one ends the process

@@ -418,7 +418,6 @@ static int choices_resolve(Run *r, Err *err) {
 static int switches_resolve(Run *r, Err *err) {
     static const char *const histories[] = { "golden", "own" };
     static const char *const positions[] = { "original", "cache" };
-    static const char *const devices[] = { "cpu", "cuda" };
     static const char *const scorers[] = { "ours", "harness" };
     const Opts *o = &r->o;
     Bench *b = &r->b;
@@ -435,9 +434,7 @@ static int switches_resolve(Run *r, Err *err) {
         (b->positions = opt_choose("--positions", o->positions, positions, 2, err)) < 0)
         return -1;
     if (choices_resolve(r, err)) return -1;
-    if (o->device && (k = opt_choose("--device", o->device, devices, 2, err)) < 0) return -1;
-    if (o->device && k == 1 && !device_memory_available(err)) return -1;
-    r->config.device = o->device && k == 1;
+    if (device_choice(o->device, &r->config.device, err)) return -1;
     if (o->scorer && (k = opt_choose("--scorer", o->scorer, scorers, 2, err)) < 0) return -1;
     b->scorer = o->scorer ? (Scorer)k : lb ? SCORER_HARNESS : SCORER_OURS;
     if (o->chunk < 0 || o->max_new < 0 || o->threads < 0 || o->sessions < 0 || o->turns < 0 ||
@@ -1009,9 +1006,9 @@ static char *manifest_text(const Run *r) {
         "kv_heads", c->n_kv_heads, "vocab", c->vocab_size, "max_ctx", c->max_ctx));
     json_object_set_new(m, "tokenizer", json_pack("{s:i, s:b, s:i}", "vocab", tok_vocab(r->tok),
         "chat", (int)tok_chat(r->tok)->present, "bos", tok_bos(r->tok)));
-    json_object_set_new(m, "machine", json_pack("{s:s, s:i, s:i, s:i, s:s}", "isa", cpu_isa(),
-        "threads", cpu_threads(), "chunk", r->o.chunk, "batch", r->o.batch, "compiler",
-        __VERSION__));
+    json_object_set_new(m, "machine", json_pack("{s:s, s:i, s:i, s:i, s:s}", "isa",
+        r->b.model ? model_unit(r->b.model) : cpu_isa(), "threads", cpu_threads(), "chunk",
+        r->o.chunk, "batch", r->o.batch, "compiler", __VERSION__));
     if (r->o.data) json_object_set_new(m, "data", json_string(r->o.data));
     if (r->o.templates)
         json_object_set_new(json_object_get(m, "options"), "templates", manifest_words(r));

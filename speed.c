@@ -56,11 +56,11 @@ static void work_of(const Config *c, double T, double at, Work w[N_PHASES]) {
 }
 
 // a buffer of the bytes one step reads, so that a cache holding them counts; beyond 1 GB none does
-static Ceilings step_ceilings(const Work w[N_PHASES], double seconds) {
+static size_t step_buffer(const Config *c, const Work w[N_PHASES]) {
     double bytes = fmin(w[DECODE_LINEAR].bytes + w[DECODE_ATTN].bytes, 1e9);
-    size_t have = memory_available();
+    size_t have = config_memory(c);
     if (have) bytes = fmin(bytes, (double)(have / 4));
-    return cpu_ceilings((size_t)bytes, seconds);
+    return (size_t)bytes;
 }
 
 static double limit_s(const Work *w, const Ceilings *top) {
@@ -72,7 +72,7 @@ static double limit_s(const Work *w, const Ceilings *top) {
 void plan_seconds(FILE *out, const Config *c, int ctx) {
     Work w[N_PHASES];
     work_of(c, ctx, ctx, w);
-    Ceilings top = step_ceilings(w, 1.0);
+    Ceilings top = cpu_ceilings(step_buffer(c, w), 1.0);
     fprintf(out, "at the ceilings measured now (%.2f TF/s, %.1f GB/s): prefill of %d tokens at "
             "least %.2f s, a dense step there at least %.1f ms\n", top.tile_tflops, top.read_gbs,
             ctx,
@@ -95,7 +95,7 @@ typedef struct {
 } Round;
 
 typedef struct {
-    const char *name;                           // of the model
+    const char *name, *unit;                    // of the model; what computes it
     Method method;
     int ctx, batch, n_decode, rounds;
     Plan plan;
@@ -192,14 +192,9 @@ static int round_steps(const Race *o, Model *m, Branch **b, Round *r, Err *err) 
     return rc;
 }
 
-static int speed_round(const Race *o, Model *m, Work w[N_PHASES], Round *r, Err *err) {
-    const Config *c = model_config(m);
+// prefill and steps of one round; *pairs: share of the causal pairs that were computed
+static int round_play(const Race *o, Model *m, Round *r, double *pairs, Err *err) {
     Branch *b[STEP_BATCH] = { NULL };
-    memset(r, 0, sizeof *r);
-    work_of(c, o->ctx, o->ctx, w);
-    r->top = step_ceilings(w, 0.5);
-    model_mem(m)->high = model_mem(m)->used;
-    resident_reset();
     b[0] = branch_open(m, NULL, &o->method, o->n_decode, err);
     if (!b[0]) return -1;
     model_phases(m);
@@ -211,12 +206,47 @@ static int speed_round(const Race *o, Model *m, Work w[N_PHASES], Round *r, Err 
     r->live = (double)s.kv_live_bytes;
     r->alloc = (double)s.kv_alloc_bytes;
     r->policy = (double)s.policy_bytes;
+    *pairs = s.pairs_ratio;
     for (int i = 1; !rc && i < o->batch; i++)
         if (!(b[i] = branch_fork(b[0], o->n_decode, err))) rc = -1;
     if (!rc) rc = round_steps(o, m, b, r, err);
     for (int i = o->batch - 1; i >= 0; i--) branch_drop(b[i]);
-    if (!rc) round_limits(o, c, s.pairs_ratio, w, r);
     return rc;
+}
+
+// A GPU's phases are told apart by waiting for each, which costs time and takes graphs away: the
+// whole is measured without, and what it is more than products and attention is the rest.
+static void phases_from(const double *timed, double *time) {
+    double all = time[0] + time[1] + time[2], known = timed[0] + timed[1];
+    double scale = known > all ? all / known : 1;
+    time[0] = scale * timed[0];
+    time[1] = scale * timed[1];
+    time[2] = all - time[0] - time[1];
+}
+
+static int speed_round(const Race *o, Model *m, Work w[N_PHASES], Round *r, Err *err) {
+    const Config *c = model_config(m);
+    Round timed;
+    double pairs;
+    memset(r, 0, sizeof *r);
+    work_of(c, o->ctx, o->ctx, w);
+    r->top = model_ceilings(m, step_buffer(c, w), 0.5);
+    model_mem(m)->high = model_mem(m)->used;
+    resident_reset();
+    if (c->device) {
+        memset(&timed, 0, sizeof timed);
+        model_set_timed(m, true);
+        int rc = round_play(o, m, &timed, &pairs, err);
+        model_set_timed(m, false);
+        if (rc) return -1;
+    }
+    if (round_play(o, m, r, &pairs, err)) return -1;
+    if (c->device) {
+        phases_from(timed.time + PREFILL_LINEAR, r->time + PREFILL_LINEAR);
+        phases_from(timed.time + DECODE_LINEAR, r->time + DECODE_LINEAR);
+    }
+    round_limits(o, c, pairs, w, r);
+    return 0;
 }
 
 // ---------------------------------------------------------------------------
@@ -226,7 +256,7 @@ static void speed_text(FILE *out, const Race *o, const Round *r, const Work *w) 
     StrBuf size = { 0 };
     method_params(&o->method, &size);
     fprintf(out, "%s, %s, %d thread%s, ctx %d, %d steps; medians of %d round%s, decode per step",
-            o->name, cpu_isa(), cpu_threads(), cpu_threads() == 1 ? "" : "s", o->ctx, o->n_decode,
+            o->name, o->unit, cpu_threads(), cpu_threads() == 1 ? "" : "s", o->ctx, o->n_decode,
             o->rounds, o->rounds == 1 ? "" : "s");
     if (o->batch > 1) fprintf(out, " of %d branches", o->batch);
     fprintf(out, "\nmethod %s%s%s\n", o->method.name, size.n > 2 ? " " : "",
@@ -279,7 +309,7 @@ static int speed_json(FILE *out, const Race *o, const Round *r, const Work *w, E
     json_t *all = json_pack(
         "{s:s, s:s, s:i, s:s, s:o, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:o, s:f, s:f, s:f, s:f, "
         "s:f}",
-        "model", o->name, "isa", cpu_isa(), "threads", cpu_threads(), "method", o->method.name,
+        "model", o->name, "isa", o->unit, "threads", cpu_threads(), "method", o->method.name,
         "params", json_loads(size.p, 0, NULL), "ctx", o->ctx, "batch", o->batch, "n_decode",
         o->n_decode, "rounds", o->rounds, "tile_tflops", r->top.tile_tflops, "gemm_tflops",
         r->top.gemm_tflops, "read_gbs", r->top.read_gbs, "phases", phases, "prefill_s",
@@ -307,6 +337,7 @@ static int speed_json(FILE *out, const Race *o, const Round *r, const Work *w, E
 typedef struct {
     const char *shape, *method;
     int ctx, budget, batch, n_decode, rounds, chunk, threads;
+    const char *device;
     StrList set;
     bool json, verify, help;
 } SpeedOpts;
@@ -326,6 +357,7 @@ static const OptSpec speed_opts[] = {
     { "--rounds", NULL, OPT_INT, AT(rounds), "3", "N", "medians are over so many, at most 9" },
     { "--json", NULL, OPT_FLAG, AT(json), NULL, NULL, "one JSON object instead of text" },
     { "--chunk", NULL, OPT_INT, AT(chunk), "0", "N", "tokens per prefill chunk; 0: 512" },
+    { "--device", NULL, OPT_STR, AT(device), "cpu", "cpu|cuda", "where to compute" },
     { "--threads", NULL, OPT_INT, AT(threads), "0", "N", "0: all cores" },
     { "--verify", NULL, OPT_FLAG, AT(verify), NULL, NULL,
       "check the model file's checksums (always below 1 GB)" },
@@ -388,7 +420,7 @@ static int race_open(const SpeedOpts *o, Config *c, Race *race, Err *err) {
     race->plan = plan_run(c, m, o->ctx, o->ctx, o->n_decode, false, -1, o->chunk);
     if (o->batch > 1)
         plan_more(&race->plan, c, m, o->ctx, o->ctx, o->n_decode, false, -1, o->batch - 1);
-    size_t have = memory_available();
+    size_t have = config_memory(c);
     if (!have || race->plan.upper_bound || race->plan.total <= have) return 0;
     return FAIL_CODE(err, EXIT_MEMORY, "needs %zu MB, %zu MB are available; try a smaller --ctx",
                      race->plan.total >> 20, have >> 20);
@@ -421,11 +453,14 @@ static int speed_run(const SpeedOpts *o, const StrList *pos, Err *err) {
     memset(&file, 0, sizeof file);
     memset(&race, 0, sizeof race);
     if (speed_check(o, err) || cpu_init(o->threads, err)) return -1;
+    if (device_choice(o->device, &opts.device, err)) return -1;
     int rc = config_of(o->shape, pos, o->verify, &file, &c, err);
+    c.device = opts.device;
     if (!rc) rc = race_open(o, &c, &race, err);
     if (!rc) m = o->shape ? model_random(&c, &opts, 1, err) : model_open(&file, &opts, err);
     speed_name(o, pos->n ? pos->p[0] : "", name, sizeof name);
     race.name = name;
+    race.unit = m ? model_unit(m) : NULL;
     rc = m ? race_run(stdout, m, &race, o->json, err) : -1;
     model_close(m);
     if (race.method.pattern) pattern_close(race.method.pattern);

@@ -200,6 +200,8 @@ int main(void) {
         compare(files[i], "root", cpu, gpu, root, "full", 0, 0.05);
         compare(files[i], "shared", cpu, gpu, shared, "full", 0, 0.05);
         tapped(cpu, gpu);
+        Ceilings top = model_ceilings(gpu, 1 << 16, 0);
+        if (!(top.tile_tflops > 0 && top.read_gbs > 0)) twin_failures++;
         model_close(cpu);
         model_close(gpu);
         file_close(&file);
