@@ -4,11 +4,14 @@
 // clustered diagonals. Sizes are the preset's, scaled by the length as a run scales them. Beyond
 // 64K tokens random diagonals, which cover nearly everything, are only counted.
 //
+// Attention is timed as a feed calls it: chunks of 512 rows, whose queries were just written and
+// whose results lie in a buffer that the chunk before used.
+//
 //   sparse [TOKENS...]      default 8192 32768 131072
 #include "../../scb.h"
 #include <omp.h>
 
-enum { KV_HEADS = 3, GROUP = 3, HEADS = KV_HEADS * GROUP, WIDTH = 64, COLUMNS = 40 };
+enum { KV_HEADS = 3, GROUP = 3, HEADS = KV_HEADS * GROUP, WIDTH = 64, COLUMNS = 40, CHUNK = 512 };
 
 typedef struct {
     AttnShape s;
@@ -16,7 +19,8 @@ typedef struct {
     int n;
     char *k, *v, *panels, *scratch;     // (G, n, hd) (G, n, hd) (G, panels)
     int32_t *pos;
-    float *q, *out, *probe;     // (n, H, hd) (n, H, hd) (H, 64, hd)
+    float *q, *probe;           // (n, H, hd) (H, 64, hd)
+    float *now, *out;           // (512, H, hd) of a chunk
     size_t per_thread, panels_bytes;    // panels: of one KV head
     KeyList list[KV_HEADS];
     const void *at[KV_HEADS];   // its panels
@@ -81,7 +85,8 @@ static void layer_open(Layer *l, int n) {
     l->v = TAKE(&l->mem, char, rows * KV_HEADS * WIDTH * 2, "values");
     l->pos = TAKE(&l->mem, int32_t, rows, "positions");
     l->q = TAKE(&l->mem, float, rows * HEADS * WIDTH, "queries");
-    l->out = TAKE(&l->mem, float, rows * HEADS * WIDTH, "results");
+    l->now = TAKE(&l->mem, float, CHUNK * HEADS * WIDTH, "queries of a chunk");
+    l->out = TAKE(&l->mem, float, CHUNK * HEADS * WIDTH, "results");
     l->probe = TAKE(&l->mem, float, HEADS * 64 * WIDTH, "last queries");
     l->panels_bytes = (size_t)CEIL_DIV(n, PANEL) * attn_panel_bytes(&l->s);
     l->panels = TAKE(&l->mem, char, KV_HEADS * l->panels_bytes, "panels");
@@ -104,16 +109,24 @@ static void layer_close(Layer *l) {
     mem_give(&l->mem, l->v, rows * KV_HEADS * WIDTH * 2);
     mem_give(&l->mem, l->pos, rows * sizeof *l->pos);
     mem_give(&l->mem, l->q, rows * HEADS * WIDTH * sizeof *l->q);
-    mem_give(&l->mem, l->out, rows * HEADS * WIDTH * sizeof *l->out);
+    mem_give(&l->mem, l->now, CHUNK * HEADS * WIDTH * sizeof *l->now);
+    mem_give(&l->mem, l->out, CHUNK * HEADS * WIDTH * sizeof *l->out);
     mem_give(&l->mem, l->probe, HEADS * 64 * WIDTH * sizeof *l->probe);
     mem_give(&l->mem, l->panels, KV_HEADS * l->panels_bytes);
     mem_give(&l->mem, l->scratch, l->per_thread * (size_t)cpu_threads());
 }
 
-// as a dense feed goes: 128 rows share a panel, longest work first
-static double dense(Layer *l) {
-    double t = now_s();
-    int blocks = CEIL_DIV(l->n, ATTN_ROWS);
+// the queries of rows [first, first + n), as if a linear layer had just made them
+static void make_queries(Layer *l, int first, int n) {
+#pragma omp parallel for
+    for (int i = 0; i < n; i++)
+        memcpy(l->now + (size_t)i * HEADS * WIDTH, l->q + (size_t)(first + i) * HEADS * WIDTH,
+               HEADS * WIDTH * sizeof(float));
+}
+
+// 128 rows share a panel, longest work first
+static void dense_rows(Layer *l, int first, int n) {
+    int blocks = CEIL_DIV(n, ATTN_ROWS);
 #pragma omp parallel for schedule(dynamic, 1)
     for (int item = 0; item < blocks * HEADS; item++) {
         int r = (blocks - 1 - item / HEADS) * ATTN_ROWS;
@@ -121,15 +134,30 @@ static double dense(Layer *l) {
         AttnRows a;
         memset(&a, 0, sizeof a);
         a.panels = l->at[item % HEADS / GROUP];
-        a.q = l->q + at;
+        a.q = l->now + at;
         a.ldq = a.ldo = HEADS * WIDTH;
-        a.rows = l->n - r < ATTN_ROWS ? l->n - r : ATTN_ROWS;
-        a.vis0 = r + 1;
+        a.rows = n - r < ATTN_ROWS ? n - r : ATTN_ROWS;
+        a.vis0 = first + r + 1;
         a.vis_step = 1;
         a.out = l->out + at;
         attn_rows(&l->s, &a, l->scratch + l->per_thread * (size_t)omp_get_thread_num());
     }
-    return now_s() - t;
+}
+
+// seconds of all chunks, and the pairs of a sparse one
+static double attend(Layer *l, bool sparse, int64_t *pairs) {
+    double sum = 0;
+    for (int i = 0, n; i < l->n; i += n) {
+        n = l->n - i < CHUNK ? l->n - i : CHUNK;
+        make_queries(l, i, n);
+        double t = now_s();
+        if (sparse)
+            *pairs += sparse_rows(l->sparse, i, n, l->now, l->out, NULL, 0, l->scratch,
+                                  l->per_thread);
+        else dense_rows(l, i, n);
+        sum += now_s() - t;
+    }
+    return sum;
 }
 
 // seconds to make every list of the layer once more, without using it, and the pairs they hold
@@ -190,15 +218,13 @@ static void measure(Layer *l, const Way *w, Times *best) {
     double t = now_s();
     sparse_plan(l->sparse, &layer, l->scratch, l->per_thread);
     double plan = now_s() - t;
-    int64_t pairs, listed;
+    int64_t pairs = 0, listed;
     double list = lists(l, &listed);
     if (w->counted) {
         best->ratio = (double)listed / (double)(HEADS * sparse_all_pairs(l->n, l->n));
         return;
     }
-    t = now_s();
-    pairs = sparse_rows(l->sparse, 0, l->n, l->q, l->out, NULL, 0, l->scratch, l->per_thread);
-    double attn = now_s() - t;
+    double attn = attend(l, true, &pairs);
     CHECK(pairs == listed, "%lld pairs computed, %lld listed", (long long)pairs, (long long)listed);
     best->ratio = (double)pairs / (double)(HEADS * sparse_all_pairs(l->n, l->n));
     if (plan < best->plan) best->plan = plan;
@@ -232,7 +258,7 @@ static void length(int n) {
         layer_fill(&l, ways[first].plant);
         for (int r = 0; r < rounds; r++) {
             for (int w = first; w < end; w++) measure(&l, &ways[w], &best[w]);
-            double t = dense(&l);
+            double t = attend(&l, false, NULL);
             if (t < all) all = t;
         }
         for (int w = first; w < end; w++) print(&l, &ways[w], &best[w], all);
