@@ -854,7 +854,7 @@ void kv_feed_keys(KVCache *c, int layer, int n, int64_t pos, const float *k, con
 
 void kv_feed_plan(KVCache *c, KVWork *w, int layer, const float *q, int rows) {
     const AttnShape *s = c->s;
-    int group = s->n_heads / s->n_kv_heads;
+    int group = s->n_heads / s->n_kv_heads, most = 0;
     size_t hd = (size_t)s->head_dim;
     int64_t *all = c->building ? &c->base->all_pairs : &c->all_pairs;
     pack_new(c, w, layer, 0, true);
@@ -862,12 +862,14 @@ void kv_feed_plan(KVCache *c, KVWork *w, int layer, const float *q, int rows) {
         w->sparse_keys[g] = head_list(c, head_of(c, layer, g));
         w->sparse_panels[g] = panels_of(c, w, g);
         *all += group * sparse_all_pairs(w->sparse_keys[g].len, w->feed_n);
+        if (w->sparse_keys[g].len > most) most = w->sparse_keys[g].len;
     }
-    for (int h = 0; h < s->n_heads; h++)
+    method_heads(&c->method, layer, s->n_heads, w->sparse_head);
+    bool looks = sparse_estimates(w->sparse_head, s->n_heads, most);
+    for (int h = 0; looks && h < s->n_heads; h++)
         for (int i = 0; i < rows; i++)
             memcpy(w->probe + ((size_t)h * rows + i) * hd, q + ((size_t)i * s->n_heads + h) * hd,
                    hd * sizeof *q);
-    method_heads(&c->method, layer, s->n_heads, w->sparse_head);
     SparseLayer plan = { w->sparse_head, c->method.prefill_size.dense_rows, s, w->sparse_keys,
                          w->sparse_panels, w->feed_n, w->probe, rows };
     sparse_plan(w->sparse, &plan, w->thread, w->per_thread);

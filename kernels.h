@@ -220,8 +220,8 @@ typedef struct {
     uint8_t *keep;              // (H, ld)
     Choice *choice;             // (2, H)
 } SparsePlan;
-// a: host. estimates: some head is vertical-slash; means: some is block-sparse. Without estimates
-// (without means) the buffers of that part may be NULL.
+// a: host. estimates: sparse_estimates of the longest list; means: some head is block-sparse.
+// Without estimates (without means) the buffers of that part may be NULL.
 void cuda_sparse_plan(const SparsePlan *a, bool estimates, bool means, void *stream);
 
 typedef struct {                // lists of rows [first, first + n) of the feed, first % 64 = 0

@@ -648,10 +648,9 @@ typedef struct {                // the last query rows of a head and what they l
     const float *q;             // (rows, hd)
     int rows;                   // <= 64
 } AttnProbe;
-// MInference's estimation: column (len) and distance (len) sums of the rows' softmax. scores:
-// (32, 512)
+// MInference's estimation: column (len) and distance (len) sums of the rows' softmax
 void attn_estimate(const AttnShape *s, const AttnProbe *probe, float *column, float *distance,
-                   float *scores, void *scratch);
+                   void *scratch);
 // keeps the first 30 columns and the forced smallest distances, then the largest sums: returns how
 // many verticals; slash (n / 64, rounded up). column and distance are changed; scratch (n)
 int  attn_select(float *column, float *distance, int n, int verticals, int slashes, int forced,
@@ -665,9 +664,12 @@ typedef struct {
     const KeyList *keys;        // (G), the feed's rows included, and their packed panels (G); both
     const void *const *panels;  //      stay until the feed's last rows
     int n;                      // rows of the feed
-    const float *q;             // (H, q_rows, hd) its last min(64, n) query rows, rotated
-    int q_rows;
+    const float *q;             // (H, q_rows, hd) its last min(64, n) query rows, rotated; may be
+    int q_rows;                 //      NULL where nothing is estimated
 } SparseLayer;
+// whether some of the heads look at their last queries' scores over len entries: not if every
+// column or every distance is kept, and only vertical-slash does
+bool sparse_estimates(const HeadPattern *pattern, int n_heads, int len);
 // marks: rows of a chunk whose lists are kept as marks for sparse_hide, 0: none
 size_t sparse_bytes(const AttnShape *s, int len, int verticals, int marks);
 Sparse *sparse_open(Mem *mem, const AttnShape *s);

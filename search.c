@@ -187,10 +187,10 @@ static Kept keep(const Candidate *c, const Layer *y, int h) {
     memset(&k, 0, sizeof k);
     if (c->pattern.kind == HEAD_BLOCK_SPARSE) keep_tiles(c, y, h, &k);
     if (c->pattern.kind != HEAD_VERTICAL_SLASH) return k;
-    float *sums = (float *)calloc((size_t)n * 2 + STRIP_ROWS * PANEL, sizeof *sums);
+    float *sums = (float *)calloc((size_t)n * 2, sizeof *sums);
     AttnProbe probe = { y->panels[h / (a->n_heads / a->n_kv_heads)], n,
                         y->probe + (size_t)h * y->probe_rows * a->head_dim, y->probe_rows };
-    attn_estimate(a, &probe, sums, sums + n, sums + 2 * n, scratch_of(y));
+    attn_estimate(a, &probe, sums, sums + n, scratch_of(y));
     keep_vertical_slash(c, sums, sums + n, n, &k);
     free(sums);
     return k;

@@ -340,15 +340,28 @@ typedef struct { int from, to, end; } Sight;    // a row sees entries [0, from) 
 static inline int sees(const Sight *v) { return v->from + v->end - v->to; }
 static inline int within(int j) { return j < 0 ? 0 : j > PANEL ? PANEL : j; }
 
+static inline void hide_between(float *s, int from, int to) {
+#if defined(__AVX512F__)
+    for (; from < to; from += LANES)
+        _mm512_mask_storeu_ps(s + from, to - from < LANES ? (__mmask16)((1u << (to - from)) - 1)
+                                                          : 0xffff, _mm512_set1_ps(-INFINITY));
+#else
+    for (; from < to; from++) s[from] = -INFINITY;
+#endif
+}
+
+static inline void hide(float *s, const Sight *v, int width) {
+    hide_between(s, v->from, v->to);
+    hide_between(s, v->end, width);
+}
+
 // products q.k -> probabilities p of one row over the first width entries, width % 32 == 0; p NULL:
 // only their largest score and sum
-static void softmax_row(MulKind kind, float *s, const Sight *v, int width, float scale, char *p,
-                        float *m, float *l) {
+static void softmax_row(MulKind kind, const float *s, int width, float scale, char *p, float *m,
+                        float *l) {
     bool values = p != NULL;
     size_t step = (size_t)16 * BLK * act_elem(kind);
     float e[BLK] __attribute__((aligned(64))), lane[LANES] __attribute__((aligned(64))), max;
-    for (int j = v->from; j < v->to; j++) s[j] = -INFINITY;
-    for (int j = v->end; j < width; j++) s[j] = -INFINITY;
 #if defined(__AVX512F__)
     __m512 c = _mm512_set1_ps(scale), top = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
     for (int j = 0; j < width; j += LANES)
@@ -395,10 +408,10 @@ typedef struct {                // blocks of 32 entries of a list that lie side 
 } Run;
 typedef struct { Run run[PANEL / BLK]; int n; } Runs;       // the blocks of one panel of a list
 
-// rows of the q act over one panel: w->s, w->op, m, l of the strip; sight clipped to the panel.
-// Rows that see nothing are left out.
+// rows of the q act over one panel: w->s, op (NULL: not wanted), m, l of the strip; sight clipped
+// to the panel. Rows that see nothing are left out.
 static void strip_panel(const AttnShape *s, Work *w, const Runs *runs, const char *q, int rows,
-                        const Sight *sight, bool values, float *m, float *l) {
+                        const Sight *sight, float *op, float *m, float *l) {
     int kb = channel_blocks(s), most = 0;
     size_t block = tile_block(s), ae = act_elem(s->kind);
     for (int i = 0; i < rows; i++)
@@ -409,17 +422,19 @@ static void strip_panel(const AttnShape *s, Work *w, const Runs *runs, const cha
         mul_block(s->kind, w->s + at, S_LD, q, kb, rows, runs->run[i].k, (size_t)kb * block, n, kb,
                   false);
     }
+    for (int i = 0; i < rows; i++)      // all first: what is stored is not loaded at once
+        if (sees(&sight[i])) hide(w->s + (size_t)i * S_LD, &sight[i], width);
     for (int i = 0; i < rows; i++) {
         char *p = w->p + ((size_t)(i / 16) * (PANEL / BLK) * 16 + (size_t)(i % 16)) * BLK * ae;
         if (sees(&sight[i]))
-            softmax_row(s->kind, w->s + (size_t)i * S_LD, &sight[i], width, s->scale,
-                        values ? p : NULL, &m[i], &l[i]);
+            softmax_row(s->kind, w->s + (size_t)i * S_LD, width, s->scale, op ? p : NULL, &m[i],
+                        &l[i]);
         else for (int j = 0; j < width; j += BLK) memset(p + (size_t)j * 16 * ae, 0, BLK * ae);
     }
     at = 0;
-    for (int i = 0; values && at < width; at += runs->run[i++].blocks * BLK) {
+    for (int i = 0; op && at < width; at += runs->run[i++].blocks * BLK) {
         int n = runs->run[i].blocks * BLK < width - at ? runs->run[i].blocks * BLK : width - at;
-        mul_block(s->kind, w->op, (size_t)kb * BLK, w->p + (size_t)at * 16 * ae, PANEL / BLK, rows,
+        mul_block(s->kind, op, (size_t)kb * BLK, w->p + (size_t)at * 16 * ae, PANEL / BLK, rows,
                   runs->run[i].v, (size_t)(PANEL / BLK) * block, s->head_dim, n / BLK, at > 0);
     }
 }
@@ -432,19 +447,27 @@ static inline void fold(float *m, float *l, float *o, float mp, float lp, const 
     *m = top;
 }
 
-// a strip's rows, from row r on, are folded with what they saw in one panel
+// where a strip's results over a panel go: rows that saw nothing so far take them as they are
+static float *strip_results(const AttnShape *s, const Work *w, int r, int rows, const bool *seen) {
+    for (int i = 0; i < rows; i++)
+        if (seen[r + i]) return w->op;
+    return w->o + (size_t)r * channel_blocks(s) * BLK;
+}
+
+// a strip's rows, from row r on, are folded with what they saw in one panel; op NULL: (m, l) alone
 static void strip_fold(const AttnShape *s, Work *w, int r, int rows, const Sight *sight,
-                       const float *m, const float *l, bool values, bool *seen) {
+                       const float *m, const float *l, const float *op, bool *seen) {
     size_t dp = (size_t)channel_blocks(s) * BLK;
     for (int i = 0; i < rows; i++) {
-        float *op = w->op + (size_t)i * dp, *o = w->o + (size_t)(r + i) * dp;
+        float *o = w->o + (size_t)(r + i) * dp;
+        const float *from = op ? op + (size_t)i * dp : o;
         if (!sees(&sight[i])) continue;
         if (seen[r + i])
-            fold(&w->m[r + i], &w->l[r + i], o, m[i], l[i], op, values ? s->head_dim : 0);
+            fold(&w->m[r + i], &w->l[r + i], o, m[i], l[i], from, op ? s->head_dim : 0);
         else {
             w->m[r + i] = m[i];
             w->l[r + i] = l[i];
-            if (values) memcpy(o, op, (size_t)s->head_dim * sizeof *o);
+            if (from != o) memcpy(o, from, (size_t)s->head_dim * sizeof *o);
             seen[r + i] = true;
         }
     }
@@ -478,12 +501,12 @@ static void rows_panel(const AttnShape *s, const AttnRows *a, Work *w, int p, bo
             any |= v;
         }
         if (!any) continue;
-        strip_panel(s, w, &runs, w->q + (size_t)r * dp * act_elem(s->kind), rows, sight,
-                    a->out != NULL, m, l);
+        float *op = a->out ? strip_results(s, w, r, rows, seen) : NULL;
+        strip_panel(s, w, &runs, w->q + (size_t)r * dp * act_elem(s->kind), rows, sight, op, m, l);
         for (int i = 0; a->scores && i < rows; i++)
             scores_out(a->scores + (size_t)(r + i) * a->ld_scores + (size_t)p * PANEL,
                        w->s + (size_t)i * S_LD, sight[i].end, s->scale);
-        strip_fold(s, w, r, rows, sight, m, l, a->out != NULL, seen);
+        strip_fold(s, w, r, rows, sight, m, l, op, seen);
     }
 }
 
@@ -558,11 +581,41 @@ static void list_panel(const AttnShape *s, const AttnBlock *a, Work *w, Cursor *
     }
 }
 
-// of len entries of the list, those below j; found from the end, where a block's own rows are
-static int entries_below(const AttnBlock *a, int len, int j) {
-    for (int i = a->n_spans - 1; i >= 0 && a->span[i].at + a->span[i].n > j; i--)
-        len -= a->span[i].at >= j ? a->span[i].n : a->span[i].at + a->span[i].n - j;
-    return len;
+// Entries of a panel that no row of a strip sees, whole blocks between sinks and windows, leave its
+// runs; what the rows see moves up. Sums are the same without them (SEMANTICS 1).
+static const Runs *runs_seen(const AttnShape *s, const Runs *all, Sight *view, int rows,
+                             Runs *cut) {
+    int from = 0, to = PANEL, at = 0;
+    size_t v_bytes = tile_block(s), k_bytes = (size_t)channel_blocks(s) * v_bytes;
+    for (int i = 0; i < rows; i++) {
+        if (!sees(&view[i])) continue;
+        if (view[i].from > from) from = view[i].from;
+        if (view[i].to < to) to = view[i].to;
+    }
+    from = CEIL_DIV(from, BLK) * BLK;
+    to -= to % BLK;
+    if (from >= to) return all;
+    cut->n = 0;
+    for (int i = 0; i < all->n; i++)
+        for (int b = 0; b < all->run[i].blocks; b++, at += BLK)
+            if (at < from || at >= to)
+                run_add(cut, all->run[i].k + b * k_bytes, all->run[i].v + b * v_bytes, k_bytes,
+                        v_bytes);
+    for (int i = 0; i < rows; i++) {
+        view[i].to -= to - from;
+        view[i].end -= to - from;
+    }
+    return cut;
+}
+
+typedef struct { int span, before; } Below;     // entries of the spans before that one
+
+// entries of the list below j, which does not fall from call to call
+static int entries_below(const AttnBlock *a, Below *b, int j) {
+    for (; b->span < a->n_spans && a->span[b->span].at + a->span[b->span].n <= j; b->span++)
+        b->before += a->span[b->span].n;
+    return b->before + (b->span < a->n_spans && a->span[b->span].at < j ? j - a->span[b->span].at
+                                                                        : 0);
 }
 
 int64_t attn_block(const AttnShape *s, const AttnBlock *a, void *scratch) {
@@ -570,18 +623,20 @@ int64_t attn_block(const AttnShape *s, const AttnBlock *a, void *scratch) {
     Sight sight[SPARSE_ROWS], view[STRIP_ROWS];
     size_t strip = (size_t)channel_blocks(s) * BLK * act_elem(s->kind);
     int64_t pairs = 0;
-    int len = 0;
+    int len = 0, sinks = 0;
     Cursor at = { 0, 0 };
-    Runs runs;
+    Below first = { 0, 0 }, window = { 0, 0 }, last = { 0, 0 };
+    Runs runs, cut;
     Work w;
     work_at(s, scratch, &w);
     for (int i = 0; i < a->n_spans; i++) len += a->span[i].n;
+    if (a->windowed > 0) sinks = entries_below(a, &first, a->sinks);
     for (int i = 0; i < a->rows; i++) {
-        int own = a->own + i, below = own - a->local + 1, end = entries_below(a, len, own + 1);
-        sight[i].from = sight[i].to = sight[i].end = end;
+        int own = a->own + i, below = own - a->local + 1;
+        sight[i].from = sight[i].to = sight[i].end = entries_below(a, &last, own + 1);
         if (i >= a->windowed || below <= a->sinks) continue;
-        sight[i].from = entries_below(a, len, a->sinks);
-        sight[i].to = entries_below(a, len, below);
+        sight[i].from = sinks;
+        sight[i].to = entries_below(a, &window, below);
     }
     act_pack(s->kind, w.q, a->q, a->ldq, a->rows, s->head_dim);
     for (int p = 0; p < len; p += PANEL) {
@@ -597,8 +652,10 @@ int64_t attn_block(const AttnShape *s, const AttnBlock *a, void *scratch) {
             }
             pairs += (int64_t)rows * (len - p < PANEL ? len - p : PANEL);
             if (!any) continue;
-            strip_panel(s, &w, &runs, w.q + (size_t)r * strip, rows, view, a->out != NULL, m, l);
-            strip_fold(s, &w, r, rows, view, m, l, a->out != NULL, seen);
+            float *op = a->out ? strip_results(s, &w, r, rows, seen) : NULL;
+            strip_panel(s, &w, runs_seen(s, &runs, view, rows, &cut), w.q + (size_t)r * strip, rows,
+                        view, op, m, l);
+            strip_fold(s, &w, r, rows, view, m, l, op, seen);
         }
     }
     for (int i = 0; i < a->rows; i++) CHECK(seen[i], "row %d of a sparse feed sees no key", i);
@@ -607,38 +664,78 @@ int64_t attn_block(const AttnShape *s, const AttnBlock *a, void *scratch) {
 }
 
 // ---------------------------------------------------------------------------
-// The k largest of n, ties to the lower index, in ascending order of index: radix select on the
-// bits, eight at a time
+// The k largest of n, ties to the lower index, in ascending order of index. The key of the k-th is
+// found bit by bit. Of many values only those are looked at that reach the k-th largest maximum of
+// groups: k groups have one such value each, so the k largest are among them.
+
+enum { GROUPS = 4096 };
 
 static inline uint32_t order_bits(float f) {    // the same order as the floats'; -0 = +0
     uint32_t u = f32_bits(f + 0.0f);
     return u >> 31 ? ~u : u | 0x80000000u;
 }
 
-int top_k(const float *x, int n, int k, int32_t *out) {
-    enum { WAYS = 4 };                  // histograms in turn: neighbours often share a bin
-    uint32_t prefix = 0, mask = 0;
-    int left = k, at = 0;               // still wanted among those that share the prefix
-    for (int shift = 24; shift >= 0 && k < n; shift -= 8) {
-        int count[WAYS][256] = { { 0 } }, bin = 255;
-        for (int i = 0; i < n; i++) {
-            uint32_t u = order_bits(x[i]);
-            count[i % WAYS][u >> shift & 255] += (u & mask) == prefix;
-        }
-        for (int b = 0; b < 256; b++)
-            for (int w = 1; w < WAYS; w++) count[0][b] += count[w][b];
-        for (; count[0][bin] < left; bin--) left -= count[0][bin];
-        prefix |= (uint32_t)bin << shift;
-        mask |= 255u << shift;
+static int count_from(const float *x, int n, uint32_t key) {
+    int count = 0;
+    for (int i = 0; i < n; i++) count += order_bits(x[i]) >= key;
+    return count;
+}
+
+// the largest key that at least k values reach, or one that just k reach
+static uint32_t key_of(const float *x, int n, int k) {
+    uint32_t key = 0;
+    for (int bit = 31; bit >= 0; bit--) {
+        int count = count_from(x, n, key | 1u << bit);
+        if (count >= k) key |= 1u << bit;
+        if (count == k) break;
     }
+    return key;
+}
+
+// number: what x (n) is called, NULL: 0, 1, ..
+static int take_top(const float *x, const int32_t *number, int n, int k, int32_t *out) {
+    uint32_t key = key_of(x, n, k);
+    int ties = k - (key == UINT32_MAX ? 0 : count_from(x, n, key + 1)), at = 0;
     for (int i = 0; i < n; i++) {
         uint32_t u = order_bits(x[i]);
-        bool tie = u == prefix && left > 0;
-        if (k < n && u <= prefix && !tie) continue;
-        left -= k < n && u == prefix;
-        out[at++] = i;
+        if (u > key || (u == key && ties-- > 0)) out[at++] = number ? number[i] : i;
     }
     return at;
+}
+
+// those of x (n) that reach key, how many, or -1: more than there is room for
+static int values_from(const float *x, int n, uint32_t key, float *value, int32_t *number) {
+    int m = 0;
+    for (int i = 0; i < n; i += LANES) {
+        int end = i + LANES < n ? i + LANES : n;
+        if (!count_from(x + i, end - i, key)) continue;
+        if (m + LANES > GROUPS) return -1;
+        for (int j = i; j < end; j++) {
+            value[m] = x[j];
+            number[m] = j;
+            m += order_bits(x[j]) >= key;
+        }
+    }
+    return m;
+}
+
+int top_k(const float *x, int n, int k, int32_t *out) {
+    float value[GROUPS];
+    int32_t number[GROUPS];
+    int groups = 256, m = -1;
+    if (k >= n) {
+        for (int i = 0; i < n; i++) out[i] = i;
+        return n;
+    }
+    while (groups < 2 * k) groups *= 2;
+    if (groups <= GROUPS && n >= 8 * groups) {
+        memcpy(value, x, (size_t)groups * sizeof *value);
+        for (int i = groups; i < n; i += groups)
+            for (int j = 0; j < groups && j < n - i; j++)
+                value[j] = order_bits(x[i + j]) > order_bits(value[j]) ? x[i + j] : value[j];
+        m = values_from(x, n, key_of(value, groups, k), value, number);
+    }
+    return m < 0 ? take_top(x, NULL, n, k, out) : take_top(value, number, m, k, out);
 }
 
 // ---------------------------------------------------------------------------
@@ -814,8 +911,8 @@ void attn_step_panel(const AttnShape *s, const KeyList *list, int p, const StepR
             scores_out(of->scores + (size_t)h * of->ld_scores + (size_t)p * PANEL, si, count,
                        s->scale);
         char *pi = w.p + ((size_t)(i / 16) * (PANEL / BLK) * 16 + (size_t)(i % 16)) * row;
-        softmax_row(s->kind, si, &all, blocks * BLK, s->scale, pi, &of->part[h],
-                    &of->part[group + h]);
+        hide(si, &all, blocks * BLK);
+        softmax_row(s->kind, si, blocks * BLK, s->scale, pi, &of->part[h], &of->part[group + h]);
     }
     for (int e = 0; e < blocks; e += STEP_BLOCKS) {
         int m = blocks - e < STEP_BLOCKS ? blocks - e : STEP_BLOCKS;
@@ -858,21 +955,37 @@ void attn_fold(const AttnShape *s, const float *parts, int n, float *out, float 
 
 enum { FORCED_COLUMNS = 30, FORCED_DISTANCES = 100, LEAST_VERTICALS = 30, LEAST_SLASHES = 50 };
 
+HD static int at_least(int x, int least) { return x > least ? x : least; }
+static int at_most(int x, int most) { return x < most ? x : most; }
+
+// Whether its lists hang on scores. They do not where every distance or every column is kept: then
+// each list is whole, whatever the sums would be.
+HD static bool estimated(const HeadPattern *p, int len) {
+    return p->kind == HEAD_VERTICAL_SLASH && at_least(p->a, LEAST_VERTICALS) < len &&
+           at_least(p->b, LEAST_SLASHES) < len;
+}
+
+bool sparse_estimates(const HeadPattern *pattern, int n_heads, int len) {
+    for (int h = 0; h < n_heads; h++)
+        if (estimated(&pattern[h], len)) return true;
+    return false;
+}
+
 // one panel of keys under the probe's rows, which lie packed in w: column (len) and, at index
 // j + L - 1 - a, distance len - 1 - that index
 static void estimate_panel(const AttnShape *s, Work *w, const void *panel, int p,
                            const AttnProbe *probe, const float *lse2, float *column,
-                           float *diagonal, float *scores) {
+                           float *diagonal) {
     int kb = channel_blocks(s);
     float *c = column + p * PANEL;
     for (int r = 0; r < probe->rows; r += STRIP_ROWS) {
         int rows = probe->rows - r < STRIP_ROWS ? probe->rows - r : STRIP_ROWS;
         int first = probe->len - probe->rows + r + 1 - p * PANEL;       // what row r sees of it
         int width = CEIL_DIV(within(first + rows - 1), BLK) * BLK;
-        mul_block(s->kind, scores, PANEL, w->q + (size_t)r * kb * BLK * act_elem(s->kind), kb, rows,
+        mul_block(s->kind, w->s, S_LD, w->q + (size_t)r * kb * BLK * act_elem(s->kind), kb, rows,
                   panel, (size_t)kb * tile_block(s), width, kb, false);
         for (int i = 0; i < rows; i++) {
-            const float *x = scores + (size_t)i * PANEL;
+            const float *x = w->s + (size_t)i * S_LD;
             float *d = diagonal + p * PANEL + probe->rows - 1 - (r + i), base = lse2[r + i];
             int j = 0, see = within(first + i);
 #if defined(__AVX512F__)
@@ -893,7 +1006,7 @@ static void estimate_panel(const AttnShape *s, Work *w, const void *panel, int p
 }
 
 void attn_estimate(const AttnShape *s, const AttnProbe *probe, float *column, float *distance,
-                   float *scores, void *scratch) {
+                   void *scratch) {
     float lse2[SPARSE_ROWS];
     int n = probe->len;
     AttnRows a;
@@ -912,7 +1025,7 @@ void attn_estimate(const AttnShape *s, const AttnProbe *probe, float *column, fl
     memset(distance, 0, (size_t)n * sizeof *distance);
     for (int p = 0; p * PANEL < n; p++)
         estimate_panel(s, &w, (const char *)probe->panels + (size_t)p * attn_panel_bytes(s), p,
-                       probe, lse2, column, distance, scores);
+                       probe, lse2, column, distance);
     for (int i = 0, j = n - 1; i < j; i++, j--) {
         float t = distance[i];
         distance[i] = distance[j];
@@ -920,18 +1033,14 @@ void attn_estimate(const AttnShape *s, const AttnProbe *probe, float *column, fl
     }
 }
 
-static int at_most(int x, int most) { return x < most ? x : most; }
-
 int attn_select(float *column, float *distance, int n, int verticals, int slashes, int forced,
                 int32_t *vertical, uint64_t *slash, int32_t *scratch) {
     for (int j = 0; j < at_most(n, FORCED_COLUMNS); j++) column[j] = INFINITY;
     for (int d = 0; d < at_most(n, forced); d++) distance[d] = INFINITY;
-    if (slashes < LEAST_SLASHES) slashes = LEAST_SLASHES;
-    if (verticals < LEAST_VERTICALS) verticals = LEAST_VERTICALS;
-    int kept = top_k(distance, n, at_most(slashes, n), scratch);
+    int kept = top_k(distance, n, at_most(at_least(slashes, LEAST_SLASHES), n), scratch);
     memset(slash, 0, (size_t)CEIL_DIV(n, 64) * sizeof *slash);
     for (int i = 0; i < kept; i++) slash[scratch[i] / 64] |= 1ull << scratch[i] % 64;
-    return top_k(column, n, at_most(verticals, n), vertical);
+    return top_k(column, n, at_most(at_least(verticals, LEAST_VERTICALS), n), vertical);
 }
 
 // Block-sparse pools 64 rows to their mean (missing ones count as zero), which is rounded as the
@@ -971,12 +1080,18 @@ static void mean_keys(const AttnShape *s, const KeyList *keys, int first, char *
 // score (tiles) of the mean of rows queries against packed means; act: one row of (hd)
 static void tile_scores(const AttnShape *s, const char *means, int tiles, const float *q,
                         size_t ldq, int rows, float *mean, void *act, float *score) {
-    int kb = channel_blocks(s);
-    memset(mean, 0, (size_t)s->head_dim * sizeof *mean);
-    for (int r = 0; r < rows; r++)
-        for (int i = 0; i < s->head_dim; i++)
-            mean[i] += s->kind == MUL_F32 ? q[(size_t)r * ldq + i]
-                                          : round_bf16(q[(size_t)r * ldq + i]);
+    int kb = channel_blocks(s), hd = s->head_dim;
+    for (int i = 0; i < hd; i += LANES) {
+        float sum[LANES] = { 0 };
+        const float *x = q + i;
+        for (int r = 0; r < rows && i + LANES <= hd; r++, x += ldq)
+            for (int c = 0; c < LANES; c++)
+                sum[c] += s->kind == MUL_F32 ? x[c] : round_bf16(x[c]);
+        for (int r = 0; r < rows && i + LANES > hd; r++, x += ldq)
+            for (int c = 0; c < hd - i; c++)
+                sum[c] += s->kind == MUL_F32 ? x[c] : round_bf16(x[c]);
+        memcpy(mean + i, sum, (size_t)at_most(LANES, hd - i) * sizeof *mean);
+    }
     mean_round(s, mean);
     act_pack(s->kind, act, mean, (size_t)s->head_dim, 1, s->head_dim);
     mul_block(s->kind, score, (size_t)tiles, act, kb, 1, means, (size_t)kb * tile_block(s), tiles,
@@ -995,16 +1110,14 @@ __global__ static void estimate_k(SparsePlan a, int tiles) {
     int len = a.rows.list[l].len, tile = e / TILE_KEYS, at = e % TILE_KEYS;
     const HeadPattern *p = &a.pattern[h];
     const float *part = a.diagonals + (size_t)h * tiles * LOOK_DIAGONAL;
-    bool estimated = p->kind == HEAD_VERTICAL_SLASH;
+    bool wanted = estimated(p, len);
     if (e == 0) {
-        int verticals = p->a > LEAST_VERTICALS ? p->a : LEAST_VERTICALS,
-            slashes = p->b > LEAST_SLASHES ? p->b : LEAST_SLASHES;
-        Choice columns = { estimated ? len : 0, verticals, estimated ? len : 0 },
-               distances = { columns.n, slashes, columns.n };
+        Choice columns = { wanted ? len : 0, at_least(p->a, LEAST_VERTICALS), wanted ? len : 0 },
+               distances = { columns.n, at_least(p->b, LEAST_SLASHES), columns.n };
         a.choice[h] = columns;
         a.choice[a.rows.n_heads + h] = distances;
     }
-    if (!estimated || e >= len) return;
+    if (!wanted || e >= len) return;
     float sum = at < LOOK_DIAGONAL - TILE_KEYS && tile
                     ? part[(size_t)(tile - 1) * LOOK_DIAGONAL + TILE_KEYS + at] : 0.0f;
     int d = len - 1 - e;
@@ -1015,11 +1128,13 @@ __global__ static void estimate_k(SparsePlan a, int tiles) {
 
 // grid (words, H): 64 marks to a word
 __global__ static void slash_bits_k(SparsePlan a) {
-    int h = blockIdx.y, w = (int)thread_item(), len = a.choice[h].len;
-    const uint8_t *keep = a.keep + h * a.ld;
-    uint64_t bits = 0;
-    if (w * 64 >= len) return;
-    for (int i = 0; i < 64 && w * 64 + i < len; i++) bits |= (uint64_t)keep[w * 64 + i] << i;
+    int h = blockIdx.y, w = (int)thread_item();
+    int len = a.rows.list[h / (a.rows.n_heads / a.rows.n_lists)].len;
+    bool wanted = estimated(&a.pattern[h], len);
+    uint64_t bits = wanted ? 0 : ~0ull;
+    if (w * 64 >= len || a.pattern[h].kind != HEAD_VERTICAL_SLASH) return;
+    for (int i = 0; wanted && i < 64 && w * 64 + i < len; i++)
+        bits |= (uint64_t)a.keep[h * a.ld + w * 64 + i] << i;
     a.slash[h * (a.ld / 64) + w] = bits;
 }
 
@@ -1028,7 +1143,7 @@ __global__ static void head_lists_k(SparsePlan a) {
     int h = (int)thread_item();
     if (h >= a.rows.n_heads) return;
     const HeadPattern *p = &a.pattern[h];
-    int len = a.rows.list[h / (a.rows.n_heads / a.rows.n_lists)].len, k = a.choice[h].k;
+    int len = a.rows.list[h / (a.rows.n_heads / a.rows.n_lists)].len;
     HeadLists l = { p->kind, len, a.n, 0, 0, 0, 0, NULL, NULL, 0 };
     if (p->kind == HEAD_A_SHAPE) {
         l.sinks = p->a;
@@ -1037,7 +1152,7 @@ __global__ static void head_lists_k(SparsePlan a) {
     } else if (p->kind == HEAD_BLOCK_SPARSE) {
         l.blocks = p->a;
     } else {
-        l.n_vertical = k < len ? k : len;
+        l.n_vertical = estimated(p, len) ? at_least(p->a, LEAST_VERTICALS) : 0;
         l.vertical = a.vertical + h * a.ld;
         l.slash = a.slash + h * (a.ld / 64);
     }
@@ -1071,10 +1186,8 @@ void cuda_sparse_plan(const SparsePlan *a, bool estimates, bool means, void *str
         LAUNCH(estimate_k, dim3(blocks_for(a->rows.max_len, 256), H), 256, 0, stream, *a, tiles);
         cuda_keep_top(a->column, a->ld, a->choice, H, false, NULL, a->vertical, stream);
         cuda_keep_top(a->distance, a->ld, a->choice + H, H, false, a->keep, NULL, stream);
-        LAUNCH(slash_bits_k, dim3(blocks_for(a->ld / 64, 64), H), 64, 0, stream, *a);
-    } else {
-        CUDA_OK(cudaMemsetAsync(a->choice, 0, 2 * (size_t)H * sizeof *a->choice, s));
     }
+    LAUNCH(slash_bits_k, dim3(blocks_for(a->ld / 64, 64), H), 64, 0, stream, *a);
     if (means)
         LAUNCH(mean_keys_k, dim3(CEIL_DIV(a->rows.max_len, SPARSE_ROWS), a->rows.n_lists), 128, 0,
                stream, *a);
@@ -1182,7 +1295,7 @@ struct Sparse {
 typedef struct { size_t vertical, slash, k_mean, head, listed, thread; } SparseSizes;
 
 typedef struct {                // of one thread
-    float *column, *distance, *scores, *mean;   // (len) (len) (32, 512) (hd)
+    float *column, *distance, *mean;            // (len) (len) (hd)
     char *rows, *act;           // (32, hd) means, (16, hd) one of them
     int32_t *chosen;            // (len)
     KeySpan *span;                 // (verticals + len / 64 + 1, at least blocks)
@@ -1195,7 +1308,6 @@ static size_t sparse_scratch(const AttnShape *s, int len, int verticals, char *b
      at += ((size_t)(count) * sizeof(type) + 63) & ~(size_t)63)
     CARVE(column, float, len);
     CARVE(distance, float, len);
-    CARVE(scores, float, STRIP_ROWS * PANEL);
     CARVE(mean, float, s->head_dim);
     CARVE(rows, char, BLK * (size_t)s->head_dim * s->elem);
     CARVE(act, char, act_bytes(s->kind, 1, s->head_dim));
@@ -1296,14 +1408,19 @@ static void head_plan(Sparse *p, int h, const HeadPattern *pattern, int dense_ro
         l->blocks = pattern->a;
     } else {
         Scratch t = thread_lists(p);
-        AttnProbe probe = { p->panels[g], l->len, q + (size_t)h * q_rows * s->head_dim, q_rows };
+        AttnProbe probe = { p->panels[g], l->len, q, q_rows };
         int32_t *vertical = p->vertical + (size_t)h * p->verticals;
         uint64_t *slash = p->slash + (size_t)h * CEIL_DIV(p->len, 64);
-        attn_estimate(s, &probe, t.column, t.distance, t.scores, scratch);
+        l->slash = slash;
+        if (!estimated(pattern, l->len)) {      // bits behind len are not looked at
+            memset(slash, 0xff, (size_t)CEIL_DIV(l->len, 64) * sizeof *slash);
+            return;
+        }
+        probe.q += (size_t)h * q_rows * s->head_dim;
+        attn_estimate(s, &probe, t.column, t.distance, scratch);
         l->n_vertical = attn_select(t.column, t.distance, l->len, pattern->a, pattern->b,
                                     FORCED_DISTANCES, vertical, slash, t.chosen);
         l->vertical = vertical;
-        l->slash = slash;
     }
 }
 
@@ -1314,9 +1431,12 @@ void sparse_plan(Sparse *p, const SparseLayer *layer, char *scratch, size_t per_
     p->layer_s = s;
     p->keys = layer->keys;
     p->panels = layer->panels;
-    for (int h = 0; h < s->n_heads; h++)
-        if (layer->pattern[h].kind == HEAD_BLOCK_SPARSE)
-            groups = CEIL_DIV(CEIL_DIV(p->len, SPARSE_ROWS), BLK);
+    for (int h = 0; h < s->n_heads; h++) {
+        int tiles = CEIL_DIV(p->keys[h / (s->n_heads / s->n_kv_heads)].len, SPARSE_ROWS);
+        const HeadPattern *pattern = &layer->pattern[h];
+        if (pattern->kind == HEAD_BLOCK_SPARSE && tiles > pattern->a)
+            groups = at_least(CEIL_DIV(tiles, BLK), groups);
+    }
 #pragma omp parallel
     {
 #pragma omp for schedule(dynamic, 4) nowait
@@ -1324,7 +1444,9 @@ void sparse_plan(Sparse *p, const SparseLayer *layer, char *scratch, size_t per_
             int g = i / groups, at = i % groups;
             Scratch t = thread_lists(p);
             if (at * BLK * SPARSE_ROWS < p->keys[g].len)
-                mean_keys(s, &p->keys[g], at * BLK, p->k_mean + (size_t)i * kb, t.rows, t.mean);
+                mean_keys(s, &p->keys[g], at * BLK,
+                          p->k_mean + (size_t)g * mean_bytes(s, p->len) + (size_t)at * kb, t.rows,
+                          t.mean);
         }
 #pragma omp for schedule(dynamic, 1)
         for (int h = 0; h < s->n_heads; h++)
@@ -1402,7 +1524,7 @@ int64_t sparse_rows(Sparse *p, int first, int n, const float *q, float *out, flo
     p->first = first;
 #pragma omp parallel for schedule(dynamic, 1) reduction(+ : pairs)
     for (int item = 0; item < blocks * s->n_heads; item++) {
-        int block = blocks - 1 - item / s->n_heads, h = item % s->n_heads;
+        int block = blocks - 1 - item % blocks, h = item / blocks;
         size_t at = (size_t)block * SPARSE_ROWS * ld + (size_t)h * s->head_dim;
         pairs += block_rows(p, h, first / SPARSE_ROWS + block, q + at, out + at, ld,
                             lse2 ? lse2 + (size_t)h * lse_ld + block * SPARSE_ROWS : NULL,

@@ -207,6 +207,40 @@ static void top_k_ties(void) {
     }
 }
 
+static const float *ranked;             // of by_rank
+
+static int by_rank(const void *a, const void *b) {
+    int i = *(const int32_t *)a, j = *(const int32_t *)b;
+    return ranked[i] != ranked[j] ? (ranked[i] < ranked[j] ? 1 : -1) : i - j;
+}
+
+static int by_number(const void *a, const void *b) {
+    return *(const int32_t *)a - *(const int32_t *)b;
+}
+
+// many values: alike, in clusters, or so that most of them reach what is looked for in groups
+static void top_k_many(Rng *r, int cases) {
+    enum { MOST = 40000 };
+    static float x[MOST];
+    static int32_t order[MOST], got[MOST];
+    for (int c = 0; c < cases; c++) {
+        int n = 1 + below(r, MOST), k = 1 + below(r, c % 3 ? 1 + n / 20 : n);
+        int height = 1 + below(r, 8);
+        for (int i = 0; i < n; i++) {
+            x[i] = c % 4 == 0 ? (float)below(r, height) : uniform(r);
+            if (c % 4 == 1) x[i] = expf(30 * x[i]);
+            if (c % 4 == 2 && i / 300 % 7 == 0) x[i] += 2;
+            if (c % 4 == 3 && i % 256 < 200) x[i] = (float)(i % 256 < below(r, 256));
+            order[i] = i;
+        }
+        ranked = x;
+        qsort(order, (size_t)n, sizeof *order, by_rank);
+        qsort(order, (size_t)k, sizeof *order, by_number);
+        expect(top_k(x, n, k, got) == k && !memcmp(got, order, (size_t)k * sizeof *got),
+               "the largest %d of %d, kind %d", k, n, c % 4);
+    }
+}
+
 // ---------------------------------------------------------------------------
 // Attention over a list: one row at a time, the rule of SEMANTICS 1 as it is written
 
@@ -424,7 +458,7 @@ static void estimation(Rng *r, int len, int rows) {
     Keys k;
     keys_make(r, &k, mul_kind(DT_BF16), WIDTH, len, false, false);
     float *q = floats((size_t)rows * WIDTH), *column = floats((size_t)len), key[WIDTH], qr[WIDTH];
-    float *distance = floats((size_t)len), *scores = floats(32 * PANEL);
+    float *distance = floats((size_t)len);
     double *c = (double *)calloc((size_t)len, sizeof *c);
     double *d = (double *)calloc((size_t)len, sizeof *d);
     double *p = (double *)calloc((size_t)len, sizeof *p), sums[2] = { 0, 0 };
@@ -445,7 +479,7 @@ static void estimation(Rng *r, int len, int rows) {
         }
     }
     AttnProbe probe = { k.panels, len, q, rows };
-    attn_estimate(&k.s, &probe, column, distance, scores, k.scratch);
+    attn_estimate(&k.s, &probe, column, distance, k.scratch);
     for (int j = 0; j < len; j++) {
         expect(fabs(column[j] - c[j]) <= 1e-5 + 1e-4 * c[j] &&
                fabs(distance[j] - d[j]) <= 1e-5 + 1e-4 * d[j],
@@ -457,7 +491,7 @@ static void estimation(Rng *r, int len, int rows) {
     expect(fabs(sums[0] - rows) < 1e-3 && fabs(sums[1] - rows) < 1e-3,
            "len %d: columns sum to %g, distances to %g, not to %d rows", len, sums[0], sums[1],
            rows);
-    free(q); free(column); free(distance); free(scores); free(c); free(d); free(p);
+    free(q); free(column); free(distance); free(c); free(d); free(p);
     keys_free(&k);
 }
 
@@ -477,6 +511,53 @@ static void selection(void) {
     expect(kept == 60 && slash[0] >> 59 == 1, "60 of 100 forced distances: the smallest");
     n = attn_select(column, distance, 20, 35, 60, 100, vertical, slash, scratch);
     expect(n == 20 && slash[0] == (1u << 20) - 1, "more wanted than there are");
+}
+
+// Where sizes alone make every list whole nothing is estimated: no query is there to look at. The
+// lists are those that the estimation gives.
+static void whole_by_size(Rng *r, int cases) {
+    enum { WIDTH = 32 };
+    for (int c = 0; c < cases; c++) {
+        int len = 1 + below(r, c % 2 ? 130 : 700), n = below(r, 2) ? len : 1 + below(r, len);
+        int rows = n < 64 ? n : 64, a = below(r, 2) ? len + below(r, 9) : below(r, len);
+        int b = a >= len ? 1 + below(r, len) : len + below(r, 90);
+        HeadPattern p = { HEAD_VERTICAL_SLASH, a, b, 0 };
+        Keys k;
+        keys_make(r, &k, mul_kind(DT_BF16), WIDTH, len, below(r, 2), false);
+        const void *panels = k.panels;
+        SparseLayer layer = { &p, 0, &k.s, &k.list, &panels, n, NULL, rows };
+        Sparse *sparse = sparse_open(&k.mem, &k.s);
+        sparse_reserve(sparse, len, a, 0);
+        expect(!sparse_estimates(&p, 1, len), "%d columns, %d distances of %d: estimated", a, b,
+               len);
+        sparse_plan(sparse, &layer, (char *)k.scratch, attn_scratch_bytes(&k.s));
+
+        float *q = floats((size_t)rows * WIDTH), *sums = floats(2 * (size_t)len);
+        int32_t vertical[700], spent[700];
+        uint64_t slash[11] = { 0 };
+        for (int i = 0; i < rows * WIDTH; i++) q[i] = uniform(r);
+        AttnProbe probe = { k.panels, len, q, rows };
+        HeadLists slow = { .kind = p.kind, .len = len, .n = n, .vertical = vertical,
+                           .slash = slash };
+        attn_estimate(&k.s, &probe, sums, sums + len, k.scratch);
+        slow.n_vertical = attn_select(sums, sums + len, len, a, b, 100, vertical, slash, spent);
+        for (int block = 0; block < CEIL_DIV(n, 64); block++) {
+            KeySpan got[800], want[800];
+            int m = attn_list(sparse_head(sparse, 0), block, NULL, got, spent);
+            expect(m == attn_list(&slow, block, NULL, want, spent) && m == 1 &&
+                   !memcmp(got, want, sizeof *got), "%d columns, %d distances of %d, block %d: "
+                   "%d spans, the first [%d, %d), not [0, %d)", a, b, len, block, m, got->at,
+                   got->at + got->n, want->n);
+        }
+        free(q);
+        free(sums);
+        sparse_close(sparse);
+        keys_free(&k);
+    }
+    HeadPattern few = { HEAD_VERTICAL_SLASH, 40, 60, 0 }, tiles = { HEAD_BLOCK_SPARSE, 1, 0, 0 };
+    expect(sparse_estimates(&few, 1, 61) && !sparse_estimates(&few, 1, 60) &&
+           !sparse_estimates(&few, 1, 40) && !sparse_estimates(&tiles, 1, 900),
+           "what is estimated");
 }
 
 // ---------------------------------------------------------------------------
@@ -669,6 +750,7 @@ int main(void) {
     random_lists(2000);
     published_vectors();
     top_k_ties();
+    top_k_many(&r, SANITIZED ? 20 : 200);
     selection();
     const MulKind kinds[] = { mul_kind(DT_BF16), MUL_BF16, MUL_F32 };
     for (int i = 0; i < 90; i++) attention_case(&r, kinds[i % 3]);
@@ -680,6 +762,7 @@ int main(void) {
     estimation(&r, 64, 64);
     estimation(&r, 17, 17);
     estimation(&r, 530, 1);
+    whole_by_size(&r, SANITIZED ? 40 : 400);
     feeds();
     printf("%d failures\n", failures);
     return failures != 0;

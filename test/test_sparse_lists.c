@@ -327,6 +327,7 @@ typedef struct {
     NaivePattern pattern[16];   // (L, H)
     HeadPattern head[16];
     PatternFile file;
+    int whole, estimated;       // vertical-slash heads whose lists hang on sizes alone, others
 } World;
 
 // every head its own pattern (minference with a table), or one for all
@@ -368,6 +369,9 @@ static void run_prefill(World *w, int seed) {
     for (int i = 0; i < N + 30; i++) ids[i] = (int32_t)rng_below(&w->rng, 256);
     Method fast = random_prefill(w, &cache, N);
     char what[200];
+    for (int i = 0; i < m->L * m->H; i++)
+        if (w->pattern[i].shape == NAIVE_SLASHES)
+            ++*(sparse_estimates(&w->head[i], 1, N) ? &w->estimated : &w->whole);
     snprintf(what, sizeof what, "seed %d, %d tokens, %s, first head %d (%d %d)", seed, N, fast.name,
              (int)w->head[0].kind, w->head[0].a, w->head[0].b);
 
@@ -432,6 +436,9 @@ static void prefills(int cases, int only) {
         run_prefill(w, seed);
         pair_close(&w->m);
     }
+    printf("%d vertical-slash heads estimated, %d whole by their sizes\n", w->estimated, w->whole);
+    expect(cases < 100 || only >= 0 || (w->whole > 20 && w->estimated > 20),
+           "%d heads estimated, %d not", w->estimated, w->whole);
 }
 
 // ---------------------------------------------------------------------------

@@ -147,17 +147,23 @@ static HeadLists head_plan(Both *b, int h, int32_t *vertical, uint64_t *slash) {
         out.dense_rows = f->dense_rows;
     }
     if (p->kind != HEAD_VERTICAL_SLASH) return out;
+    if (p->a >= len || p->b >= len) {           // every list is whole
+        memset(slash, 0xff, (size_t)b->words * sizeof *slash);
+        out.vertical = vertical;
+        out.slash = slash;
+        return out;
+    }
     size_t n = (size_t)len, panel = attn_panel_bytes(&b->shape);
     char *panels = zeros<char>(panel * (size_t)CEIL_DIV(len, PANEL));
     float *q = zeros<float>((size_t)probe * f->hd), *column = zeros<float>(n),
-          *distance = zeros<float>(n), *scores = zeros<float>(STRIP_ROWS * PANEL);
+          *distance = zeros<float>(n);
     int32_t *scratch = zeros<int32_t>(n);
     for (int i = 0; i < probe * f->hd; i++)
         q[i] = bf16_f32(b->q[((size_t)(f->n - probe + i / f->hd) * f->heads + h) * f->hd +
                              i % f->hd]);
     attn_pack(&b->shape, panels, &b->list[l], 0, len, b->scratch);
     AttnProbe a = { panels, len, q, probe };
-    attn_estimate(&b->shape, &a, column, distance, scores, b->scratch);
+    attn_estimate(&b->shape, &a, column, distance, b->scratch);
     float *got = fetched(b->plan.column + (size_t)h * b->plan.ld, n),
           *far = fetched(b->plan.distance + (size_t)h * b->plan.ld, n);
     if (len > 30) twin_near("columns", got + 30, column + 30, n - 30, 1e-5);
@@ -165,7 +171,7 @@ static HeadLists head_plan(Both *b, int h, int32_t *vertical, uint64_t *slash) {
     out.n_vertical = attn_select(got, far, len, p->a, p->b, 100, vertical, slash, scratch);
     out.vertical = vertical;
     out.slash = slash;
-    free(panels); free(q); free(column); free(distance); free(scores); free(scratch);
+    free(panels); free(q); free(column); free(distance); free(scratch);
     free(got); free(far);
     return out;
 }
@@ -242,10 +248,9 @@ static void feed(const Feed *f) {
     Both b;
     both_make(&b, f);
     bool estimates = false, means = false;
-    for (int h = 0; h < f->heads; h++) {
-        estimates |= f->pattern[h].kind == HEAD_VERTICAL_SLASH;
-        means |= f->pattern[h].kind == HEAD_BLOCK_SPARSE;
-    }
+    for (int h = 0; h < f->heads; h++) means |= f->pattern[h].kind == HEAD_BLOCK_SPARSE;
+    for (int l = 0, group = f->heads / f->lists; l < f->lists; l++)
+        estimates |= sparse_estimates(f->pattern + l * group, group, b.list[l].len);
     cuda_sparse_plan(&b.plan, estimates, means, twin_stream());
     cuda_sparse_lists(&b.lists, means, twin_stream());
     size_t n = (size_t)f->len;
@@ -281,6 +286,9 @@ int main(void) {
         { 2, 2, 20 + 4, 200, 33, 0, 33, 33,     // fewer rows than a block
           { { HEAD_VERTICAL_SLASH, 40, 60, 0 }, { HEAD_BLOCK_SPARSE, 50, 0, 0 } } },
         { 1, 1, 16, 1100, 300, 256, 44, 10, { { HEAD_A_SHAPE, 5, 100, 0 } } },
+        { 3, 1, 32, 190, 190, 64, 64, 0,        // nothing to estimate: all columns, all distances
+          { { HEAD_VERTICAL_SLASH, 190, 50, 0 }, { HEAD_VERTICAL_SLASH, 30, 190, 0 },
+            { HEAD_BLOCK_SPARSE, 3, 0, 0 } } },
     };
     for (size_t i = 0; i < COUNTOF(feeds); i++) feed(&feeds[i]);
     return twin_end("lists");
