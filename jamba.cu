@@ -252,11 +252,16 @@ typedef struct {
     float *route;                       // (C, n_experts) logits, then shares
     int *slot;                          // (C, n_experts) rows of each expert, expert after expert
     int *count;                         // (n_experts)
+    // on a device alone, where out is (C * used, E) and hidden is not used
+    uint16_t *gathered;                 // (C * used, E rounded up to 32) inputs in order of slot
+    int *first, *place;                 // as Routing has them
+    char **each;                        // (C, at most 64) states of a step
 } Work;
 
 static size_t work_carve(const Config *c, int n, int chunk, char *base, Work *b) {
     size_t at = buffers_carve(c, n, chunk, base, &b->t), C = (size_t)(n < chunk ? n : chunk);
-    size_t D = (size_t)c->ssm_inner, X = (size_t)c->n_experts;
+    size_t D = (size_t)c->ssm_inner, X = (size_t)c->n_experts, cpu = c->device ? 0 : 1;
+    size_t device = 1 - cpu, chosen = cpu ? C : C * (size_t)c->n_experts_used;
 #define CARVE(field, type, count)                                                                  \
     (field = (type *)(base + at), at += ((size_t)(count) * sizeof(type) + 63) & ~(size_t)63)
     CARVE(b->in, float, C * D);
@@ -264,11 +269,15 @@ static size_t work_carve(const Config *c, int n, int chunk, char *base, Work *b)
     CARVE(b->u, float, C * D);
     CARVE(b->y, float, C * D);
     CARVE(b->p, float, C * (size_t)(c->ssm_dt_rank + 2 * c->ssm_state));
-    CARVE(b->hidden, float, C * (size_t)c->dim);
-    CARVE(b->out, float, C * (size_t)c->dim);
+    CARVE(b->hidden, float, cpu * C * (size_t)c->dim);
+    CARVE(b->out, float, chosen * (size_t)c->dim);
     CARVE(b->route, float, C * X);
     CARVE(b->slot, int, C * X);
     CARVE(b->count, int, X);
+    CARVE(b->gathered, uint16_t, device * chosen * (size_t)padded(c->dim));
+    CARVE(b->first, int, device * X);
+    CARVE(b->place, int, device * C * X);
+    CARVE(b->each, char *, device * (C < (size_t)STEP_BATCH ? C : (size_t)STEP_BATCH));
 #undef CARVE
     return at;
 }
@@ -280,7 +289,7 @@ size_t jamba_scratch(const Config *c, int n, int chunk) {
 }
 
 // u <- conv of n tokens of one text, rows first .. of the products; the state's tail moves on
-static void convolve(Forward *f, const Work *b, int layer, char *state, int first, int n) {
+static void convolve_text(Forward *f, const Work *b, int layer, char *state, int first, int n) {
     const SsmLayer *w = &f->w->ssm[layer];
     int D = f->c->ssm_inner;
     Conv conv = { w->conv, w->conv_bias, b->in + (size_t)first * D, (float *)(void *)state,
@@ -290,10 +299,55 @@ static void convolve(Forward *f, const Work *b, int layer, char *state, int firs
     conv_keep(&conv, n);
 }
 
+// the same for the n tokens of a feed or step; at: the layer's place in a state
+static void convolve(Forward *f, const Work *b, int layer, size_t at, int n) {
+#ifdef SCB_CUDA
+    const SsmLayer *w = &f->w->ssm[layer];
+    if (f->device) {
+        DeviceConv a = { w->conv, w->conv_bias, b->in, NULL, b->each, at, b->u, NULL,
+                         f->c->ssm_conv, f->c->ssm_inner, n };
+        if (!f->of) a.tail = (float *)(f->state + at);
+        if (!f->of) a.each = NULL;
+        cuda_conv(&a, device_stream(f->device));
+        return;
+    }
+#endif
+    for (int i = 0; f->of && i < n; i++) convolve_text(f, b, layer, f->of[i].state + at, i, 1);
+    if (!f->of) convolve_text(f, b, layer, f->state + at, 0, n);
+}
+
+// act <- x (n, D)
+static void inner_act(const Forward *f, const Work *b, const float *x, int n) {
+    int D = f->c->ssm_inner;
+#ifdef SCB_CUDA
+    if (f->device) {
+        cuda_round(x, (uint16_t *)b->t.act, n, D, padded(D), device_stream(f->device));
+        return;
+    }
+#endif
+    act_pack(f->shape->kind, b->t.act, x, (size_t)D, n, D);
+}
+
 // act <- dt part of p; B and C parts in place: each has its own norm
 static void inner_norms(Forward *f, const Work *b, const SsmLayer *w, int n) {
     const Config *c = f->c;
     int R = c->ssm_dt_rank, N = c->ssm_state;
+#ifdef SCB_CUDA
+    if (f->device) {
+        void *stream = device_stream(f->device);
+        size_t ld = (size_t)(R + 2 * N);
+        RowNorm dt = { .x = b->p, .w = w->dt_norm, .act = (uint16_t *)b->t.act, .ldx = ld,
+                       .ld_act = (size_t)padded(R), .dim = R, .eps = c->norm_eps };
+        cuda_norm(&dt, n, 1, stream);
+        for (int k = 0; k < 2; k++) {
+            float *part = b->p + R + k * N;
+            RowNorm own = { .x = part, .w = k ? w->c_norm : w->b_norm, .y = part, .ldx = ld,
+                            .ldy = ld, .dim = N, .eps = c->norm_eps };
+            cuda_norm(&own, n, 1, stream);
+        }
+        return;
+    }
+#endif
 #pragma omp parallel for if (n > 16)
     for (int i = 0; i < n; i++) {
         float *p = b->p + (size_t)i * (R + 2 * N), *row = thread_row(f, &b->t);
@@ -304,13 +358,32 @@ static void inner_norms(Forward *f, const Work *b, const SsmLayer *w, int n) {
     }
 }
 
-static void scan_tokens(Forward *f, const Work *b, int layer, char *state, int first, int n) {
+static void scan_text(Forward *f, const Work *b, int layer, char *state, int first, int n) {
     const Config *c = f->c;
     int D = c->ssm_inner, N = c->ssm_state, R = c->ssm_dt_rank;
     size_t at = (size_t)first * D;
     Scan q = { &f->w->ssm[layer], D, N, R, b->p + (size_t)first * (R + 2 * N), b->u + at,
                b->gate + at, b->y + at, (float *)(void *)state + (size_t)(c->ssm_conv - 1) * D };
     scan(&q, n);
+}
+
+// y <- the scan of the n tokens of a feed or step
+static void scan_tokens(Forward *f, const Work *b, int layer, size_t at, int n) {
+#ifdef SCB_CUDA
+    const Config *c = f->c;
+    const SsmLayer *w = &f->w->ssm[layer];
+    size_t tail = (size_t)(c->ssm_conv - 1) * c->ssm_inner * sizeof(float);
+    if (f->device) {
+        DeviceScan a = { w->a, w->d, b->p, b->u, b->gate, b->y, NULL, b->each, at + tail, n,
+                         c->ssm_inner, c->ssm_state, c->ssm_dt_rank };
+        if (!f->of) a.h = (float *)(f->state + at + tail);
+        if (!f->of) a.each = NULL;
+        cuda_scan(&a, device_stream(f->device));
+        return;
+    }
+#endif
+    for (int i = 0; f->of && i < n; i++) scan_text(f, b, layer, f->of[i].state + at, i, 1);
+    if (!f->of) scan_text(f, b, layer, f->state + at, 0, n);
 }
 
 // ssm: which of the layers that scan this is
@@ -327,18 +400,16 @@ static void mix(Forward *f, const Work *b, int layer, int ssm, int first, int n)
     norm_act(f, &b->t, b->t.x + (size_t)first * c->dim, f->w->layer[layer].attn_norm, n);
     products(f, &b->t, in, 2, n);
     t = now_s();
-    for (int i = 0; f->of && i < n; i++) convolve(f, b, layer, f->of[i].state + at, i, 1);
-    if (!f->of) convolve(f, b, layer, f->state + at, 0, n);
+    convolve(f, b, layer, at, n);
     seq += now_s() - t;
-    act_pack(f->shape->kind, b->t.act, b->u, D, n, (int)D);
+    inner_act(f, b, b->u, n);
     products(f, &b->t, &p, 1, n);
     inner_norms(f, b, w, n);
     products(f, &b->t, &dt, 1, n);
     t = now_s();
-    for (int i = 0; f->of && i < n; i++) scan_tokens(f, b, layer, f->of[i].state + at, i, 1);
-    if (!f->of) scan_tokens(f, b, layer, f->state + at, 0, n);
+    scan_tokens(f, b, layer, at, n);
     seq += now_s() - t;
-    act_pack(f->shape->kind, b->t.act, b->y, D, n, (int)D);
+    inner_act(f, b, b->y, n);
     products(f, &b->t, &out, 1, n);
     f->phases->attn_s += seq;
     f->phases->linear_s += now_s() - t0 - seq;
@@ -466,8 +537,8 @@ void cuda_route(const Routing *a, void *stream) {
 __global__ static void experts_gather_k(Routing a, const uint16_t *x, uint16_t *to) {
     int last = a.n_experts - 1, i = blockIdx.x;
     if (i >= a.first[last] + a.count[last]) return;
-    const uint16_t *from = x + (size_t)a.slot[i] * a.dim;
-    for (int j = threadIdx.x; j < a.dim; j += blockDim.x) to[(size_t)i * a.dim + j] = from[j];
+    const uint16_t *from = x + (size_t)a.slot[i] * a.ld;
+    for (int j = threadIdx.x; j < a.ld; j += blockDim.x) to[(size_t)i * a.ld + j] = from[j];
 }
 
 void cuda_experts_gather(const Routing *a, const uint16_t *x, uint16_t *to, void *stream) {
@@ -518,7 +589,6 @@ static void experts(Forward *f, const Work *b, int layer, int first, int n) {
     const Config *c = f->c;
     int E = c->dim, X = c->n_experts;
     float *x = b->t.x + (size_t)first * E;
-    double t0 = now_s();
     route(f, b, layer, x, n);
     for (int e = 0; e < X; e++) {
         const Expert *w = &f->w->moe[layer].expert[e];
@@ -540,12 +610,51 @@ static void experts(Forward *f, const Work *b, int layer, int first, int n) {
             for (int j = 0; j < E; j++) to[j] = fmaf(share, from[j], to[j]);
         }
     }
-    f->phases->linear_s += now_s() - t0;
 }
 
+#ifdef SCB_CUDA
+// How many rows an expert has decides which product it is, so the counts come to the host: the one
+// wait of a layer. Experts without rows are not read.
+static void device_experts(Forward *f, const Work *b, int layer, int first, int n) {
+    const Config *c = f->c;
+    int E = c->dim, X = c->n_experts, ld = padded(E), count[MOST_EXPERTS];
+    float *x = b->t.x + (size_t)first * E;
+    void *stream = device_stream(f->device);
+    LinearJob router = { &f->w->moe[layer].router, NULL, b->route, (size_t)X, false, NULL };
+    Routing a = { b->route, b->count, b->first, b->slot, b->place, n, X, c->n_experts_used, E, ld };
+    FeedBuffers in = b->t;
+    norm_act(f, &b->t, x, f->w->layer[layer].ffn_norm, n);
+    products(f, &b->t, &router, 1, n);
+    cuda_route(&a, stream);
+    cuda_experts_gather(&a, (const uint16_t *)b->t.act, b->gathered, stream);
+    mem_get(f->mem, count, b->count, (size_t)X * sizeof *count);
+    for (int e = 0, at = 0; e < X; at += count[e++]) {
+        const Expert *w = &f->w->moe[layer].expert[e];
+        LinearJob up[2] = { { &w->w1, NULL, b->t.gate, (size_t)c->hidden_dim, false, NULL },
+                            { &w->w3, NULL, b->t.up, (size_t)c->hidden_dim, false, NULL } };
+        LinearJob down = { &w->w2, NULL, b->out + (size_t)at * E, (size_t)E, false, NULL };
+        if (!count[e]) continue;
+        in.act = (char *)(b->gathered + (size_t)at * ld);
+        products(f, &in, up, 2, count[e]);
+        swiglu_act(f, &b->t, count[e]);
+        products(f, &b->t, &down, 1, count[e]);
+    }
+    cuda_experts_combine(&a, b->out, x, stream);
+}
+#endif
+
 static void net(Forward *f, const Work *b, int layer, int first, int n) {
-    if (config_routes(f->c, layer)) experts(f, b, layer, first, n);
-    else ffn(f, &b->t, layer, first, n);
+    double t0 = now_s();
+    if (!config_routes(f->c, layer)) {
+        ffn(f, &b->t, layer, first, n);
+        return;
+    }
+#ifdef SCB_CUDA
+    if (f->device) device_experts(f, b, layer, first, n);
+    else
+#endif
+    experts(f, b, layer, first, n);
+    f->phases->linear_s += now_s() - t0;
 }
 
 int jamba_feed(Forward *f, Err *err) {
@@ -594,5 +703,8 @@ static void step_layers(Forward *f, void *work) {
 void jamba_step(Forward *f) {
     Work b;
     work_carve(f->c, f->n, f->n, (char *)f->scratch, &b);
+#ifdef SCB_CUDA
+    if (f->device) device_states(f, b.each, NULL);
+#endif
     step_run(f, &b.t, step_layers, &b);
 }

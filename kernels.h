@@ -274,6 +274,8 @@ typedef struct {                // conv, silu and the newest inputs of one text,
     int taps, width, n;
 } DeviceConv;
 void cuda_conv(const DeviceConv *a, void *stream);      // a: host; each NULL: a feed. Same bits.
+// each (n) <- the states of a step's texts; each_pos (n) <- where they are, unless it is NULL
+void device_states(const Forward *f, char **each, int64_t *each_pos);
 
 // ===========================================================================
 // jamba.cu
@@ -294,9 +296,10 @@ typedef struct {                // rows to experts and back
     int *count, *first;         // (X) rows of each expert, and rows of those before it
     int *slot, *place;          // (n * used) rows in order of experts; (n, X) where a row is there
     int n, n_experts, used, dim;
+    int ld;                     // of inputs of products: dim rounded up to 32
 } Routing;
 void cuda_route(const Routing *a, void *stream);                        // a: host. Same bits.
-// to (n * used, dim) <- rows of x (n, dim), expert after expert
+// to (n * used, ld) <- rows of x (n, ld), expert after expert
 void cuda_experts_gather(const Routing *a, const uint16_t *x, uint16_t *to, void *stream);
 // x (n, dim) += share * row of out (n * used, dim), experts ascending. Same bits.
 void cuda_experts_combine(const Routing *a, const float *out, float *x, void *stream);

@@ -917,6 +917,11 @@ typedef struct {
     float *dt;                          // (64 + C, J): tokens of the chunk begun, then the new ones
     char *rows;                         // (64 + C, X)
     char *group, *desks;
+    // on a device alone, where of dt only the new ones are there
+    float *row_dt;                      // (64 + C, J) steps of all
+    float *gram;                        // (C / 64 + 2, G, 64, 64)
+    char **each;                        // (C, at most 64) states of a step
+    int64_t *each_pos;                  // and positions
 } Work;
 
 static int conv_width(const Config *c) { return c->ssm_inner + 2 * c->ssm_groups * c->ssm_state; }
@@ -924,15 +929,21 @@ static int conv_width(const Config *c) { return c->ssm_inner + 2 * c->ssm_groups
 static size_t work_carve(const Config *c, int n, int chunk, char *base, Work *b) {
     size_t at = buffers_carve(c, n, chunk, base, &b->t), C = (size_t)(n < chunk ? n : chunk);
     size_t X = (size_t)conv_width(c), D = (size_t)c->ssm_inner, parts = CEIL_DIV(C, CHUNK) + 1;
+    size_t J = (size_t)c->ssm_heads, G = (size_t)c->ssm_groups, cpu = c->device ? 0 : 1;
+    size_t device = 1 - cpu, texts = C < (size_t)STEP_BATCH ? C : (size_t)STEP_BATCH;
     GroupPart g;
     Desk d;
     CARVE(b->z, float, C * D);
     CARVE(b->y, float, C * D);
     CARVE(b->in, float, C * X);
-    CARVE(b->dt, float, (CHUNK + C) * (size_t)c->ssm_heads);
+    CARVE(b->dt, float, (CHUNK + C) * J);
     CARVE(b->rows, char, (CHUNK + C) * X * (c->dtype == DT_F32 ? 4 : 2));
-    CARVE(b->group, char, parts * (size_t)c->ssm_groups * group_carve(c, base, &g));
-    CARVE(b->desks, char, (size_t)cpu_threads() * desk_carve(c, base, &d));
+    CARVE(b->group, char, cpu * parts * G * group_carve(c, base, &g));
+    CARVE(b->desks, char, cpu * (size_t)cpu_threads() * desk_carve(c, base, &d));
+    CARVE(b->row_dt, float, device * (CHUNK + C) * J);
+    CARVE(b->gram, float, device * (C / CHUNK + 2) * G * CHUNK * CHUNK);
+    CARVE(b->each, char *, device * texts);
+    CARVE(b->each_pos, int64_t, device * texts);
     return at;
 }
 #undef CARVE
@@ -989,6 +1000,16 @@ static void gated_out(Forward *f, const Work *b, int layer, int first, int n) {
     const SsmLayer *w = &f->w->ssm[layer];
     int D = c->ssm_inner, part = D / c->norm_groups;
     LinearJob out = { &w->wout, NULL, b->t.x + (size_t)first * c->dim, (size_t)c->dim, true, NULL };
+#ifdef SCB_CUDA
+    if (f->device) {
+        RowNorm norm = { .x = b->y, .gate = b->z, .w = w->gate_norm, .act = (uint16_t *)b->t.act,
+                         .ldx = (size_t)D, .ld_act = (size_t)padded(D), .dim = part,
+                         .eps = c->norm_eps };
+        cuda_norm(&norm, n, c->norm_groups, device_stream(f->device));
+        products(f, &b->t, &out, 1, n);
+        return;
+    }
+#endif
 #pragma omp parallel for if (n > 4)
     for (int i = 0; i < n; i++) {
         float *y = b->y + (size_t)i * D, *t = thread_row(f, &b->t);
@@ -1000,6 +1021,35 @@ static void gated_out(Forward *f, const Work *b, int layer, int first, int n) {
     }
     products(f, &b->t, &out, 1, n);
 }
+
+#ifdef SCB_CUDA
+void device_states(const Forward *f, char **each, int64_t *each_pos) {
+    char *state[STEP_BATCH];
+    int64_t pos[STEP_BATCH];
+    for (int i = 0; i < f->n; i++) {
+        state[i] = f->of[i].state;
+        pos[i] = f->of[i].pos;
+    }
+    mem_put(f->mem, each, state, (size_t)f->n * sizeof *each);
+    if (each_pos) mem_put(f->mem, each_pos, pos, (size_t)f->n * sizeof *pos);
+}
+
+static void device_mix(const Forward *f, const Work *b, int layer, int first, int n) {
+    const Config *c = f->c;
+    const SsmLayer *w = &f->w->ssm[layer];
+    size_t at = (size_t)layer * mamba_state_bytes(c);
+    void *stream = device_stream(f->device);
+    MambaMix a = { .conv = w->conv, .conv_bias = w->conv_bias, .dt_bias = w->dt_bias, .a = w->a,
+                   .d = w->d, .in = b->in, .dt = b->dt + (size_t)CHUNK * c->ssm_heads, .y = b->y,
+                   .n = n, .heads = c->ssm_heads, .head_dim = c->ssm_head_dim,
+                   .state = c->ssm_state, .groups = c->ssm_groups, .taps = c->ssm_conv,
+                   .pos = f->pos + first, .rows = (uint16_t *)b->rows, .row_dt = b->row_dt,
+                   .gram = b->gram, .each = b->each, .each_pos = b->each_pos, .at = at };
+    if (!f->of) a.one = f->state + at;
+    if (f->of) cuda_mamba_step(&a, stream);
+    else cuda_mamba_feed(&a, stream);
+}
+#endif
 
 static void mix(Forward *f, const Work *b, int layer, int first, int n) {
     const Config *c = f->c;
@@ -1014,6 +1064,10 @@ static void mix(Forward *f, const Work *b, int layer, int first, int n) {
     norm_act(f, &b->t, b->t.x + (size_t)first * c->dim, f->w->layer[layer].attn_norm, n);
     products(f, &b->t, jobs, 3, n);
     double t1 = now_s();
+#ifdef SCB_CUDA
+    if (f->device) device_mix(f, b, layer, first, n);
+    else
+#endif
     if (f->of)
         for (int i = 0; i < n; i++)
             mix_tokens(f, b, layer, f->of[i].state + layer * bytes, f->of[i].pos, i, 1);
@@ -1030,7 +1084,7 @@ int feed_piece(const Forward *f, int first) {
 }
 
 void feed_keep(const Forward *f, int first, size_t at, size_t bytes) {
-    if (f->kept && first == f->keep_at) memcpy(f->kept + at, f->state + at, bytes);
+    if (f->kept && first == f->keep_at) mem_copy(f->mem, f->kept + at, f->state + at, bytes);
 }
 
 int mamba_feed(Forward *f, Err *err) {
@@ -1069,5 +1123,8 @@ static void step_layers(Forward *f, void *work) {
 void mamba_step(Forward *f) {
     Work b;
     work_carve(f->c, f->n, f->n, (char *)f->scratch, &b);
+#ifdef SCB_CUDA
+    if (f->device) device_states(f, b.each, b.each_pos);
+#endif
     step_run(f, &b.t, step_layers, &b);
 }

@@ -569,9 +569,9 @@ static int model_device(Model *m, const char *path, Err *err) {
                          "with --dtype bf16, or use --device cpu", path);
     if (c->stream)
         return FAIL_CODE(err, EXIT_USAGE, "--stream-weights is for the CPU alone");
-    if (c->arch != ARCH_LLAMA)
-        return FAIL_CODE(err, EXIT_USAGE, "%s: only transformers run on the GPU yet; use "
-                         "--device cpu", path);
+    if (c->arch == ARCH_MAMBA2 && c->ssm_head_dim > 1024)
+        return FAIL_CODE(err, EXIT_USAGE, "%s: a GPU computes state space heads of up to 1024 "
+                         "channels, not of %d; use --device cpu", path, c->ssm_head_dim);
     if (c->n_heads && c->head_dim != 64 && c->head_dim != 80 && c->head_dim != 96 &&
         c->head_dim != 128 && c->head_dim != 256)
         return FAIL_CODE(err, EXIT_USAGE, "%s: a GPU computes heads of 64, 80, 96, 128 or 256 "

@@ -19,7 +19,7 @@ typedef struct {
 
 static inline FileParam *bin_param(BinWriter *w, const char *key, uint32_t type) {
     w->params = (FileParam *)xrealloc(w->params, (w->n_params + 1) * sizeof *w->params);
-    FileParam *p = memset(w->params + w->n_params++, 0, sizeof *p);
+    FileParam *p = (FileParam *)memset(w->params + w->n_params++, 0, sizeof *p);
     CHECK(strlen(key) < sizeof p->key, "key %s is too long", key);
     strcpy(p->key, key);
     p->type = type;
@@ -42,7 +42,7 @@ static inline FileTensor *bin_tensor(BinWriter *w, const char *name, DType type,
                                      const uint64_t *shape, const void *data) {
     static const size_t size[] = { 4, 2, sizeof(Q8Block), 1, 4 };
     w->tensors = (FileTensor *)xrealloc(w->tensors, (w->n_tensors + 1) * sizeof *w->tensors);
-    FileTensor *t = memset(w->tensors + w->n_tensors++, 0, sizeof *t);
+    FileTensor *t = (FileTensor *)memset(w->tensors + w->n_tensors++, 0, sizeof *t);
     CHECK(strlen(name) < sizeof t->name, "name %s is too long", name);
     strcpy(t->name, name);
     t->dtype = type;
@@ -53,7 +53,7 @@ static inline FileTensor *bin_tensor(BinWriter *w, const char *name, DType type,
         t->bytes *= type == DT_Q8 && d == ndim - 1 ? CEIL_DIV(shape[d], 32) : t->shape[d];
     }
     t->xxh = XXH64(data, t->bytes, 0);
-    static const char zero[64];
+    static const char zero[64] = { 0 };
     str_add(&w->data, zero, (64 - w->data.n % 64) % 64);
     t->offset = w->data.n;
     str_add(&w->data, (const char *)data, t->bytes);

@@ -334,17 +334,19 @@ static void route_row(float *p, int n, int used) {      // as jamba.cu has it
 }
 
 static void experts(int n, int X, int used, int E) {
-    size_t nr = (size_t)n * X, ne = (size_t)n * E, rows = (size_t)n * used;
+    size_t nr = (size_t)n * X, ne = (size_t)n * E, rows = (size_t)n * used, ld = padded(E);
     float *route = filled(nr, 15), *x = filled(ne, 16), *out = filled(rows * E, 17);
-    uint16_t *act = rounded(x, ne), *gathered = zeros<uint16_t>(rows * E);
+    uint16_t *act = zeros<uint16_t>(n * ld), *gathered = zeros<uint16_t>(rows * ld);
+    for (size_t i = 0; i < ne; i++) act[i / E * ld + i % E] = f32_bf16(x[i]);
     for (size_t i = 0; i < nr; i++) {
         route[i] *= 3;
         if (i / X % 5 == 1) route[i] = 0.5f;                    // all equal: the lowest ids
         if (i / X % 5 == 2 && i % X) route[i] = -300.0f;        // the second share vanishes
     }
     Routing a = { to_device(route, nr), device_array<int>(X), device_array<int>(X),
-                  device_array<int>(rows), device_array<int>(nr), n, X, used, E };
-    uint16_t *dact = to_device(act, ne), *dto = to_device(gathered, rows * E);
+                  device_array<int>(rows), device_array<int>(nr), n, X, used, E,
+                  (int)ld };
+    uint16_t *dact = to_device(act, n * ld), *dto = to_device(gathered, rows * ld);
     float *dx = to_device(x, ne), *dout = to_device(out, rows * E);
     cuda_route(&a, twin_stream());
     cuda_experts_gather(&a, dact, dto, twin_stream());
@@ -357,14 +359,14 @@ static void experts(int n, int X, int used, int E) {
             if (!(share > 0)) continue;
             count[e]++;
             for (int j = 0; j < E; j++) {
-                gathered[(size_t)at * E + j] = act[(size_t)i * E + j];
+                gathered[at * ld + j] = act[i * ld + j];
                 x[(size_t)i * E + j] = fmaf(share, out[(size_t)at * E + j], x[(size_t)i * E + j]);
             }
             at++;
         }
     same("shares of experts", a.route, route, nr);
     same("rows of experts", a.count, count, (size_t)X);
-    same("gathered rows", dto, gathered, rows * E);
+    same("gathered rows", dto, gathered, rows * ld);
     same("combined rows", dx, x, ne);
     cudaFree(a.first); cudaFree(a.slot); cudaFree(a.place); cudaFree(dact); cudaFree(dout);
     free(route); free(x); free(out); free(act); free(gathered); free(count);

@@ -16,6 +16,7 @@
 #define cuda_conv plain_cuda_conv
 #define cuda_mamba_feed plain_cuda_mamba_feed
 #define cuda_mamba_step plain_cuda_mamba_step
+#define device_states plain_device_states
 #include "mamba.cu"
 #undef cuda_conv
 #undef cuda_mamba_feed
@@ -133,7 +134,7 @@ static void feed(Layer2 *l, char *plain, char *device, int64_t pos, int n, uint6
     m.pos = pos;
     m.rows = device_array<uint16_t>(all * X);
     m.row_dt = device_array<float>(all * J);
-    m.gram = device_array<float>((all / CHUNK + 2) * (size_t)l->c.ssm_groups * CHUNK * CHUNK);
+    m.gram = device_array<float>(((size_t)n / CHUNK + 2) * (size_t)l->c.ssm_groups * CHUNK * CHUNK);
     size_t bytes = plain_mamba_state_bytes(&l->c);
     char *before = fetched(device, bytes);
     cuda_mamba_feed(&m, twin_stream());
