@@ -1,83 +1,165 @@
 #!/usr/bin/env python3
-"""findings.py - the runs of findings.sh as one Markdown table between the marker lines of a file.
+"""findings.py - the runs of findings.sh as Markdown tables between the marker lines of a file.
 
     findings.py SESSIONS DIR FILE.md
+    findings.py --rows RUN          mean rows that the one method of a run kept
 """
 import csv
+import glob
 import io
+import json
 import os
+import re
 import subprocess
 import sys
 
+PAIR = ("retr_kv", "retr_mh")
 TASKS = ("retr_kv", "retr_ps", "retr_mh", "math_find")
+MODELS = ("tiny_llama", "tiny_jamba", "tiny_mamba2")
+LENGTHS = (768, 1536, 3072)
+MODES = ("multi-turn", "multi-request")
 MARKS = ("<!-- findings -->", "<!-- end of findings -->")
 
 
-def rows_of(*runs):
-    runs = [r for r in runs if os.path.isdir(r)]
-    if not runs:
-        return []
-    r = subprocess.run(["./scbench", "report", *runs, "--format", "csv"], capture_output=True,
-                       text=True)
-    if r.returncode:
-        sys.exit(f"findings.py: {r.stderr.strip()}")
-    return list(csv.DictReader(io.StringIO(r.stdout)))
+class Run:
+    """what the program reports of one run; an arm is a method, or keep-last at corm's rows"""
+    def __init__(self, dir):
+        r = subprocess.run(["./scbench", "report", dir, "--format", "csv"], capture_output=True,
+                           text=True)
+        if r.returncode:
+            sys.exit(f"findings.py: {r.stderr.strip()}")
+        self.rows = list(csv.DictReader(io.StringIO(r.stdout)))
+        for row in self.rows:
+            row["arm"] = row["method"]
+            if "at corm's rows" in row["sizes"]:
+                row["arm"] += " at corm's rows"
+        self.arms = list(dict.fromkeys(row["arm"] for row in self.rows))
 
-
-class Cells:
-    """means of one run by (kind, mode, task, turn)"""
-    def __init__(self, rows, arm):
-        self.rows = [r for r in rows if (r["model"], r["method"], r["sizes"]) == arm]
-
-    def mean(self, kind, mode, task="", turn=""):
+    def mean(self, arm, mode, tasks=PAIR, turn=""):
+        """mean over tasks in %, of one turn or of all; None where a task is missing"""
+        kind = "turn" if turn else "task"
         found = [float(r["mean"]) for r in self.rows
-                 if (r["kind"], r["mode"], r["turn"]) == (kind, mode, turn) and r["mean"] and
-                 (not task or r["task"] == task)]
-        return sum(found) / len(found) if found else None
+                 if (r["arm"], r["mode"], r["kind"], r["turn"]) == (arm, mode, kind, str(turn)) and
+                 r["task"] in tasks and r["mean"]]
+        return sum(found) / len(found) if len(found) == len(tasks) else None
 
-    def kept(self):
-        found = [float(r["rows"]) for r in self.rows
-                 if (r["kind"], r["mode"]) == ("average", "multi-turn") and r["rows"]]
-        return f"{found[0]:.0f}" if found else ""
-
-
-def cell(x, sign=False):
-    return "" if x is None else f"{x:{'+' if sign else ''}.0f}"
+    def kept(self, arm, field="rows", mode="multi-turn"):
+        found = [float(r[field]) for r in self.rows
+                 if (r["arm"], r["mode"], r["kind"]) == (arm, mode, "average") and r[field]]
+        return found[0] if found else None
 
 
-def table(sessions, dir):
-    runs = {name: rows_of(os.path.join(dir, name)) for name in ("own", "aware", "half")}
-    first = rows_of(*(os.path.join(dir, f"tiny_{m}") for m in ("llama", "jamba", "mamba2")))
-    out = [f"{sessions} sessions per cell, 1,536 tokens, `make findings`; accuracy in %. Half: "
-           "multi-turn with half of the rows; own: own history against golden; known: multi-request "
-           "with question 1 known when the policy acts, against unknown.",
-           "", "| | rows | " + " | ".join(
-               ["KV", "PS", "MH", "Math", *(f"turn {t}" for t in range(1, 6)), "half", "own",
-                "KV", "PS", "MH", "Math", "known"]) + " |", "|" + "---|" * 18,
-           "| | | multi-turn" + " |" * 11 + " multi-request" + " |" * 5]
-    for arm in dict.fromkeys((r["model"], r["method"], r["sizes"]) for r in first):
-        here = Cells(first, arm)
-        turns = [here.mean("turn", "multi-turn", "", str(t)) for t in range(1, 6)]
-        both = {}
-        for name, mode in (("own", "multi-turn"), ("aware", "multi-request")):
-            a = Cells(runs[name], arm).mean("task", mode)
-            b = here.mean("task", mode)
-            both[name] = a - b if a is not None and b is not None else None
-        half = [r for r in runs["half"] if r["method"] == arm[1] and r["kind"] == "task" and
-                r["mode"] == "multi-turn" and r["mean"] and arm[0] == r["model"]]
-        half = sum(float(r["mean"]) for r in half) / len(half) if len(half) == 4 else None
-        name = arm[1] if arm[0] == "tiny_llama" else f"{arm[0]}, {arm[1]}"
-        if arm[2] == "at corm's rows":
-            name += " at corm's rows"
-        out.append(f"| {name} | {here.kept()} | " + " | ".join(
-            [*(cell(here.mean("task", "multi-turn", t)) for t in TASKS), *map(cell, turns),
-             cell(half), cell(both["own"], True),
-             *(cell(here.mean("task", "multi-request", t)) for t in TASKS),
-             cell(both["aware"], True)]) + " |")
-    return "\n".join(out) + "\n"
+def cell(x, form=".0f"):
+    return "" if x is None else format(x, form)
+
+
+def less(a, b):
+    return a - b if a is not None and b is not None else None
+
+
+def line(*cells):
+    return "| " + " | ".join(cells) + " |"
+
+
+def head(*cells):
+    return [line(*cells), "|" + "---|" * len(cells)]
+
+
+def halves(dir):
+    """every method at half of the rows"""
+    half, few, own, known = (Run(os.path.join(dir, d)) for d in ("half", "few", "own", "known"))
+    out = head("", "rows", "KV", "MH", *(f"turn {t}" for t in range(1, 6)), "own", "KV", "MH",
+               "known", "64 rows")
+    out.append(line("", "", "multi-turn", *[""] * 7, "multi-request", "", "", "both"))
+    for arm in few.arms:
+        out.append(line(
+            f"`{arm}`" if " " not in arm else arm, cell(half.kept(arm)),
+            *(cell(half.mean(arm, "multi-turn", (t,))) for t in PAIR),
+            *(cell(half.mean(arm, "multi-turn", turn=t)) for t in range(1, 6)),
+            cell(less(own.mean(arm, "multi-turn"), half.mean(arm, "multi-turn")), "+.1f"),
+            *(cell(half.mean(arm, "multi-request", (t,))) for t in PAIR),
+            cell(less(known.mean(arm, "multi-request"), half.mean(arm, "multi-request")), "+.1f"),
+            " and ".join(cell(few.mean(arm, m)) for m in MODES)))
+    return out
+
+
+def full(dir):
+    """full attention by task and turn, and the extremes of math_find alone"""
+    run = Run(os.path.join(dir, "full"))
+    out = head("`tiny_llama`, `full`", *(f"turn {t}" for t in range(1, 6)), "multi-turn",
+               "multi-request")
+    for task in TASKS:
+        out.append(line(f"`{task}`",
+                        *(cell(run.mean("full", "multi-turn", (task,), t)) for t in range(1, 6)),
+                        *(cell(run.mean("full", m, (task,)), ".1f") for m in MODES)))
+    rows = [r for r in results(dir, "full") if r["task"] == "math_find" and
+            re.search(r"\nThe (largest|smallest)", r["question"])]
+    score = [[r["score"] for r in rows if r["mode"] == m] for m in MODES]
+    out.append(line("largest and smallest alone", *[""] * 5,
+                    *(cell(100 * sum(s) / len(s), ".1f") for s in score)))
+    return out
+
+
+def results(dir, name):
+    """all rows of a run"""
+    found = []
+    for path in glob.glob(os.path.join(dir, name, "**", "results.jsonl"), recursive=True):
+        with open(path, encoding="utf-8") as f:
+            found += map(json.loads, f)
+    return found
+
+
+def lengths(dir):
+    out = head("`retr_kv`, multi-turn", *(f"{n:,} tokens" for n in LENGTHS), "turns 1 to 5 at 1,536",
+               *(f"bytes at {n:,}" for n in LENGTHS))
+    for model in MODELS:
+        runs = {n: Run(os.path.join(dir, f"length-{model}-{n}")) for n in LENGTHS}
+        out.append(line(f"`{model}`", *(cell(runs[n].mean("full", "multi-turn", ("retr_kv",)))
+                                        for n in LENGTHS),
+                        " ".join(cell(runs[1536].mean("full", "multi-turn", ("retr_kv",), t))
+                                 for t in range(1, 6)),
+                        *(f"{memory(dir, model, n) / 1e6:.2f} MB" for n in LENGTHS)))
+    return out
+
+
+def memory(dir, model, n):
+    """bytes of KV rows and recurrent states when the question is asked, mean over the turns"""
+    size = [r["kv_live_bytes_q"] + (r["ssm_bytes"] or 0)
+            for r in results(dir, f"length-{model}-{n}")]
+    return sum(size) / len(size)
+
+
+def equal(dir):
+    """corm's ragged lists against equal ones of the same bytes"""
+    corm, others = Run(os.path.join(dir, "corm")), Run(os.path.join(dir, "equal"))
+    out = head("", "rows", "MB", "KV", "MH", "KV", "MH")
+    out.append(line("", "", "", "multi-turn", "", "multi-request", ""))
+    arms = [(corm, a) for a in corm.arms] + [(others, a) for a in others.arms if a != "keep-last"]
+    for run, arm in arms:
+        mb = run.kept(arm, "kv_live_bytes")
+        out.append(line(f"`{arm}`" if " " not in arm else arm, cell(run.kept(arm)),
+                        cell(mb and mb / 1e6, ".2f"),
+                        *(cell(run.mean(arm, m, (t,))) for m in MODES for t in PAIR)))
+    return out
+
+
+def tables(sessions, dir):
+    return "\n".join([
+        f"{sessions} sessions per cell, 1,536 tokens, `make findings`; accuracy in %.", "",
+        *full(dir), "",
+        "Attention in every layer, in one of four, in none:", "", *lengths(dir), "",
+        "Half of the rows, `tiny_llama`. Turns: mean of KV and MH; own: that mean with the model's own "
+        "history, less the one with golden answers; known: with question 1 known when the policy "
+        "acts, less without; 64 rows: the mean at the default sizes, in both modes.", "",
+        *halves(dir), "",
+        "`corm` with w over the whole prompt, and others at its mean rows:", "",
+        *equal(dir)]) + "\n"
 
 
 def main():
+    if len(sys.argv) == 3 and sys.argv[1] == "--rows":
+        run = Run(sys.argv[2])
+        return print(round(run.kept(run.arms[0])))
     if len(sys.argv) != 4:
         sys.exit(__doc__.strip())
     sessions, dir, path = sys.argv[1:]
@@ -85,8 +167,8 @@ def main():
         text = f.read()
     if any(text.count(m + "\n") != 1 for m in MARKS):
         sys.exit(f"findings.py: {path} must hold the lines '{MARKS[0]}' and '{MARKS[1]}' once each")
-    head, rest = text.split(MARKS[0] + "\n")
-    new = head + MARKS[0] + "\n" + table(sessions, dir) + MARKS[1] + rest.split(MARKS[1])[1]
+    before, rest = text.split(MARKS[0] + "\n")
+    new = before + MARKS[0] + "\n" + tables(sessions, dir) + MARKS[1] + rest.split(MARKS[1])[1]
     with open(path + ".tmp", "w", encoding="utf-8") as f:
         f.write(new)
     os.replace(path + ".tmp", path)
