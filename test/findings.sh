@@ -31,6 +31,8 @@ more() {
 }
 trap 'kill $(jobs -p) 2>/dev/null; exit 130' INT TERM
 
+[ ! -e "$dir" ] || { echo "findings: $dir exists; name another directory" >&2; exit 1; }
+mkdir -p "$dir"
 tasks=retr_kv,retr_mh
 both=multi-turn,multi-request
 more full tiny_llama 1536 --task retr_kv,retr_ps,retr_mh,math_find --mode $both
