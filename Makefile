@@ -3,7 +3,7 @@
 # make CUDA=1    the .cu files through nvcc, for ARCH (sm_80, sm_90, sm_100)
 # make demo      install what is missing, build, run every method on the small models in data/, draw
 # make demo-smollm2           the main job on a real model, which is downloaded
-# make findings  the same as the demo with 100 sessions a cell, and into the README
+# make findings  what the papers claim on the small models, 100 sessions a cell, into the README
 # make sweep MODEL=FILE.bin OUT=DIR     every method at 1/32 to 1/2 of the rows, in both modes; a figure
 # make try K=NAME             builds, runs and times test/cuda/test_NAME.cu against the commit
 # make deps      install missing libraries (quiet when all are there)

@@ -69,8 +69,8 @@ def halves(dir):
     """every method at half of the rows"""
     half, few, own, known = (Run(os.path.join(dir, d)) for d in ("half", "few", "own", "known"))
     out = head("", "rows", "KV", "MH", *(f"turn {t}" for t in range(1, 6)), "own", "KV", "MH",
-               "known", "64 rows")
-    out.append(line("", "", "multi-turn", *[""] * 7, "multi-request", "", "", "both"))
+               "known", "KV, 64 rows")
+    out.append(line("", "", "multi-turn", *[""] * 7, "multi-request", "", "", "multi-turn"))
     for arm in few.arms:
         out.append(line(
             f"`{arm}`" if " " not in arm else arm, cell(half.kept(arm)),
@@ -79,7 +79,7 @@ def halves(dir):
             cell(less(own.mean(arm, "multi-turn"), half.mean(arm, "multi-turn")), "+.1f"),
             *(cell(half.mean(arm, "multi-request", (t,))) for t in PAIR),
             cell(less(known.mean(arm, "multi-request"), half.mean(arm, "multi-request")), "+.1f"),
-            " and ".join(cell(few.mean(arm, m)) for m in MODES)))
+            cell(few.mean(arm, "multi-turn", ("retr_kv",)))))
     return out
 
 
@@ -150,7 +150,7 @@ def tables(sessions, dir):
         "Attention in every layer, in one of four, in none:", "", *lengths(dir), "",
         "Half of the rows, `tiny_llama`. Turns: mean of KV and MH; own: that mean with the model's own "
         "history, less the one with golden answers; known: with question 1 known when the policy "
-        "acts, less without; 64 rows: the mean at the default sizes, in both modes.", "",
+        "acts, less without; 64 rows: the default sizes.", "",
         *halves(dir), "",
         "`corm` with w over the whole prompt, and others at its mean rows:", "",
         *equal(dir)]) + "\n"

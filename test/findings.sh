@@ -4,7 +4,8 @@
 # model's own history, with half of the rows, and with the default sizes. The tables go into README.md
 # between its two marker lines.
 #
-#   test/findings.sh [SESSIONS [DIR]]   default 100 sessions per cell, into out/findings-DATE
+#   test/findings.sh [SESSIONS [DIR]]   default 100 sessions per cell, into out/findings-DATE; a DIR of
+#                                       findings that were cut off goes on
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -18,12 +19,14 @@ test/deps.sh || exit 1
 make --no-print-directory -s -j"$(nproc)" || exit 1
 # more NAME MODEL CTX OPTIONS...: another run, two halves of the sessions side by side
 more() {
-    local shard pids=() rc=0 name=$1 model=$2 ctx=$3
+    local shard pids=() resume rc=0 name=$1 model=$2 ctx=$3
     shift 3
     echo "$name: $model, $ctx tokens, $*"
     for shard in 1/2 2/2; do
+        resume=
+        [ ! -e "$dir/$name/shard-${shard%/2}/manifest.json" ] || resume=--resume
         ./scbench "data/$model.bin" --sessions "$sessions" --seed 9000 --ctx "$ctx" --out "$dir/$name" \
-            --shard $shard --threads 1 --quiet "$@" >"$dir/$name.${shard%/2}.log" 2>&1 &
+            --shard $shard --threads 1 --quiet $resume "$@" >"$dir/$name.${shard%/2}.log" 2>&1 &
         pids+=($!)
     done
     for pid in "${pids[@]}"; do wait "$pid" || rc=$?; done
@@ -31,7 +34,6 @@ more() {
 }
 trap 'kill $(jobs -p) 2>/dev/null; exit 130' INT TERM
 
-[ ! -e "$dir" ] || { echo "findings: $dir exists; name another directory" >&2; exit 1; }
 mkdir -p "$dir"
 tasks=retr_kv,retr_mh
 both=multi-turn,multi-request
@@ -46,13 +48,13 @@ more corm tiny_llama 1536 --task $tasks --method corm --set corm.window=1536 --m
 rows=$(python3 test/findings.py --rows "$dir/corm") || exit 1
 more equal tiny_llama 1536 --task $tasks --method streamingllm,snapkv,h2o --budget "$rows" \
      --no-baselines --mode $both
+more half tiny_llama 1536 --task $tasks --keep 0.5 --mode $both --no-baselines \
+     --method "full,topk,quest,minference,tri-shape,a-shape,streamingllm,snapkv,pyramidkv,h2o,roco,`
+             `scissorhands,tova,keep-last"
 more known tiny_llama 1536 --task $tasks --method snapkv,pyramidkv,tova,h2o --keep 0.5 \
      --no-baselines --mode multi-request --query-aware first
 more own tiny_llama 1536 --task $tasks --keep 0.5 --history own --no-baselines \
      --method full,streamingllm,snapkv,h2o,roco,a-shape,minference
-more half tiny_llama 1536 --task $tasks --keep 0.5 --mode $both --no-baselines \
-     --method "full,topk,quest,minference,tri-shape,a-shape,streamingllm,snapkv,pyramidkv,h2o,roco,`
-             `scissorhands,tova,keep-last"
-more few tiny_llama 1536 --task $tasks --method all --mode $both
+more few tiny_llama 1536 --task retr_kv --method all
 
 python3 test/findings.py "$sessions" "$dir" README.md
