@@ -624,7 +624,7 @@ KVWork *kv_work_open(Mem *mem, const AttnShape *s, Device *device) {
     return w;
 }
 
-typedef struct { size_t panels, parts, scores, lse2, keep, rank, window, readers; } WorkSizes;
+typedef struct { size_t panels, parts, scores, lse2, keep, rank, window, readers, rule; } WorkSizes;
 
 static WorkSizes work_sizes(const AttnShape *s, const Method *m, int len, int n, int window,
                             int batch) {
@@ -632,16 +632,19 @@ static WorkSizes work_sizes(const AttnShape *s, const Method *m, int len, int n,
     size_t ld = (size_t)panels * PANEL, h = (size_t)s->n_heads;
     bool wide = method_wide(m);
     WorkSizes z;
-    bool packs = n && !s->device;
+    bool packs = n && !s->device, looks = policy_looks(m->policy);
     z.panels = packs ? (wide ? h : (size_t)s->n_kv_heads) * panels * attn_panel_bytes(s) : 0;
     z.parts = s->device ? 0 : (size_t)batch * panels * h * ((size_t)s->head_dim + 2) * sizeof(float);
-    z.scores = policy_looks(m->policy) ? (size_t)batch * h * (ld + 1) * sizeof(float) : 0;
+    z.scores = looks ? (size_t)batch * h * (ld + 1) * sizeof(float) : 0;
     z.lse2 = m->policy->every_query ? h * (size_t)n * sizeof(float) : 0;
-    z.keep = ld;
-    z.rank = policy_looks(m->policy) || m->policy->wants_pos ? 4 * ld * sizeof(float) : 0;
+    z.keep = s->device ? 0 : ld;
+    z.rank = !s->device && (looks || m->policy->wants_pos) ? 4 * ld * sizeof(float) : 0;
     z.window = window_bytes(s, window);
-    z.readers = 0;
-    if (m->policy->at_read != READ_ALL)
+    z.readers = z.rule = 0;
+#ifdef SCB_CUDA
+    if (s->device) z.rule = device_rule_bytes(s, m, len, window);
+#endif
+    if (m->policy->at_read != READ_ALL && !s->device)
         z.readers = (size_t)cpu_threads() *
                     reader_bytes(s, reader_heads(m, s), len);
     return z;
@@ -651,10 +654,10 @@ size_t kv_work_bytes(const AttnShape *s, const Method *m, int len, int n, int wi
     WorkSizes z = work_sizes(s, m, len, n, window, batch);
     size_t threads = s->device ? 0 : (size_t)cpu_threads();
     return thread_bytes(s) * threads + z.panels + z.parts + z.scores + z.lse2 +
-           z.keep + z.rank + z.window + z.readers;
+           z.keep + z.rank + z.window + z.readers + z.rule;
 }
 
-static void *work_grow(KVWork *w, void *p, size_t *have, size_t want, const char *what) {
+void *work_grow(KVWork *w, void *p, size_t *have, size_t want, const char *what) {
     if (want <= *have) return p;
     mem_give(w->mem, p, *have);
     *have = want;
@@ -680,7 +683,7 @@ void kv_work_reserve(KVWork *w, const Method *m, int len, int n, int window, int
         w->lse2_ld = n;
     }
     had = (size_t)w->keep_ld;
-    if (ld > w->keep_ld) {
+    if (z.keep > had) {
         w->keep = (uint8_t *)work_grow(w, w->keep, &had, z.keep, "eviction marks");
         w->keep_ld = ld;
     }
@@ -690,8 +693,10 @@ void kv_work_reserve(KVWork *w, const Method *m, int len, int n, int window, int
     if (window > w->window_cap) {
         had = window_bytes(s, w->window_cap);
         w->window = (float *)work_grow(w, w->window, &had, z.window, "window rows");
+        w->window_pos = (int32_t *)xrealloc(w->window_pos, (size_t)window * sizeof *w->window_pos);
         w->window_cap = window;
     }
+    w->d.rule = (char *)work_grow(w, w->d.rule, &w->d.rule_bytes, z.rule, "choices of rows");
 }
 
 static size_t probe_bytes(const AttnShape *s) {
@@ -738,6 +743,7 @@ void kv_work_close(KVWork *w) {
     mem_give(w->mem, w->window, window_bytes(w->s, w->window_cap));
     if (w->sparse) mem_give(w->mem, w->probe, probe_bytes(w->s));
     sparse_close(w->sparse);
+    free(w->window_pos);
     free(w->sparse_keys);
     free(w->sparse_panels);
     free(w->sparse_head);
@@ -776,7 +782,7 @@ static void window_keep(KVWork *w, int first, int n, int64_t pos, const float *q
     int start = w->feed_n > w->window_cap ? w->feed_n - w->window_cap : 0;
     for (int i = first < start ? start - first : 0; i < n; i++) {
         memcpy(w->window + (size_t)(first + i - start) * row, q + (size_t)i * row, row * sizeof *q);
-        window_pos(w)[first + i - start] = (int32_t)(pos + i);
+        w->window_pos[first + i - start] = (int32_t)(pos + i);
         w->window_rows = first + i - start + 1;
     }
 }
@@ -951,14 +957,13 @@ void kv_feed_end(KVCache *c, KVWork *w, int layer, int64_t t, const void *window
 
 void kv_window_copy(const KVWork *w, int rows, void *dst) {
     size_t row = (size_t)w->s->n_heads * w->s->head_dim;
+    CHECK(rows <= w->window_rows, "%d window rows wanted of %d", rows, w->window_rows);
     if (w->device) {
-        const uint16_t *q16 = (const uint16_t *)(const void *)w->window;
-        mem_copy(w->mem, dst, q16 + (size_t)(w->window_rows - rows) * row,
-                 (size_t)rows * row * sizeof *q16);
+        mem_copy(w->mem, dst, window_row(w, w->d.window_at + w->window_rows - rows),
+                 (size_t)rows * row * sizeof(uint16_t));
         return;
     }
     const float *src = w->window + (size_t)(w->window_rows - rows) * row;
-    CHECK(rows <= w->window_rows, "%d window rows wanted of %d", rows, w->window_rows);
     for (size_t i = 0; i < (size_t)rows * row; i++) {
         if (w->s->elem == 4) ((float *)dst)[i] = src[i];
         else ((uint16_t *)dst)[i] = f32_bf16(src[i]);
@@ -1224,7 +1229,7 @@ KVStats kv_stats(const KVCache *c) {
         named += (size_t)h->len - (c->spread > 1 ? rows_in_base(c, h) : 0);
         st.alloc_bytes += (size_t)h->own.cap * row;
         st.policy_bytes += list_bytes(c, h) + (size_t)h->page_cap * page_bytes(c->s);
-        st.shared = st.shared || (h->live && c->base && c->base->refs > 1);
+        st.shared = st.shared || (has_dead(c, h) && c->base && c->base->refs > 1);
     }
     for (int i = 0; c->spread > 1 && i < c->base->n_heads; i++) named += rows_named(c, i);
     for (int i = 0; c->base && i < c->base->n_heads; i++)

@@ -136,6 +136,10 @@ static inline Rows *base_of(const KVCache *c, const Head *h) {
 static inline int base_rows(const KVCache *c, const Head *h) {
     return c->base ? base_of(c, h)->n : 0;
 }
+// rows that its list does not name: a list may be there before anything was dropped
+static inline bool has_dead(const KVCache *c, const Head *h) {
+    return h->len < base_rows(c, h) + h->own.n;
+}
 // the base's rows are this cache's alone: it may give them back
 static inline bool base_alone(const KVCache *c) { return c->base->refs == 1 && c->spread == 1; }
 
@@ -146,6 +150,11 @@ typedef struct {                // of a call on a device: (layers, caches of the
     int most, shared;           // of a step: longest list; entries that all caches name alike
     float *parts;               // of attention that is split over the keys
     size_t parts_bytes;
+    char *rule;                 // scores, marks and choices of the policy that acts
+    size_t rule_bytes;
+    char *turned;               // lists that POSITIONS_CACHE reads, their keys and values
+    size_t turned_bytes;
+    int window_at;              // row of the window buffer, of 2 W in bf16, where its rows begin
 } DeviceWork;
 
 struct KVWork {
@@ -172,8 +181,9 @@ struct KVWork {
     float *rank;                // (4, ld) its scores
     size_t rank_bytes;
     int keep_ld;
-    float *window;              // (W, H, hd) last query rows of the feed, then their lse2 (H, W),
-                                // entries seen (H, W) and positions (W)
+    float *window;              // (W, H, hd) last query rows of the feed, then their lse2 (H, W)
+                                // and entries seen (H, W)
+    int32_t *window_pos;        // (W) their positions
     int window_cap, window_rows;
     char *readers;              // (threads) scratch of read.cu
     size_t reader_bytes;
@@ -219,6 +229,8 @@ void pack_new(KVCache *c, KVWork *w, int layer, int n, bool all);
 
 KeyList head_list(const KVCache *c, const Head *h);
 void window_block_drop(WindowRows *b);
+// p, or a block of at least want bytes in its place, whose contents are nobody's
+void *work_grow(KVWork *w, void *p, size_t *have, size_t want, const char *what);
 static inline bool on_device(const KVCache *c) { return c->mem->ops != NULL; }
 // n numbers of the account's memory for the host to read: p itself, or a copy in *to
 const int32_t *ints_seen(const Mem *mem, const int32_t *p, int n, IntVec *to);
@@ -229,8 +241,18 @@ static inline size_t device_at(const KVCache *c, const KVWork *w, int layer, int
 }
 
 // kv_device.cu
-// heads <- the lengths of their lists on the device, after everything launched
-void device_fetch(KVCache *c, KVWork *w, int layer, int i);
+static inline void *stream_of(const KVWork *w) { return device_stream(w->device); }
+// heads <- the lengths of their lists on the device, after everything launched; t: logical tokens
+void device_fetch(KVCache *c, KVWork *w, int layer, int64_t t);
+int layer_most(const KVCache *c, int layer);            // entries of its longest list
+// the lists of n caches of the call from i on as attention reads them, none longer than most
+const struct KeyList *device_lists(const KVCache *c, KVWork *w, int layer, int i, int n, int most);
+// a feed's lists as they were read last
+static inline const struct KeyList *device_lists_read(const KVCache *c, const KVWork *w,
+                                                      int layer) {
+    return kv_turns(c) ? (const struct KeyList *)(const void *)w->d.turned
+                       : w->d.list + device_at(c, w, layer, 0);
+}
 void device_feed_begin(KVCache *c, KVWork *w, int layer);       // sends the lists of a layer
 void device_settle(KVCache *c, KVWork *w, int layer);           // layer_settle, kv_release and
 void device_release(KVCache *c);                                // cache_gather there
@@ -269,19 +291,27 @@ void policy_feed_end(KVCache *c, KVWork *w, int layer, int64_t t, const void *wi
                      bool first);
 // end of a layer's step: scores of w->scores and their lse2, then the rule. t: logical tokens
 void policy_step(KVCache *c, KVWork *w, int layer, int64_t t);
+#ifdef SCB_CUDA
+// The same on a device. Queries of a chunk, with their lse2 in w->lse2; the step of cache i of n.
+void device_queries(KVCache *c, KVWork *w, int layer, const KVDeviceRows *r);
+void device_policy_step(KVCache *c, KVWork *w, int layer, int i, int n, int64_t t);
+// rows that a rule with a budget names of a list of len; -1: only its marks say
+int rows_named_of(const KVCache *c, int layer, int len, int64_t t);
+size_t device_rule_bytes(const AttnShape *s, const Method *m, int len, int window);
+#endif
 static inline size_t window_bytes(const AttnShape *s, int rows) {
-    return (size_t)rows * ((size_t)s->n_heads * ((size_t)s->head_dim + 2) + 1) * sizeof(float);
+    return (size_t)rows * s->n_heads * ((size_t)s->head_dim + 2) * sizeof(float);
 }
 // lse2 of the last query rows (H, window_cap)
 static inline float *window_lse2(const KVWork *w) {
     return w->window + (size_t)w->window_cap * w->s->n_heads * w->s->head_dim;
 }
-
 static inline int32_t *window_seen(const KVWork *w) {
     return (int32_t *)(void *)(window_lse2(w) + (size_t)w->s->n_heads * w->window_cap);
 }
-static inline int32_t *window_pos(const KVWork *w) {
-    return window_seen(w) + (size_t)w->s->n_heads * w->window_cap;
+// on a device, where rows are bf16: row i of the 2 W that fit, of the feed's own from W on
+static inline uint16_t *window_row(const KVWork *w, int i) {
+    return (uint16_t *)(void *)w->window + (size_t)i * w->s->n_heads * w->s->head_dim;
 }
 
 EXTERN_C_END

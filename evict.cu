@@ -755,10 +755,17 @@ static int window_join(KVWork *w, int want, const void *ext, const int32_t *pos,
     size_t row = (size_t)s->n_heads * s->head_dim;
     int own = w->window_rows < want ? w->window_rows : want,
         add = want - own < ext_rows ? want - own : ext_rows;
+    memmove(w->window_pos + add, w->window_pos + w->window_rows - own, (size_t)own * sizeof *pos);
+    memcpy(w->window_pos, pos + ext_rows - add, (size_t)add * sizeof *pos);
+    if (w->device) {                            // its own stay: what comes before them has room
+        w->d.window_at += w->window_rows - own - add;
+        mem_copy(w->mem, window_row(w, w->d.window_at),
+                 (const uint16_t *)ext + (size_t)(ext_rows - add) * row,
+                 (size_t)add * row * sizeof(uint16_t));
+        return w->window_rows = own + add;
+    }
     memmove(w->window + (size_t)add * row, w->window + (size_t)(w->window_rows - own) * row,
             (size_t)own * row * sizeof(float));
-    memmove(window_pos(w) + add, window_pos(w) + w->window_rows - own, (size_t)own * sizeof *pos);
-    memcpy(window_pos(w), pos + ext_rows - add, (size_t)add * sizeof *pos);
     for (size_t i = 0; i < (size_t)add * row; i++) {
         size_t at = (size_t)(ext_rows - add) * row + i;
         w->window[i] =
@@ -854,23 +861,23 @@ void policy_queries(KVCache *c, KVWork *w, int layer, int first, int n, int64_t 
 }
 
 // how many entries of every KV head each of n window rows sees: those up to its own position
-static const int32_t *entries_seen(KVCache *c, KVWork *w, int layer, int n) {
-    int32_t *seen = window_seen(w);
+static void entries_seen(KVCache *c, KVWork *w, int layer, int n, int32_t *seen) {
     for (int g = 0; g < c->s->n_kv_heads; g++) {
         const int32_t *pos;
         int at = kv_positions(c, layer, g, &pos);
         for (int i = n - 1; i >= 0; i--) {
-            while (at && pos[at - 1] > window_pos(w)[i]) at--;
+            while (at && pos[at - 1] > w->window_pos[i]) at--;
             seen[(size_t)g * n + i] = at;
         }
     }
-    return seen;
 }
 
 // the last n query rows of the feeds, t tokens in all; apart: there may be tokens between them
 static void look_back(KVCache *c, KVWork *w, int layer, int n, int64_t t, bool apart) {
     Queries rows = { w->window, n, window_lse2(w), (size_t)w->window_cap, t - n + 1, 0, false,
-                     apart ? entries_seen(c, w, layer, n) : NULL };
+                     apart ? window_seen(w) : NULL };
+    if (apart) entries_seen(c, w, layer, n, window_seen(w));
+    if (w->feed_n == 0) pack_new(c, w, layer, 0, true);
     if (c->method.policy->sums)
         memset(w->scores, 0, (size_t)c->s->n_heads * w->scores_ld * sizeof *w->scores);
     window_denominators(c, w, layer, n, rows.seen);
@@ -1159,8 +1166,203 @@ void cuda_look_lse(const LookRows *a, float *lse2, size_t lse_ld, float *parts, 
 // ---------------------------------------------------------------------------
 // When policies act
 
+#ifdef SCB_CUDA
+// On a device a policy acts on the lists of the call. Its scratch, for lists of up to ld entries:
+typedef struct {
+    float *score, *mean;        // (lists, ld); mean: roco
+    uint8_t *keep;              // (lists, ld)
+    Choice *choice;             // (lists)
+    float *parts;               // of cuda_look_lse
+    size_t ld;
+} Rule;
+
+static size_t rule_at(const AttnShape *s, const Policy *p, int lists, int len, int window,
+                      char *base, Rule *r) {
+    size_t ld = (size_t)CEIL_DIV(len, PANEL) * PANEL, n = (size_t)lists, at = 0;
+    size_t scores = policy_looks(p) ? n * ld : 0;
+    r->ld = ld;
+#define CARVE(field, type, count)                                                                  \
+    (r->field = (type *)(void *)(base + at),                                                       \
+     at += ((size_t)(count) * sizeof(type) + 63) & ~(size_t)63)
+    CARVE(score, float, scores);
+    CARVE(mean, float, p->observe == add_moments ? scores : 0);
+    CARVE(keep, uint8_t, p->evicts ? n * ld : 0);
+    CARVE(choice, Choice, n);
+    CARVE(parts, float, (size_t)2 * LOOK_SPLITS * s->n_heads * window);
+#undef CARVE
+    return at;
+}
+
+size_t device_rule_bytes(const AttnShape *s, const Method *m, int len, int window) {
+    static char base[1];                        // only offsets are wanted
+    Rule r;
+    if (!m->policy->evicts) return 0;
+    return rule_at(s, m->policy, method_wide(m) ? s->n_heads : s->n_kv_heads, len, window, base,
+                   &r);
+}
+
+static Rule rule_of(const KVCache *c, const KVWork *w, int len, int window) {
+    Rule r;
+    size_t bytes = rule_at(c->s, c->method.policy, c->s->n_kv_heads, len, window, w->d.rule, &r);
+    CHECK(bytes <= w->d.rule_bytes, "a rule of %zu bytes where there are %zu", bytes,
+          w->d.rule_bytes);
+    return r;
+}
+
+static LookKind look_kind(const Policy *p) {
+    return p->sums                        ? LOOK_WINDOW
+           : p->observe == add_sum        ? LOOK_SUM
+           : p->observe == add_moments    ? LOOK_MOMENTS
+           : p->observe == mark_important ? LOOK_MARKS
+                                          : LOOK_LAST;
+}
+
+static LookRows look_rows(const KVCache *c, const KeyList *list, int most, const uint16_t *q,
+                          int n) {
+    const AttnShape *s = c->s;
+    LookRows a = { .list = list, .max_len = most, .q = q,
+                   .q_row = (size_t)s->n_heads * s->head_dim, .q_head = (size_t)s->head_dim,
+                   .rows = n, .n_heads = s->n_heads, .n_lists = s->n_kv_heads,
+                   .head_dim = s->head_dim, .scale = s->scale };
+    return a;
+}
+
+// head h of row i: lse2[h * lse_ld + i]; t: step of the first row
+static Observed observed_of(const KVCache *c, const KVWork *w, int layer, int i, const float *lse2,
+                            size_t lse_ld, int64_t t) {
+    const Sizes *z = &c->method.size;
+    bool alone = z->group == GROUP_QUERY_HEAD;
+    Observed o = { .lse2 = lse2, .lse_ld = lse_ld, .t = t,
+                   .head = w->d.head + device_at(c, w, layer, i), .sums = w->scores,
+                   .sums_ld = (size_t)w->scores_ld, .group = z->group,
+                   .units = alone ? c->s->n_heads / c->s->n_kv_heads : 1, .history = z->history };
+    return o;
+}
+
+void device_queries(KVCache *c, KVWork *w, int layer, const KVDeviceRows *r) {
+    int most = layer_most(c, layer);
+    LookRows a = look_rows(c, device_lists_read(c, w, layer), most, r->q16, r->n);
+    Observed o = observed_of(c, w, layer, 0, w->lse2 + r->first, (size_t)w->lse2_ld, r->pos + 1);
+    cuda_look(look_kind(c->method.policy), &a, &o, stream_of(w));
+}
+
+static void device_look_back(KVCache *c, KVWork *w, int layer, int n, int64_t t, bool apart) {
+    int most = layer_most(c, layer);
+    cudaStream_t stream = (cudaStream_t)stream_of(w);
+    Rule r = rule_of(c, w, most, n);
+    LookRows a = look_rows(c, device_lists_read(c, w, layer), most,
+                           window_row(w, w->d.window_at), n);
+    Observed o = observed_of(c, w, layer, 0, window_lse2(w), (size_t)w->window_cap, t - n + 1);
+    if (apart) {
+        size_t bytes = (size_t)c->s->n_kv_heads * n * sizeof(int32_t);
+        int32_t *seen = (int32_t *)xrealloc(NULL, bytes + 1);
+        entries_seen(c, w, layer, n, seen);
+        mem_put(w->mem, window_seen(w), seen, bytes);
+        a.seen = window_seen(w);
+        free(seen);
+    }
+    if (c->method.policy->sums)
+        CUDA_OK(cudaMemsetAsync(w->scores, 0,
+                                (size_t)c->s->n_heads * w->scores_ld * sizeof *w->scores, stream));
+    cuda_look_lse(&a, window_lse2(w), (size_t)w->window_cap, r.parts, stream);
+    cuda_look(look_kind(c->method.policy), &a, &o, stream);
+}
+
+// budget and tail of a rule that chooses by scores
+static void rule_sizes(const KVCache *c, int layer, int64_t t, int *budget, int *tail) {
+    const Sizes *z = &c->method.size;
+    const Policy *p = c->method.policy;
+    *budget = z->budget;
+    *tail = z->recent;
+    if (p->keep == keep_tova) *tail = 0;
+    if (p->keep != keep_snapkv && p->keep != keep_pyramid) return;
+    *tail = z->window;
+    if (p->keep == keep_pyramid)
+        *budget = z->window + pyramid_rows(z, layer, c->n_layers, t);
+}
+
+int rows_named_of(const KVCache *c, int layer, int len, int64_t t) {
+    const Policy *p = c->method.policy;
+    int budget, tail;
+    if (!p->has_budget) return -1;
+    rule_sizes(c, layer, t, &budget, &tail);
+    return len > budget ? len - budget : 0;
+}
+
+// marks of a rule that chooses by scores
+static void device_keep_scores(const KVCache *c, const KVWork *w, int layer, int i, int most,
+                               int64_t t, const Rule *r) {
+    const Sizes *z = &c->method.size;
+    const Policy *p = c->method.policy;
+    size_t at = device_at(c, w, layer, i), scores = (size_t)i * c->s->n_heads * w->scores_ld;
+    ScoreKind kind = p->keep == keep_h2o            ? SCORE_STATE
+                     : p->keep == keep_scissorhands ? SCORE_MARKS
+                     : p->keep == keep_tova         ? SCORE_LAYER
+                     : p->keep == keep_roco         ? SCORE_STEADY
+                                                    : SCORE_WINDOW;
+    Scoring a = { .list = w->d.list + at, .head = w->d.head + at, .n_lists = c->s->n_kv_heads,
+                  .n_heads = c->s->n_heads, .max_len = most,
+                  .sums = p->sums ? w->all_scores + scores : NULL, .sums_ld = (size_t)w->scores_ld,
+                  .group = z->group, .pool = z->pool, .kernel = z->kernel, .protect = z->protect,
+                  .score = r->score, .mean = r->mean, .ld = r->ld, .choice = r->choice };
+    rule_sizes(c, layer, t, &a.budget, &a.tail);
+    int rows = kind == SCORE_LAYER ? 1 : a.n_lists;
+    cuda_score(kind, &a, stream_of(w));
+    cuda_keep_top(r->score, r->ld, r->choice, rows, kind == SCORE_MARKS, r->keep, NULL,
+                  stream_of(w));
+    if (kind == SCORE_STEADY)
+        cuda_keep_roco(r->mean, r->ld, r->choice, rows, r->keep, stream_of(w));
+}
+
+// the rule acts on the lists of cache i, none of which is longer than most
+static void device_evict(KVCache *c, KVWork *w, int layer, int i, int most, int64_t t) {
+    const Sizes *z = &c->method.size;
+    const Policy *p = c->method.policy;
+    int lists = c->s->n_kv_heads;
+    KeyList *list = w->d.list + device_at(c, w, layer, i);
+    DeviceHead *head = w->d.head + device_at(c, w, layer, i);
+    void *stream = stream_of(w);
+    Rule r = rule_of(c, w, most, 0);
+    if (p->keep == keep_last) {
+        cuda_keep_ends(list, lists, most, 0, z->budget, r.keep, r.ld, stream);
+    } else if (p->keep == keep_streaming) {
+        cuda_keep_ends(list, lists, most, z->sinks, z->recent, r.keep, r.ld, stream);
+    } else if (p->keep == keep_random) {
+        RandomKey key = { c->method.seed, c->method.session, layer };
+        cuda_keep_random(list, lists, &key, z->budget, r.keep, r.ld, stream);
+    } else if (p->keep == keep_corm) {
+        cuda_keep_corm(list, head, lists, most, t, z->window, z->protect, r.keep, r.ld, stream);
+    } else {
+        device_keep_scores(c, w, layer, i, most, t, &r);
+    }
+    cuda_evict(list, head, lists, r.keep, r.ld, p->one_for_all, stream);
+}
+
+void device_policy_step(KVCache *c, KVWork *w, int layer, int i, int n, int64_t t) {
+    const Policy *p = c->method.policy;
+    size_t heads = (size_t)c->s->n_heads, ld = (size_t)w->scores_ld;
+    int most = layer_most(c, layer) + 1;
+    if (!c->method.size.steps && !p->observe) return;
+    if (policy_looks(p)) {
+        float *scores = w->all_scores + i * heads * ld;
+        LookRows a = look_rows(c, w->d.list + device_at(c, w, layer, i), most, NULL, 1);
+        Observed o = observed_of(c, w, layer, i, w->all_scores + n * heads * ld + i * heads, 1, t);
+        o.sums = scores;                        // the attention of the one query, in their place
+        cuda_observe(look_kind(p), &a, &o, scores, ld, stream_of(w));
+    }
+    if (c->method.size.steps) device_evict(c, w, layer, i, most, t);
+}
+#endif
+
 static void layer_evict(KVCache *c, KVWork *w, int layer, int64_t t) {
     const Policy *p = c->method.policy;
+#ifdef SCB_CUDA
+    if (w->device) {
+        device_evict(c, w, layer, 0, layer_most(c, layer), t);
+        device_fetch(c, w, layer, t);
+        return;
+    }
+#endif
     int G = c->s->n_kv_heads, group = c->s->n_heads / G, named = 0;
     size_t ld = w->rank_bytes / (4 * sizeof *w->rank);
     for (int g = 0; g < G; g++) {
@@ -1189,7 +1391,7 @@ static void window_store(KVCache *c, KVWork *w, int layer, int rows) {
         b->bytes = one * (size_t)c->n_layers;
         b->q = (char *)mem_take(c->mem, b->bytes, 1, "window rows of a branch");
         b->pos = (int32_t *)xrealloc(NULL, (size_t)rows * sizeof *b->pos);
-        memcpy(b->pos, window_pos(w), (size_t)rows * sizeof *b->pos);
+        memcpy(b->pos, w->window_pos, (size_t)rows * sizeof *b->pos);
         window_block_drop(c->next);
         c->next = b;
     }
@@ -1225,9 +1427,12 @@ void policy_feed_end(KVCache *c, KVWork *w, int layer, int64_t t, const void *wi
     const Policy *p = c->method.policy;
     bool acts = first ? method_at_first(&c->method) : c->method.size.feeds;
     if (p->window && (acts || p->observe)) {
-        if (w->feed_n == 0) pack_new(c, w, layer, 0, true);
         int n = window_gather(c, w, layer, t, window, rows, first);
-        look_back(c, w, layer, n, t, c->block && p->sums);
+#ifdef SCB_CUDA
+        if (w->device) device_look_back(c, w, layer, n, t, c->block && p->sums);
+        else
+#endif
+            look_back(c, w, layer, n, t, c->block && p->sums);
         if (c->method.size.every_turn > 0) window_store(c, w, layer, n);
     }
     if (acts) layer_evict(c, w, layer, t);

@@ -25,6 +25,7 @@ typedef struct DeviceHead {
     uint32_t *state;            // (words, cap) the policy's words, parallel to the list
     int words, cap;
     int own;                    // rows in part 1
+    uint16_t *pages;            // bounds of complete pages (cuda_pages), or NULL
 } DeviceHead;
 
 // ===========================================================================
@@ -76,7 +77,7 @@ void cuda_argmax(const float *logits, int32_t *out, int rows, int n, void *strea
 
 // ===========================================================================
 // evict.cu: what policies are shown. Keys are read as they are stored: where a list is read by
-// index, cuda_turn_keys goes first.
+// index, cuda_turn_lists goes first.
 typedef struct {                // query rows of a layer over the lists of its heads
     const KeyList *list;        // (n_lists)
     int max_len;                // host: no list is longer
@@ -172,9 +173,11 @@ void cuda_evict(KeyList *list, DeviceHead *head, int n_lists, const uint8_t *kee
 // Same bits.
 void cuda_gather(const KeyList *list, int n_lists, int max_len, int head_dim, char *const *to,
                  void *stream);
-// sparse_attn.cu: keys as POSITIONS_CACHE reads them, to[l] (len, hd). Same bits.
-void cuda_turn_keys(const KeyList *list, int n_lists, int max_len, int head_dim, int rope_dim,
-                    const float *inv_freq, uint16_t *const *to, void *stream);
+// sparse_attn.cu: lists with keys that are turned when read (POSITIONS_CACHE, SinkCache) as lists of
+// rows as they are read: rows (n_lists, 2, room, hd) keys and values, no list is longer than room.
+// Same bits.
+void cuda_turn_lists(const KeyList *list, int n_lists, int room, int head_dim, int rope_dim,
+                     const float *inv_freq, uint16_t *rows, KeyList *out, void *stream);
 
 // ===========================================================================
 // read.cu: rows of a list chosen anew for every one of n tokens, its newest entries. Row (i, l) of

@@ -7,8 +7,6 @@
 #include "kernels.h"
 
 #ifdef SCB_CUDA
-static void *stream_of(const KVWork *w) { return device_stream(w->device); }
-
 template <class T> static void pinned_grow(T **p, size_t n) {
     CUDA_OK(cudaFreeHost(*p));
     CUDA_OK(cudaMallocHost(p, n * sizeof **p));
@@ -32,6 +30,8 @@ void device_work_close(KVWork *w) {
     mem_give(w->mem, w->d.list, (size_t)w->d.room * sizeof *w->d.list);
     mem_give(w->mem, w->d.head, (size_t)w->d.room * sizeof *w->d.head);
     mem_give(w->mem, w->d.parts, w->d.parts_bytes);
+    mem_give(w->mem, w->d.rule, w->d.rule_bytes);
+    mem_give(w->mem, w->d.turned, w->d.turned_bytes);
     CUDA_OK(cudaFreeHost(w->d.sent_list));
     CUDA_OK(cudaFreeHost(w->d.sent_head));
 }
@@ -41,7 +41,8 @@ static void lists_fill(const KVCache *c, KVWork *w, int layer, int i) {
     size_t at = device_at(c, w, layer, i);
     for (int g = 0; g < c->s->n_kv_heads; g++) {
         const Head *h = head_of(c, layer, g);
-        DeviceHead head = { h->live, h->state, c->words, h->cap, h->own.n };
+        DeviceHead head = { h->live, h->state, c->words, h->cap, h->own.n,
+                            (uint16_t *)(void *)h->pages };
         w->d.sent_list[at + g] = head_list(c, h);
         w->d.sent_head[at + g] = head;
     }
@@ -55,15 +56,42 @@ static void lists_send(KVWork *w, size_t at, size_t n) {
                             cudaMemcpyHostToDevice, stream));
 }
 
-void device_fetch(KVCache *c, KVWork *w, int layer, int i) {
-    size_t at = device_at(c, w, layer, i), n = (size_t)c->s->n_kv_heads;
-    mem_get(w->mem, w->d.sent_list + at, w->d.list + at, n * sizeof *w->d.list);
-    mem_get(w->mem, w->d.sent_head + at, w->d.head + at, n * sizeof *w->d.head);
-    for (size_t g = 0; g < n; g++) {
-        Head *h = head_of(c, layer, (int)g);
-        h->len = w->d.sent_list[at + g].len;
-        h->own.n = w->d.sent_head[at + g].own;
+// heads of a layer <- lengths as they have come back; they were len and lost what a rule named
+static void lists_back(KVCache *c, const KVWork *w, int layer, int i, int more, int64_t t) {
+    size_t at = device_at(c, w, layer, i);
+    for (int g = 0; g < c->s->n_kv_heads; g++) {
+        Head *h = head_of(c, layer, g);
+        int len = h->len + more, lost = len - w->d.sent_list[at + g].len,
+            named = rows_named_of(c, layer, len, t);
+        c->named += named < 0 ? lost : named;
+        c->dropped += lost;
+        h->len = len - lost;
+        h->own.n += more;
     }
+}
+
+void device_fetch(KVCache *c, KVWork *w, int layer, int64_t t) {
+    size_t at = device_at(c, w, layer, 0);
+    mem_get(w->mem, w->d.sent_list + at, w->d.list + at,
+            (size_t)c->s->n_kv_heads * sizeof *w->d.list);
+    lists_back(c, w, layer, 0, 0, t);
+}
+
+// Lists whose keys are turned are read as others that the turned keys and the values are copied to;
+// they stay until the next call.
+const KeyList *device_lists(const KVCache *c, KVWork *w, int layer, int i, int n, int most) {
+    const AttnShape *s = c->s;
+    const KeyList *list = w->d.list + device_at(c, w, layer, i);
+    int lists = n * s->n_kv_heads;
+    size_t head = CEIL_DIV((size_t)lists * sizeof *list, 64) * 64,
+           want = head + (size_t)lists * most * 2 * s->head_dim * s->elem;
+    if (!kv_turns(c)) return list;
+    w->d.turned =
+        (char *)work_grow(w, w->d.turned, &w->d.turned_bytes, want, "keys at their places");
+    cuda_turn_lists(list, lists, most, s->head_dim, s->rope_dim, s->inv_freq,
+                    (uint16_t *)(void *)(w->d.turned + head), (KeyList *)(void *)w->d.turned,
+                    stream_of(w));
+    return (const KeyList *)(const void *)w->d.turned;
 }
 
 // ---------------------------------------------------------------------------
@@ -76,6 +104,7 @@ void device_feed_begin(KVCache *c, KVWork *w, int layer) {
         w->d.caches = 1;
         lists_room(w, c->n_layers * G);
     }
+    w->d.window_at = w->window_cap;
     lists_fill(c, w, layer, 0);
     lists_send(w, device_at(c, w, layer, 0), (size_t)G);
 }
@@ -93,7 +122,7 @@ void kv_device_append(KVCache *c, KVWork *w, int layer, RopeAppend *a) {
     }
 }
 
-static int layer_most(const KVCache *c, int layer) {
+int layer_most(const KVCache *c, int layer) {
     int most = 0;
     for (int g = 0; g < c->s->n_kv_heads; g++)
         if (kv_len(c, layer, g) > most) most = kv_len(c, layer, g);
@@ -101,11 +130,8 @@ static int layer_most(const KVCache *c, int layer) {
 }
 
 static float *parts_room(KVWork *w, size_t floats) {
-    if (floats * sizeof(float) > w->d.parts_bytes) {
-        mem_give(w->mem, w->d.parts, w->d.parts_bytes);
-        w->d.parts_bytes = floats * sizeof(float);
-        w->d.parts = TAKE(w->mem, float, floats, "partial attention results");
-    }
+    w->d.parts = (float *)work_grow(w, w->d.parts, &w->d.parts_bytes, floats * sizeof(float),
+                                    "partial attention results");
     return floats ? w->d.parts : NULL;
 }
 
@@ -115,20 +141,25 @@ static void window_keep(KVWork *w, const KVDeviceRows *r) {
     int start = w->feed_n > w->window_cap ? w->feed_n - w->window_cap : 0,
         from = r->first < start ? start - r->first : 0;
     if (from >= r->n) return;
-    mem_copy(w->mem, (uint16_t *)(void *)w->window + (size_t)(r->first + from - start) * row,
+    mem_copy(w->mem, window_row(w, w->window_cap + r->first + from - start),
              r->q16 + (size_t)from * row, (size_t)(r->n - from) * row * sizeof *r->q16);
+    for (int i = from; i < r->n; i++)
+        w->window_pos[r->first + i - start] = (int32_t)(r->pos + i);
     w->window_rows = r->first + r->n - start;
 }
 
 void kv_device_chunk(KVCache *c, KVWork *w, int layer, const KVDeviceRows *r, bool sparse) {
     const AttnShape *s = c->s;
     int most = layer_most(c, layer);
+    bool all = c->method.policy->every_query;
     CHECK(!sparse, "a sparse feed on the device");
-    CudaAttend a = { .list = w->d.list + device_at(c, w, layer, 0), .most = most, .q = r->q,
+    CudaAttend a = { .list = device_lists(c, w, layer, 0, 1, most), .most = most, .q = r->q,
                      .n = r->n, .act = r->act, .act_ld = (size_t)padded(s->n_heads * s->head_dim),
+                     .lse2 = all ? w->lse2 + r->first : NULL, .lse_ld = (size_t)w->lse2_ld,
                      .parts = parts_room(w, cuda_attend_parts(s, r->n, most, false)) };
     cuda_attend(s, &a, stream_of(w));
     if (w->window_cap) window_keep(w, r);
+    if (all) device_queries(c, w, layer, r);
 }
 
 // ---------------------------------------------------------------------------
@@ -176,32 +207,64 @@ void kv_device_begin(const StepOf *of, int n, KVWork *w) {
     lists_send(w, 0, (size_t)layers * n * G);
 }
 
+// caches i .. of the call whose keys are read in one way
+static int step_alike(const StepOf *of, int n, int i) {
+    int m = 1;
+    while (i + m < n && kv_turns(of[i + m].kv) == kv_turns(of[i].kv)) m++;
+    return m;
+}
+
+static bool steps_looked_at(const StepOf *of, int n) {
+    for (int i = 0; i < n; i++) {
+        const Method *m = &of[i].kv->method;
+        if (policy_looks(m->policy) && (m->size.steps || m->policy->observe)) return true;
+    }
+    return false;
+}
+
 void kv_device_step(const StepOf *of, int n, KVWork *w, int layer, const KVDeviceRows *r) {
     const AttnShape *s = of[0].kv->s;
-    CudaStep a = { .list = w->d.list + device_at(of[0].kv, w, layer, 0), .most = w->d.most,
-                   .shared = w->d.shared, .q = r->q, .parts = w->d.parts, .act = r->act,
-                   .act_ld = (size_t)padded(s->n_heads * s->head_dim), .n = n };
-    cuda_step(s, &a, stream_of(w));
+    size_t heads = (size_t)s->n_heads, row = heads * s->head_dim, ld = (size_t)w->scores_ld,
+           act_ld = (size_t)padded((int)row);
+    for (int i = 0, m; i < n; i += m) {
+        m = step_alike(of, n, i);
+        bool looked_at = steps_looked_at(of + i, m);
+        CudaStep a = { .list = device_lists(of[i].kv, w, layer, i, m, w->d.most),
+                       .most = w->d.most, .shared = w->d.shared, .q = r->q + i * row,
+                       .parts = w->d.parts, .act = r->act + i * act_ld, .act_ld = act_ld,
+                       .lse2 = looked_at ? w->all_scores + n * heads * ld + i * heads : NULL,
+                       .scores = looked_at ? w->all_scores + i * heads * ld : NULL,
+                       .ld_scores = ld, .n = m };
+        cuda_step(s, &a, stream_of(w));
+    }
+    for (int i = 0; i < n; i++) device_policy_step(of[i].kv, w, layer, i, n, of[i].pos + 1);
 }
 
 size_t kv_device_end(const StepOf *of, int n, KVWork *w) {
+    const KVCache *c = of[0].kv;
     size_t read = 0;
+    bool came_back = false;
     for (int i = 0; i < n; i++) {
-        KVCache *c = of[i].kv;
-        for (int l = 0; c->method.size.steps && l < c->n_layers; l++) device_fetch(c, w, l, i);
-        for (int h = 0; !c->method.size.steps && h < c->n_heads; h++) {
-            c->head[h].len++;
-            c->head[h].own.n++;
+        KVCache *o = of[i].kv;
+        bool steps = o->method.size.steps;
+        if (steps && !came_back)
+            mem_get(w->mem, w->d.sent_list, w->d.list,
+                    (size_t)o->n_layers * n * c->s->n_kv_heads * sizeof *w->d.list);
+        came_back = came_back || steps;
+        for (int l = 0; steps && l < o->n_layers; l++) lists_back(o, w, l, i, 1, of[i].pos + 1);
+        for (int h = 0; !steps && h < o->n_heads; h++) {
+            o->head[h].len++;
+            o->head[h].own.n++;
         }
-        for (int h = 0; h < c->n_heads; h++)
-            read += (size_t)(c->head[h].len - (i ? w->d.shared : 0));
+        for (int h = 0; h < o->n_heads; h++)
+            read += (size_t)(o->head[h].len - (i ? w->d.shared : 0));
     }
-    return read * kv_row_bytes(of[0].kv->s);
+    return read * kv_row_bytes(c->s);
 }
 
 bool kv_step_repeats(const KVCache *c) {
     const Policy *p = c->method.policy;
-    return !c->method.size.steps && !p->observe && p->at_read == READ_ALL;
+    return !c->method.size.steps && !p->observe && p->at_read == READ_ALL && !kv_turns(c);
 }
 
 void kv_device_key(const StepOf *of, const KVWork *w, int *lists, int *most, int *shared,
@@ -309,7 +372,8 @@ static void release_head(KVCache *c, Head *h, Release *r) {
         cuda_count(h->live, 0, r->in_base, stream);
     }
     if (r->own_too) {                           // with room behind it
-        Rows roomy = rows_take(c->mem, c->s, r->own + c->reserve);
+        int room = r->own + c->reserve;
+        Rows roomy = rows_take(c->mem, c->s, room < h->own.cap ? room : h->own.cap);
         roomy.n = r->own;
         if (r->own) rows_copy(c->mem, c->s, &roomy, 0, &r->own_to, 0, r->own);
         rows_give(c->mem, c->s, &h->own);
@@ -329,10 +393,10 @@ void device_release(KVCache *c) {
     char **to = (char **)xrealloc(NULL, most * sizeof *to);
     Release *plan = (Release *)xrealloc(NULL, (size_t)c->n_heads * sizeof *plan);
     for (int i = 0; i < c->n_heads; i++)
-        if (c->head[i].live) plan[i] = release_plan(c, &c->head[i], list, to, &n, &seen);
+        if (has_dead(c, &c->head[i])) plan[i] = release_plan(c, &c->head[i], list, to, &n, &seen);
     gather(c->mem, c->s, list, to, n);
     for (int i = 0; i < c->n_heads; i++)
-        if (c->head[i].live) release_head(c, &c->head[i], &plan[i]);
+        if (has_dead(c, &c->head[i])) release_head(c, &c->head[i], &plan[i]);
     free(seen.p);
     free(list);
     free(to);

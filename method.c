@@ -751,7 +751,10 @@ void method_list(FILE *out) {
 
 int method_on_device(const Method *m, Err *err) {
     const Policy *p = m->policy;
-    if (p->evicts || p->at_read != READ_ALL || m->prefill)
+    if (m->size.positions == POSITIONS_SINKCACHE)
+        return FAIL_CODE(err, EXIT_USAGE, "method %s: positions=sinkcache, rows that move before "
+                         "they come, runs on the CPU alone; use --device cpu", m->name);
+    if (p->at_read != READ_ALL || m->prefill)
         return FAIL_CODE(err, EXIT_USAGE, "method %s does not run on the GPU yet; use --device cpu",
                          m->name);
     return 0;

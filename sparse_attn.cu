@@ -74,14 +74,24 @@ static void key_rotate(const AttnShape *s, Turn *t, void *dst, const void *src, 
 
 #ifdef SCB_CUDA
 // grid (entries, lists), a thread per channel pair or channel behind the rotary part
-__global__ static void turn_keys_k(const KeyList *list, int hd, int rope_dim, const float *inv_freq,
-                                   uint16_t *const *to) {
+__global__ static void turn_lists_k(const KeyList *list, int hd, int rope_dim,
+                                    const float *inv_freq, uint16_t *rows, int room, KeyList *out) {
     const KeyList *l = &list[blockIdx.y];
     int j = blockIdx.x, half = rope_dim / 2;
+    uint16_t *k = rows + (size_t)blockIdx.y * room * 2 * hd, *v = k + (size_t)room * hd;
+    if (j == 0 && threadIdx.x == 0) {
+        KeyList turned = { { k, NULL }, { v, NULL }, { NULL, NULL }, room, NULL, l->len, false,
+                           NULL };
+        out[blockIdx.y] = turned;
+    }
     if (j >= l->len) return;
     const uint16_t *x = (const uint16_t *)list_row(l, l->k, j, 2 * (size_t)hd);
-    uint16_t *y = to[blockIdx.y] + (size_t)j * hd;
-    int shift = j - *(const int32_t *)list_row(l, (const void *const *)l->pos, j, 4);
+    const uint32_t *value = (const uint32_t *)list_row(l, l->v, j, 2 * (size_t)hd);
+    uint16_t *y = k + (size_t)j * hd;
+    int shift = l->turn ? l->turn[j]
+                        : j - *(const int32_t *)list_row(l, (const void *const *)l->pos, j, 4);
+    for (int i = threadIdx.x; i < hd / 2; i += blockDim.x)
+        ((uint32_t *)(v + (size_t)j * hd))[i] = value[i];
     for (int i = threadIdx.x; i < hd - half; i += blockDim.x) {
         if (i >= half || !shift) {
             y[i < half ? i : i + half] = x[i < half ? i : i + half];
@@ -95,11 +105,11 @@ __global__ static void turn_keys_k(const KeyList *list, int hd, int rope_dim, co
     }
 }
 
-void cuda_turn_keys(const KeyList *list, int n_lists, int max_len, int head_dim, int rope_dim,
-                    const float *inv_freq, uint16_t *const *to, void *stream) {
-    if (max_len)
-        LAUNCH(turn_keys_k, dim3(max_len, n_lists), 64, 0, stream, list, head_dim, rope_dim,
-               inv_freq, to);
+void cuda_turn_lists(const KeyList *list, int n_lists, int room, int head_dim, int rope_dim,
+                     const float *inv_freq, uint16_t *rows, KeyList *out, void *stream) {
+    if (room)
+        LAUNCH(turn_lists_k, dim3(room, n_lists), 64, 0, stream, list, head_dim, rope_dim, inv_freq,
+               rows, room, out);
 }
 #endif
 

@@ -524,12 +524,14 @@ static void lists(int len, int hd, int words, bool whole) {
                  (size_t)stay);
     }
     char *to[2] = { device_array<char>(one), device_array<char>(one) }, **d_to = to_device(to, 2);
-    uint16_t *turned[2] = { device_array<uint16_t>(cap * hd), device_array<uint16_t>(cap * hd) },
-             **d_turned = to_device(turned, 2), *want = zeros<uint16_t>(cap * hd);
+    size_t room = (size_t)y.max_len;
+    uint16_t *turned = device_array<uint16_t>(4 * room * hd), *want = zeros<uint16_t>(cap * hd);
+    KeyList *out = zeros<KeyList>(2), *d_out = to_device(out, 2);
     float inv[8] = { 1, 0.5f, 0.2f, 0.05f, 0.01f, 1e-3f, 1e-4f, 1e-5f }, *d_inv = to_device(inv, 8);
     int rope = hd < 16 ? hd / 2 * 2 : 16, half = rope / 2;
     cuda_gather(y.d_list, 2, y.max_len, hd, d_to, twin_stream());
-    cuda_turn_keys(y.d_list, 2, y.max_len, hd, rope, d_inv, d_turned, twin_stream());
+    cuda_turn_lists(y.d_list, 2, y.max_len, hd, rope, d_inv, turned, d_out, twin_stream());
+    from_device(out, d_out, 2);
     for (int l = 0; l < 2; l++) {
         const KeyList *k = &y.list[l];
         size_t row = (size_t)hd * 2, m = (size_t)k->len;
@@ -550,12 +552,17 @@ static void lists(int len, int hd, int words, bool whole) {
             }
         }
         same("gathered rows", to[l], block, m * (2 * row + 4));
-        same("turned keys", turned[l], want, m * hd);
-        cudaFree(to[l]); cudaFree(turned[l]);
+        same("turned keys", (uint16_t *)(uintptr_t)out[l].k[0], want, m * hd);
+        same("values of turned keys", (char *)(uintptr_t)out[l].v[0], block + m * row, m * row);
+        if (out[l].len != k->len || out[l].live || out[l].split < k->len) {
+            twin_failures++;
+            printf("a turned list of %d entries, not %d\n", out[l].len, k->len);
+        }
+        cudaFree(to[l]);
         free(block);
     }
-    cudaFree(d_keep); cudaFree(d_to); cudaFree(d_turned); cudaFree(d_inv);
-    free(keep); free(want);
+    cudaFree(d_keep); cudaFree(d_to); cudaFree(turned); cudaFree(d_out); cudaFree(d_inv);
+    free(keep); free(want); free(out);
     layer_free(&y);
 }
 
