@@ -29,7 +29,8 @@ typedef struct {
     uint32_t n_ids, n_heads, window_rows;
     uint32_t sum_words, sum_units, sum_group;   // of a context's column sums
     int64_t pairs, all_pairs;   // computed by a sparse prefill, and there by a dense one
-    uint8_t reserved[24];       // zero
+    uint8_t device;             // 1: the rows were computed on a GPU
+    uint8_t reserved[23];       // zero
 } FileHead;
 
 typedef struct {
@@ -38,7 +39,12 @@ typedef struct {
     uint64_t offset, bytes, hash;
 } FilePart;
 
-typedef struct { FilePart *part; const void **from; int n; } Parts;     // from NULL: gathered
+typedef struct {
+    FilePart *part;
+    const void **from;          // NULL: gathered
+    int n;
+    const Mem *mem;             // where all but ids and logits lie
+} Parts;
 
 // ---------------------------------------------------------------------------
 // What is saved
@@ -91,6 +97,7 @@ static FileHead head_of_file(const Model *m, uint32_t kind, uint64_t how, int n_
     h.version = SAVE_VERSION;
     h.kind = kind;
     h.model = m->hash;
+    h.device = m->device != NULL;
     h.how = how;
     h.n_ids = (uint32_t)n_ids;
     h.n_heads = (uint32_t)n_heads;
@@ -107,6 +114,7 @@ static FileHead parts_of_context(const Context *c, const int32_t *ids, Parts *l)
     FileHead h = head_of_file(c->m, KIND_CONTEXT, text_hash(key.p), c->n, c->base->n_heads);
     free(key.p);
     size_t row = kv_row_bytes(&c->m->shape);
+    l->mem = &c->m->mem;
     part_add(l, PART_IDS, 0, c->n, (size_t)c->n * sizeof *ids, ids);
     for (int i = 0; i < c->base->n_heads; i++) {
         const Rows *r = &c->base->head[i];
@@ -132,6 +140,7 @@ static FileHead parts_of_context(const Context *c, const int32_t *ids, Parts *l)
 static FileHead parts_of_root(const Branch *b, const int32_t *ids, int n, Parts *l) {
     const KVCache *c = b->kv;
     FileHead h = head_of_file(b->m, KIND_ROOT, method_how(&b->method), n, c->n_heads);
+    l->mem = &b->m->mem;
     part_add(l, PART_IDS, 0, n, (size_t)n * sizeof *ids, ids);
     for (int i = 0; i < c->n_heads; i++) {
         int len = c->head[i].len;
@@ -189,14 +198,15 @@ static void state_copy(const KVCache *c, int i, char *block, bool out) {
     size_t bytes = (size_t)h->len * sizeof(uint32_t);
     for (int k = 0; k < c->words; k++) {
         char *in = (char *)(h->state + (size_t)k * h->cap), *at = block + (size_t)k * bytes;
-        if (bytes) memcpy(out ? at : in, out ? in : at, bytes);
+        if (out) mem_get(c->mem, at, in, bytes);
+        else mem_put(c->mem, in, at, bytes);
     }
 }
 
 static int write_parts(int fd, FileHead *h, Parts *l, const KVCache *gather) {
     size_t most = 0;
     for (int i = 0; i < l->n; i++)
-        if (!l->from[i] && l->part[i].bytes > most) most = l->part[i].bytes;
+        if ((l->mem->ops || !l->from[i]) && l->part[i].bytes > most) most = l->part[i].bytes;
     char *buf = (char *)xrealloc(NULL, most + 1);
     int rc = 0;
     h->n_parts = (uint32_t)l->n;
@@ -207,6 +217,10 @@ static int write_parts(int fd, FileHead *h, Parts *l, const KVCache *gather) {
             cache_gather(gather, (int)p->index, buf);
         if (p->what == PART_POLICY) state_copy(gather, (int)p->index, buf, true);
         const void *from = l->from[i] ? l->from[i] : buf;
+        if (from != buf && l->mem->ops && p->what != PART_IDS && p->what != PART_LOGITS) {
+            mem_get(l->mem, buf, from, p->bytes);
+            from = buf;
+        }
         p->hash = XXH64(from, p->bytes, 0);
         rc = write_at(fd, from, p->bytes, p->offset);
     }
@@ -252,13 +266,13 @@ static int save(FileHead *h, Parts *l, const KVCache *gather, const char *path, 
 }
 
 int context_save(const Context *c, const int32_t *ids, const char *path, Err *err) {
-    Parts l = { NULL, NULL, 0 };
+    Parts l = { NULL, NULL, 0, NULL };
     FileHead h = parts_of_context(c, ids, &l);
     return save(&h, &l, NULL, path, err);
 }
 
 int branch_save(const Branch *b, const int32_t *ids, int n, const char *path, Err *err) {
-    Parts l = { NULL, NULL, 0 };
+    Parts l = { NULL, NULL, 0, NULL };
     CHECK(b->kv->first_done && !b->kv->marks && !b->stopped, "only a settled root is saved");
     FileHead h = parts_of_root(b, ids, n, &l);
     return save(&h, &l, b->kv, path, err);
@@ -338,6 +352,9 @@ static int check_key(const Saved *f, const Model *m, uint32_t kind, uint64_t how
     const FileHead *h = f->head;
     if (h->kind != kind || h->how != how || h->n_ids != (uint32_t)n)
         return FAIL(err, "%s was saved for other tokens or another method", f->path);
+    if (h->device != (m->device != NULL))
+        return FAIL(err, "%s was computed on %s: its rows are other bits than those of this run",
+                    f->path, h->device ? "a GPU" : "a CPU");
     if (h->model != m->hash || h->n_heads != (uint32_t)n_heads)
         return FAIL(err, "%s was saved with another model", f->path);
     const FilePart *p = f->part;                // ids come first
@@ -422,6 +439,12 @@ static bool state_part(const Saved *f, const Model *m, const char **at, Err *err
     return p || !bytes;
 }
 
+static char *state_of_file(Model *m, const char *from) {
+    char *s = state_take(m, NULL);
+    if (s) mem_put(&m->mem, s, from, config_state_bytes(&m->c));
+    return s;
+}
+
 // query rows and column sums that a run reads and the file has, checked; NULL with err
 static const FilePart *context_parts(const Saved *f, const Model *m, int n, const Needs *needs,
                                      Err *err) {
@@ -460,7 +483,7 @@ static void sums_of_file(Model *m, const Saved *f, KVBase *b) {
         const FilePart *p = part_want(f, PART_SUMS, i, 0, INT32_MAX, unit, &none);
         b->sums[i].cap = (int)p->count;
         b->sums[i].p = TAKE(&m->mem, uint32_t, p->bytes / sizeof(uint32_t), "column sums");
-        memcpy(b->sums[i].p, f->p + p->offset, p->bytes);
+        mem_put(&m->mem, b->sums[i].p, f->p + p->offset, p->bytes);
     }
 }
 
@@ -490,8 +513,8 @@ Context *context_load(Model *m, const Method *method, const int32_t *ids, int n,
     c->window_rows = (int)in.head->window_rows;
     c->window_bytes = w->bytes;
     c->window = TAKE(&m->mem, char, w->bytes, "window rows of the context");
-    if (w->bytes) memcpy(c->window, in.p + w->offset, w->bytes);
-    c->state = state_take(m, state);
+    mem_put(&m->mem, c->window, in.p + w->offset, w->bytes);
+    c->state = state_of_file(m, state);
     if (sparse) {
         method_prefill_key(method, &c->prefill);
         c->logits = TAKE(logits_mem(m), float, m->c.vocab_size, "logits");
@@ -548,7 +571,7 @@ Branch *branch_load(Model *m, const Method *method, const int32_t *ids, int n, i
     c->first_done = true;
     c->named = c->dropped = in.head->named;
     b->pos = in.head->pos;
-    b->state = state_take(m, state);
+    b->state = state_of_file(m, state);
     b->fed = true;
     return b;
 }
@@ -556,10 +579,10 @@ Branch *branch_load(Model *m, const Method *method, const int32_t *ids, int n, i
 // ---------------------------------------------------------------------------
 // A directory of them
 
-// DIR/xxxxxxxxxxxxxxxx.ctx, the key: model, kind, how, ids
+// DIR/xxxxxxxxxxxxxxxx.ctx, the key: model and device, kind, how, ids
 static void path_of(const SaveDir *d, const Model *m, uint32_t kind, uint64_t how,
                     const int32_t *ids, int n, StrBuf *path) {
-    uint64_t key[4] = { m->hash, kind, how, XXH64(ids, (size_t)n * sizeof *ids, 0) };
+    uint64_t key[4] = { m->device ? mix64(m->hash) : m->hash, kind, how, XXH64(ids, (size_t)n * sizeof *ids, 0) };
     str_fmt(path, "%s/%016llx.ctx", d->dir, (unsigned long long)XXH64(key, sizeof key, 0));
 }
 
@@ -618,7 +641,7 @@ Context *context_get(Model *m, SaveDir *d, const Method *method, const int32_t *
     bool fresh = !c && (c = context_open_sparse(m, method, ids, n, needs, err)) != NULL;
     *seconds = now_s() - t;
     if (fresh) {
-        Parts l = { NULL, NULL, 0 };
+        Parts l = { NULL, NULL, 0, NULL };
         FileHead h = parts_of_context(c, ids, &l);
         keep(d, &h, &l, NULL, path.p);
     }
@@ -649,7 +672,7 @@ Branch *root_get(Model *m, const SaveDir *d, const Method *method, const int32_t
 
 void root_keep(SaveDir *d, const Branch *b, const int32_t *ids, int n) {
     StrBuf path = { 0 };
-    Parts l = { NULL, NULL, 0 };
+    Parts l = { NULL, NULL, 0, NULL };
     if (!d->dir) return;
     path_of(d, b->m, KIND_ROOT, method_how(&b->method), ids, n, &path);
     FileHead h = parts_of_root(b, ids, n, &l);

@@ -428,7 +428,8 @@ size_t config_row_bytes(const Config *c);       // K, V and position of one row 
 // ===========================================================================
 // Contexts and roots on disk (context_file.c). A file is checked as a whole before anything of it
 // is used, then mapped; what it gives is bit for bit what was saved. It holds the ids (n): they,
-// the model and the method must be the same. A root is stored with its live rows alone.
+// the model, the method and the kind of device must be the same, for a GPU's rows are other bits
+// than a CPU's. A root is stored with its live rows alone.
 int  context_save(const Context *c, const int32_t *ids, const char *path, Err *err);
 // method: whose prefill stage the rows come from, NULL: dense; needs: as in context_open, a file
 // that kept less is an error
