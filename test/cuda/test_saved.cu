@@ -5,7 +5,7 @@
 #include <sys/stat.h>
 
 enum { CONTEXT = 100, WINDOW = 16 };
-static const Needs needs = { WINDOW, 0, GROUP_MEAN };
+static Needs needs = { WINDOW, 0, GROUP_MEAN };
 static char dir[] = "/tmp/scbench_saved_XXXXXX", path[64];
 static int32_t ids[CONTEXT];
 
@@ -21,10 +21,9 @@ static void same(const char *what, Trace *got, Trace *want) {
     free(want->p);
 }
 
-static void answer(Model *m, Context *c, Trace *t) {
-    Method full = method_of("full", 160, 0);
+static void answer(Model *m, Context *c, const Method *method, Trace *t) {
     Err err;
-    Branch *b = branch_open(m, c, &full, 16, &err);
+    Branch *b = branch_open(m, c, method, 16, &err);
     need(b ? 0 : -1, &err);
     feed(b, 3, 20, FEED_FIRST, t);
     steps(b, 4, 3, t);
@@ -38,8 +37,11 @@ static Context *opened_context(Model *m) {
     return c;
 }
 
-static void contexts(Model *m) {
+// a context as the method wants it
+static void contexts(Model *m, const char *name, int budget) {
     Err err;
+    Method method = method_of(name, 160, budget);
+    method_needs(&method, &needs);
     Context *c = opened_context(m), *d;
     Trace want = trace_new(), got = trace_new();
     need(context_save(c, ids, path, &err), &err);
@@ -50,11 +52,12 @@ static void contexts(Model *m) {
     mem_get(&m->mem, a, c->window, c->window_bytes);
     mem_get(&m->mem, b, d->window, c->window_bytes);
     twin_equal("its query rows", b, a, c->window_bytes);
-    answer(m, c, &want);
+    answer(m, c, &method, &want);
     context_drop(c);
-    answer(m, d, &got);
+    answer(m, d, &method, &got);
     context_drop(d);
     same("a context that was read", &got, &want);
+    needs.sums = 0;
     free(a);
     free(b);
 }
@@ -116,8 +119,11 @@ static void plays(const Config *c) {
     unlink(path);
     Model *cpu = opened(false), *gpu = opened(true);
     for (int i = 0; i < CONTEXT; i++) ids[i] = id_at(1, i);
-    contexts(gpu);
+    contexts(gpu, "full", 0);
+    contexts(gpu, "h2o", 40);
     roots(gpu, "full", 0);
+    roots(gpu, "snapkv", 48);
+    roots(gpu, "h2o", 40);
     refused(cpu, gpu, "a CPU");
     refused(gpu, cpu, "a GPU");
     found(cpu, gpu);
