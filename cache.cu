@@ -68,7 +68,7 @@ KVBase *kv_base_ref(KVBase *b) {
 
 void kv_base_drop(KVBase *b) {
     if (!b || --b->refs) return;
-    for (int i = 0; i < b->n_heads; i++) rows_give(b->mem, b->s, &b->head[i]);
+    for (int i = 0; i < b->n_heads; i++) rows_give(b->rows, b->s, &b->head[i]);
     for (int i = 0; b->sums && i < b->n_heads; i++)
         mem_give(b->mem, b->sums[i].p,
                  (size_t)b->sums[i].cap * b->sum_words * b->sum_units * sizeof(uint32_t));
@@ -82,6 +82,7 @@ KVBase *base_new(Mem *mem, const AttnShape *s, int n_heads) {
     KVBase *b = (KVBase *)xrealloc(NULL, sizeof *b);
     memset(b, 0, sizeof *b);
     b->mem = mem;
+    b->rows = s->settled ? s->settled : mem;
     b->s = s;
     b->refs = 1;
     b->n_heads = n_heads;
@@ -93,10 +94,10 @@ KVBase *base_new(Mem *mem, const AttnShape *s, int n_heads) {
 
 void base_map_rows(KVBase *b, int i, char *mem, int n) {
     Rows r = { mem, n, n, true };
-    if (b->mem->ops) {                          // a device has them as its own
-        b->head[i] = rows_take(b->mem, b->s, n);
+    if (b->rows->ops) {                         // a device has them as its own
+        b->head[i] = rows_take(b->rows, b->s, n);
         b->head[i].n = n;
-        mem_put(b->mem, b->head[i].mem, mem, (size_t)n * kv_row_bytes(b->s));
+        mem_put(b->rows, b->head[i].mem, mem, (size_t)n * kv_row_bytes(b->s));
         return;
     }
     b->head[i] = r;

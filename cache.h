@@ -76,7 +76,7 @@ static inline int32_t *rows_pos(const Rows *r, const AttnShape *s) {
 typedef struct { uint32_t *p; int cap; } Sums;      // (words, cap), as Head.state
 
 struct KVBase {                 // immutable once filled; shared by context and branches
-    Mem *mem;
+    Mem *mem, *rows;            // of sums; of rows, which may lie elsewhere
     const AttnShape *s;
     int refs, n_heads;
     Rows *head;                 // (A * G)

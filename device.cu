@@ -41,16 +41,38 @@ static void device_give(void *device, void *p) {
 }
 static void device_put(void *device, void *to, const void *from, size_t bytes) {
     Device *d = (Device *)device;
-    CUDA_OK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, d->stream));
+    CUDA_OK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, d->stream));
     CUDA_OK(cudaStreamSynchronize(d->stream));
 }
 static void device_get(void *device, void *to, const void *from, size_t bytes) {
     Device *d = (Device *)device;
-    CUDA_OK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, d->stream));
+    CUDA_OK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, d->stream));
     CUDA_OK(cudaStreamSynchronize(d->stream));
 }
 static void device_copy(void *device, void *to, const void *from, size_t bytes) {
-    CUDA_OK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, ((Device *)device)->stream));
+    CUDA_OK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, ((Device *)device)->stream));
+}
+
+// Host memory that kernels read over the bus: each row of a step once, which is all a copy would do.
+static void *pinned_take(void *device, size_t bytes) {
+    void *p = NULL;
+    (void)device;
+    if (cudaMallocHost(&p, bytes) != cudaSuccess) {
+        (void)cudaGetLastError();
+        return NULL;
+    }
+    memset(p, 0, bytes);
+    return p;
+}
+static void pinned_give(void *device, void *p) {
+    device_wait((Device *)device);              // launched kernels may read it
+    CUDA_OK(cudaFreeHost(p));
+}
+
+void device_pinned(Device *d, Mem *mem) {
+    static const MemOps ops = { pinned_take, pinned_give, device_put, device_get, device_copy };
+    mem->ops = &ops;
+    mem->device = d;
 }
 
 static int device_find(Err *err) {
@@ -237,6 +259,10 @@ Ceilings device_ceilings(Device *d, size_t bytes, double seconds) {
     return none;
 }
 const char *device_name(const Device *d) { return d ? "" : NULL; }
+void device_pinned(Device *d, Mem *mem) {
+    (void)mem;
+    device_close(d);
+}
 #endif
 
 size_t device_products_bytes(size_t unpacked) { return unpacked + GEMM_WORKSPACE; }

@@ -302,7 +302,7 @@ void device_settle(KVCache *c, KVWork *w, int layer) {
         Head *h = head_of(c, layer, g);
         if (!h->live || h->len == h->own.n) continue;
         Rows *base = base_of(c, h);
-        *base = rows_take(c->mem, c->s, h->len);
+        *base = rows_take(c->base->rows, c->s, h->len);
         base->n = h->len;
         list[n] = head_list(c, h);
         list[n].split = 0;
@@ -313,12 +313,17 @@ void device_settle(KVCache *c, KVWork *w, int layer) {
     for (int g = 0; g < G; g++) {               // ... and all else moves
         Head *h = head_of(c, layer, g);
         Rows *base = base_of(c, h);
+        if (h->len == h->own.n && c->base->rows != c->mem) {
+            *base = rows_take(c->base->rows, c->s, h->len);
+            base->n = h->len;
+            if (h->len) rows_copy(c->mem, c->s, base, 0, &h->own, 0, h->len);
+        }
         if (c->base->sums) {
             Sums kept = { h->state, h->cap };
             c->base->sums[h - c->head] = kept;
             h->state = NULL;
         }
-        if (h->len == h->own.n) {
+        if (h->len == h->own.n && c->base->rows == c->mem) {
             *base = h->own;
             memset(&h->own, 0, sizeof h->own);
         } else {
@@ -346,7 +351,7 @@ static Release release_plan(KVCache *c, Head *h, KeyList *list, char **to, int *
     r.base_too = base_alone(c) && r.in_base < base->n;
     r.own_too = r.own < h->own.n || h->own.cap > r.own + c->reserve;
     if (r.base_too) {
-        r.base_to = rows_take(c->mem, c->s, r.in_base);
+        r.base_to = rows_take(c->base->rows, c->s, r.in_base);
         r.base_to.n = r.in_base;
         list[*n] = head_list(c, h);
         list[*n].len = r.in_base;
@@ -367,7 +372,7 @@ static void release_head(KVCache *c, Head *h, Release *r) {
     Rows *base = base_of(c, h);
     void *stream = device_stream((Device *)c->mem->device);
     if (r->base_too) {
-        rows_give(c->mem, c->s, base);
+        rows_give(c->base->rows, c->s, base);
         *base = r->base_to;
         cuda_count(h->live, 0, r->in_base, stream);
     }

@@ -584,6 +584,10 @@ static int model_device(Model *m, const char *path, Err *err) {
     free(m->inv_freq);
     m->inv_freq = there;
     m->shape.inv_freq = there;
+    if (!c->offload) return 0;
+    device_pinned(m->device, &m->pinned);
+    m->pinned.limit = memory_available();
+    m->shape.settled = &m->pinned;
     return 0;
 }
 
@@ -607,6 +611,7 @@ Model *model_open(ModelFile *f, const ModelOpts *opts, Err *err) {
     if (config_read(f, &c, err)) return NULL;
     c.stream = opts && opts->stream;
     c.device = opts && opts->device;
+    c.offload = c.device && opts->offload;
     if (opts && opts->norm_groups) {
         if (c.arch != ARCH_MAMBA2 || c.ssm_inner % opts->norm_groups) {
             FAIL_CODE(err, EXIT_USAGE, "mamba.norm_groups=%d: %s", opts->norm_groups,
@@ -641,6 +646,7 @@ Model *model_random(const Config *c, const ModelOpts *opts, uint64_t seed, Err *
     bf16.dtype = DT_BF16;
     bf16.stream = false;
     bf16.device = opts && opts->device;
+    bf16.offload = bf16.device && opts->offload;
     if (config_check(&bf16, "shape", err)) return NULL;
     Model *m = model_new(&bf16, opts);
     Source s = { .l = { random_matrix, random_vector }, .dtype = DT_BF16,
@@ -1108,6 +1114,11 @@ static size_t plan_lists(const Config *c, const Method *m, size_t rows) {
     return (size_t)(1 + method_words(m)) * plan_heads(c, m) * rows * sizeof(int32_t);
 }
 
+static size_t window_bytes_of(const Config *c, int rows) {
+    return (size_t)config_attn_layers(c) * rows * c->n_heads * c->head_dim *
+           (c->dtype == DT_F32 ? 4 : 2);
+}
+
 Plan plan_run(const Config *c, const Method *m, int n_ctx, int n_first, int n_later, bool shared,
               int64_t rows_kept, int chunk) {
     Plan p;
@@ -1124,11 +1135,15 @@ Plan plan_run(const Config *c, const Method *m, int n_ctx, int n_first, int n_la
     p.weights = config_weight_bytes(c);
     size_t longest = kept + (size_t)n_later > first ? kept + (size_t)n_later : first; // of any list
     p.scratch = scratch_bytes(c, m, n_first, (int)longest, chunk);
-    if (shared) {
+    if (c->offload) {                           // on the device: the layer under way, and tails
+        size_t under_way = attn ? first * (shared ? base / attn : lists) : 0;
+        p.host = (shared ? first * base : kept * heads) * row;
+        p.kv = (under_way + (size_t)n_later * heads) * row;
+        if (shared) p.kv += window_bytes_of(c, window < n_ctx ? window : n_ctx);
+    } else if (shared) {
         // the context, its window rows, and a tail for question 1 and all that follows
         p.kv = (first * base + (size_t)n_later * heads) * row;
-        p.kv += attn * (window < n_ctx ? window : n_ctx) * c->n_heads * c->head_dim *
-                (c->dtype == DT_F32 ? 4 : 2);
+        p.kv += window_bytes_of(c, window < n_ctx ? window : n_ctx);
     } else {
         // all layers settled but the last one, whose rows are all there; or everything settled
         size_t settled = (kept + (size_t)n_later) * row, last = first * row;
@@ -1152,7 +1167,7 @@ void plan_more(Plan *p, const Config *c, const Method *m, int n_ctx, int n_first
     AttnShape s = shape_of(c);
     size_t heads = (size_t)config_attn_layers(c) * c->n_kv_heads, row = config_row_bytes(c),
            kept = plan_kept(m, n_first, rows_kept), later = (size_t)n_later, n = (size_t)more,
-           tails = heads * (kept + (n + 1) * later) * row;
+           tails = heads * ((c->offload ? 0 : kept) + (n + 1) * later) * row;
     int longest = (int)kept + n_later > n_first ? (int)kept + n_later : n_first,
         window = method_window(m);
     if (shared) p->kv += n * ((size_t)(n_first - n_ctx) + later) * row * heads;

@@ -10,6 +10,7 @@ struct Model {
     Weights w;
     Mem mem;                    // of weights, rows, state and scratch: a device's where there is one
     Mem host;                   // of logits, where mem is a device's
+    Mem pinned;                 // of settled rows that a device reads from the host
     Device *device;             // NULL: the CPU
     KVWork *work;
     char *arena;                // all packed weights and vectors

@@ -432,7 +432,7 @@ int report_end(const char *dir, Err *err) {
 void plan_print(FILE *out, const Config *c, const PlanLine *lines, int n, int n_tokens) {
     int layers = config_attn_layers(c), name_w = 6;
     size_t row = config_row_bytes(c), token = row * (size_t)layers * (size_t)c->n_kv_heads,
-           free_bytes = memory_available();
+           free_bytes = config_memory(c);
     for (int i = 0; i < n; i++)
         if ((int)strlen(lines[i].label) > name_w) name_w = (int)strlen(lines[i].label);
     fprintf(out, "one row of one KV head: %zu B; a token in all %d layers x %d heads: %zu B; "
@@ -446,6 +446,8 @@ void plan_print(FILE *out, const Config *c, const PlanLine *lines, int n, int n_
                 1e-6 * (double)p->weights, 1e-6 * (double)p->kv, 1e-6 * (double)p->scratch,
                 1e-6 * (double)p->policy, 1e-6 * (double)p->total,
                 p->upper_bound ? "  at most" : "");
+        if (p->host) fprintf(out, "%-*s %10.2f MB of rows in host memory\n", name_w, "", 1e-6 *
+                             (double)p->host);
     }
     if (!free_bytes) return;
     fprintf(out, "available now: %.1f MB\n", 1e-6 * (double)free_bytes);

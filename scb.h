@@ -144,6 +144,7 @@ typedef struct {                // file keys have the same names
     // not in the file
     bool stream;                // layers are read as a feed comes to them
     bool device;                // weights, rows and scratch lie on a GPU
+    bool offload;               // settled rows lie in pinned host memory, which it reads
 } Config;
 
 // File keys of mamba2: vocab_size dim n_layers max_ctx norm_eps ssm_inner ssm_state ssm_conv
@@ -182,6 +183,7 @@ typedef struct {
     bool stream;                // the matrices of one layer in memory at a time
     int norm_groups;            // Mamba-2's gated norm runs over so many parts; 0: as the file says
     bool device;                // computes on a GPU; bf16 and q8 models alone
+    bool offload;               // whose settled rows stay on the host
 } ModelOpts;
 
 // ===========================================================================
@@ -194,6 +196,7 @@ Device *device_open(Mem *mem, size_t unpacked, Err *err);
 void device_close(Device *d);
 void device_wait(Device *d);                    // for everything launched so far
 size_t device_memory_available(Err *err);       // bytes free on it; 0 with a sentence
+void device_pinned(Device *d, Mem *mem);        // mem is an account of host memory that it can read
 const char *device_name(const Device *d);
 size_t device_products_bytes(size_t unpacked);  // of what products need besides
 void *device_stream(const Device *d);           // a cudaStream_t
@@ -457,8 +460,8 @@ void root_keep(SaveDir *d, const Branch *b, const int32_t *ids, int n);
 
 // ===========================================================================
 // The bytes a run will have allocated at its peak, by the formulas of the allocations themselves;
-// kv is rows, window rows and recurrent state
-typedef struct { size_t weights, kv, scratch, policy, total; bool upper_bound; } Plan;
+// kv is rows, window rows and recurrent state; offloaded rows are in host alone
+typedef struct { size_t weights, kv, scratch, policy, total, host; bool upper_bound; } Plan;
 // shared: context kept for several methods or modes; n_first, n_later: tokens of the first feed and
 // of everything after; rows_kept < 0: unknown (corm: an upper bound)
 Plan plan_run(const Config *c, const Method *m, int n_ctx, int n_first, int n_later, bool shared,
@@ -554,6 +557,7 @@ typedef struct {                // what does not change over a run
     int rope_dim;
     const float *inv_freq;      // (rope_dim / 2), for keys rotated again when read
     bool device;                // rows, lists and scratch are a GPU's
+    Mem *settled;               // where the rows of a base lie if not with all else, or NULL
 } AttnShape;
 
 typedef struct KeyList {        // the keys one KV head may look at, in logical order

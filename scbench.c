@@ -868,6 +868,37 @@ static const Session *longest_session(const Run *r, const TaskRun **of) {
     return best;
 }
 
+static int plan_refuse(const Run *r, const PlanLine *worst, size_t have, Err *err) {
+    const Plan *p = &worst->plan;
+    bool stream = p->weights > have && !r->o.stream && !r->config.device;
+    return FAIL_CODE(err, EXIT_MEMORY,
+                     "%s does not fit%s: weights %zu + KV %zu + scratch %zu + policy %zu = %zu MB, "
+                     "%zu MB are available; try %s",
+                     worst->label, r->config.device ? " the GPU" : "", p->weights >> 20,
+                     p->kv >> 20, p->scratch >> 20, p->policy >> 20, p->total >> 20, have >> 20,
+                     stream ? "--stream-weights" : "a smaller --ctx or --budget");
+}
+
+// Rows that a GPU has no room for stay on the host, where that is enough.
+static int plan_offload(Run *r, const TaskRun *of, const Session *s, PlanLine *lines, size_t have,
+                        const PlanLine **worst, Err *err) {
+    size_t host = memory_available(), want = 0;
+    PlanLine before = **worst;
+    int n;
+    r->config.offload = true;
+    if (run_plan(r, of, s, 0, lines, &n, worst, err)) return -1;
+    for (int i = 0; i < n; i++) want = lines[i].plan.host > want ? lines[i].plan.host : want;
+    if ((*worst)->plan.total > have || (host && want > host)) {
+        r->config.offload = false;
+        return plan_refuse(r, &before, have, err);
+    }
+    if (!r->o.quiet)
+        fprintf(stderr, "%s needs %zu MB and the GPU has %zu MB: settled keys and values, %zu MB, "
+                "stay in host memory, which it reads\n", before.label, before.plan.total >> 20,
+                have >> 20, want >> 20);
+    return 0;
+}
+
 static int plan_check(Run *r, Err *err) {
     const TaskRun *of;
     const Session *s = longest_session(r, &of);
@@ -876,20 +907,15 @@ static int plan_check(Run *r, Err *err) {
     const PlanLine *worst;
     size_t have = config_memory(&r->config);
     int n, rc = run_plan(r, of, s, 0, lines, &n, &worst, err);
-    const Plan *p = &worst->plan;
-    if (!rc && r->o.plan) {
+    bool over = !rc && have && worst->plan.total > have;
+    if (over && r->config.device && config_attn_layers(&r->config))
+        rc = plan_offload(r, of, s, lines, have, &worst, err);
+    else if (over) rc = plan_refuse(r, worst, have, err);
+    if ((!rc || over) && r->o.plan) {
         plan_print(stdout, &r->config, lines, n, session_first(s));
         if (r->encoder.p) printf("beside these the encoder of llmlingua2, %zu MB\n",
                                  r->encoder.size >> 20);
     }
-    if (!rc && have && p->total > have)
-        rc = FAIL_CODE(err, EXIT_MEMORY,
-                       "%s does not fit: weights %zu + KV %zu + scratch %zu + policy %zu = %zu MB, "
-                       "%zu MB are available; try %s",
-                       worst->label, p->weights >> 20, p->kv >> 20, p->scratch >> 20,
-                       p->policy >> 20, p->total >> 20, have >> 20,
-                       p->weights > have && !r->o.stream ? "--stream-weights"
-                                                         : "a smaller --ctx or --budget");
     free(lines);
     return rc;
 }
@@ -1317,7 +1343,8 @@ static int cmd_run(Run *r, const char *model, Err *err) {
     if (!rc && snprintf(r->b.compressed, room, "%s/compressed", r->o.save_context
                         ? r->o.save_context : dir.p) >= (int)room)
         rc = FAIL(err, "%s: this path is too long", dir.p);
-    ModelOpts opts = { r->o.chunk, r->o.stream, r->b.norm_groups, r->config.device };
+    ModelOpts opts = { r->o.chunk, r->o.stream, r->b.norm_groups, r->config.device,
+                       r->config.offload };
     if (!rc && !(r->b.model = model_open(&r->file, &opts, err))) rc = -1;
     if (!rc) rc = file_all_used(&r->file, err);
     if (!rc) {

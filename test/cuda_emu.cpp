@@ -847,7 +847,10 @@ struct Start {
         span_base = (char *)reserve(SPANS * DEVICE_SPAN, "device memory");
         span_state = (uint8_t *)reserve(SPANS * DEVICE_SPAN, "a shadow");
         span_cell = (Cell *)reserve(SPANS * DEVICE_SPAN / 4 * sizeof(Cell), "a shadow");
+        const char *mb = getenv("EMU_MEMORY"), *n = getenv("EMU_DEVICES");
         for (size_t &c : capacity) c = (size_t)2 << 30;
+        for (int i = 0; mb && i < MAX_DEVICES; i++) capacity[i] = (size_t)atoi(mb) << 20;
+        if (n) n_devices = atoi(n) < MAX_DEVICES ? atoi(n) : (int)MAX_DEVICES;
         read_symbols();
         ignored = getenv("EMU_IGNORE");
         atexit(save_passed);

@@ -3,7 +3,8 @@
 //
 // The emulated files are compiled with -fsanitize=thread and linked without its runtime: the
 // compiler then calls __tsan_read4(address) and its kin before every access, and cuda_emu.cpp
-// defines those. Streams do nothing until something waits for them, so a missing wait is seen.
+// defines those. EMU_DEVICES and EMU_MEMORY (MB of each) say what there is, 2 and 2048 without.
+// Streams do nothing until something waits for them, so a missing wait is seen.
 #ifndef CUDA_EMU_H
 #define CUDA_EMU_H
 #ifdef __cplusplus

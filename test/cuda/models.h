@@ -17,7 +17,7 @@ static inline void need(int rc, const Err *err) {
 }
 
 static inline Model *opened(bool device) {
-    ModelOpts opts = { 64, false, 0, device };
+    ModelOpts opts = { 64, false, 0, device, false };
     Err err;
     Model *m = model_open(&file, &opts, &err);
     need(m ? 0 : -1, &err);

@@ -2,6 +2,24 @@
 // and steps, alone, forked, marked, in a batch and on a shared context; the same bits when repeated.
 #include "models.h"
 
+// rows that lie on the host give the same bits
+static void offloaded(Model *gpu, Play play, const char *name, int budget) {
+    Method method = method_of(name, 160, budget);
+    ModelOpts opts = { 64, false, 0, true, true };
+    Err err;
+    Model *host = model_open(&file, &opts, &err);
+    need(host ? 0 : -1, &err);
+    Trace want = played(gpu, play, &method), got = played(host, play, &method);
+    twin_equal("rows on the host", got.p, want.p, (size_t)got.n * n_vocab);
+    if (!host->pinned.high) {
+        printf("%s: no row was on the host\n", name);
+        twin_failures++;
+    }
+    model_close(host);
+    free(want.p);
+    free(got.p);
+}
+
 static void seen(void *user, int layer, int first, int n, const float *x) {
     Trace *t = (Trace *)user;
     (void)layer; (void)first;
@@ -52,6 +70,8 @@ int main(void) {
         compare(files[i], "root", cpu, gpu, root, "full", 0, 0.05);
         compare(files[i], "shared", cpu, gpu, shared, "full", 0, 0.05);
         tapped(cpu, gpu);
+        offloaded(gpu, root, "full", 0);
+        offloaded(gpu, shared, "full", 0);
         Ceilings top = model_ceilings(gpu, 1 << 16, 0);
         if (!(top.tile_tflops > 0 && top.read_gbs > 0)) twin_failures++;
         model_close(cpu);
