@@ -423,10 +423,57 @@ static void sparses(void) {
     sparse(&wide, 0, 65, 65, 130, 65, ALL);
 }
 
+// make try K=attention: one layer of an 8B model, a token and a chunk behind 4K, 32K and 128K keys
+static void times(void) {
+    enum { DIM = 128, H = 32, G = 8, CHUNK_ROWS = 512 };
+    const int lens[] = { 4096, 32768, 131072 };
+    AttnShape s = shape_of(DIM, H, G, false);
+    size_t cells = (size_t)CHUNK_ROWS * H * DIM;
+    float *q = device_zeros<float>(cells), *out = device_zeros<float>(cells);
+    for (int i = 0; i < 3; i++) {
+        size_t rows = (size_t)lens[i] * DIM;
+        uint16_t *kv = device_zeros<uint16_t>(2 * G * rows);
+        KeyList list[G];
+        memset(list, 0, sizeof list);
+        for (int g = 0; g < G; g++) {
+            list[g].k[1] = kv + (size_t)g * 2 * rows;
+            list[g].v[1] = kv + (size_t)(g * 2 + 1) * rows;
+            list[g].len = lens[i];
+        }
+        KeyList *lists = to_device(list, G);
+        size_t parts = cuda_step_parts(&s, 1, lens[i]),
+               split = cuda_attend_parts(&s, CHUNK_ROWS, lens[i], false);
+        float *scratch = device_zeros<float>(parts > split ? parts : split);
+        CudaStep step_of;
+        CudaAttend chunk;
+        char label[48];
+        memset(&step_of, 0, sizeof step_of);
+        memset(&chunk, 0, sizeof chunk);
+        step_of.list = chunk.list = lists;
+        step_of.most = chunk.most = lens[i];
+        step_of.q = chunk.q = q;
+        step_of.out = chunk.out = out;
+        step_of.parts = scratch;
+        chunk.parts = split ? scratch : NULL;
+        step_of.n = 1;
+        chunk.n = CHUNK_ROWS;
+        snprintf(label, sizeof label, "a token behind %d", lens[i]);
+        twin_time(label, [&] { cuda_step(&s, &step_of, twin_stream()); });
+        snprintf(label, sizeof label, "%d rows behind %d", (int)CHUNK_ROWS, lens[i]);
+        twin_time(label, [&] { cuda_attend(&s, &chunk, twin_stream()); });
+        cudaFree(kv);
+        cudaFree(lists);
+        cudaFree(scratch);
+    }
+    cudaFree(q);
+    cudaFree(out);
+}
+
 int main(void) {
     Err err;
     int none = twin_begin();
     if (none) return none;
+    if (twin_timing()) { times(); return 0; }
     if (cpu_init(1, &err)) die_code(EXIT_USER, "%s", err.msg);
     steps();
     denses();

@@ -1,5 +1,5 @@
 // test_device.cu - transformers on the device against the same models on the CPU: logits of feeds
-// and steps, alone, forked, marked, in a batch and on a shared context; the same bits when repeated.
+// and steps, alone, forked, marked, in a batch and on a shared context; the same bits repeated.
 #include "models.h"
 
 // rows that lie on the host give the same bits

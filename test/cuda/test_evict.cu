@@ -150,7 +150,13 @@ static void top(int n, int len, int k, bool newer, int kind) {
 // ---------------------------------------------------------------------------
 // Rules: what the policy of that name keeps, on the same numbers
 
-typedef struct { const char *name; int heads, len, budget; Group group; Pool pool; } Rule;
+typedef struct {
+    const char *name;
+    int heads, len, budget;
+    Group group;
+    Pool pool;
+    int layer_budget;           // pyramidkv: what it comes to in layer 7 of 9, or 0
+} Rule;
 
 static void rule(Rule r) {
     const Policy *p = policy(r.name);
@@ -186,7 +192,7 @@ static void rule(Rule r) {
     Choice *choice = device_array<Choice>((size_t)G);
     uint8_t *keep = device_array<uint8_t>(G * ld), *want = zeros<uint8_t>(G * ld);
     Scoring a = { y.d_list, y.d_head, G, r.heads, y.max_len, d_sums, sums_ld, r.group, r.pool, 5, 9,
-                  r.budget, 9, score, mean, ld, choice };
+                  r.layer_budget ? r.layer_budget : r.budget, 9, score, mean, ld, choice };
     int64_t t = 100, named = 0;
     bool one = !strcmp(r.name, "tova");
     void *s = twin_stream();
@@ -200,7 +206,7 @@ static void rule(Rule r) {
         RandomKey key = { 5, 6, 7 };
         cuda_keep_random(y.d_list, G, &key, r.budget, keep, ld, s);
     } else {
-        ScoreKind kind = !strcmp(r.name, "snapkv") ? SCORE_WINDOW : one ? SCORE_LAYER
+        ScoreKind kind = strstr("snapkv pyramidkv", r.name) ? SCORE_WINDOW : one ? SCORE_LAYER
                          : !strcmp(r.name, "h2o") ? SCORE_STATE
                          : !strcmp(r.name, "roco") ? SCORE_STEADY : SCORE_MARKS;
         if (one) a.tail = 0;
@@ -673,6 +679,10 @@ static void choices(void) {
     rule({ "snapkv", 4, 700, 64, GROUP_MEAN, POOL_AVG });
     rule({ "snapkv", 6, 200, 64, GROUP_MAX, POOL_MAX });
     rule({ "snapkv", 2, 60, 64, GROUP_SUM, POOL_AVG });
+    // 100 tokens, c = B - 9: 31 gives 61 - 7 (60 / 8), 50 is clipped to 91 - 7 (82 / 8), 61 stays
+    rule({ "pyramidkv", 4, 700, 40, GROUP_MEAN, POOL_AVG, 9 + 12 });
+    rule({ "pyramidkv", 6, 200, 59, GROUP_MAX, POOL_MAX, 9 + 21 });
+    rule({ "pyramidkv", 2, 300, 70, GROUP_SUM, POOL_AVG, 9 + 61 });
     rule({ "tova", 6, 500, 100, GROUP_MEAN, POOL_AVG });
     rule({ "tova", 2, 500, 100, GROUP_QUERY_HEAD, POOL_AVG });
     rule({ "h2o", 4, 5, 60, GROUP_MEAN, POOL_AVG });            // the second list is empty
@@ -704,9 +714,71 @@ static void statistics(void) {
     }
 }
 
+// make try K=evict: the end of a prompt in one layer of an 8B model: the attention of its last 32
+// queries, the choice of 1024 rows, what is left of the lists
+static void times(void) {
+    enum { DIM = 128, H = 32, G = 8, WINDOW = 32, BUDGET = 1024 };
+    const int lens[] = { 4096, 32768, 131072 };
+    for (int i = 0; i < 3; i++) {
+        size_t n = (size_t)lens[i], ld = n + 64;
+        uint16_t *k = device_zeros<uint16_t>(G * n * DIM),
+                 *q = device_zeros<uint16_t>((size_t)WINDOW * H * DIM);
+        KeyList list[G];
+        DeviceHead head[G];
+        int32_t *live = device_zeros<int32_t>(G * n);
+        memset(list, 0, sizeof list);
+        memset(head, 0, sizeof head);
+        for (int g = 0; g < G; g++) {
+            list[g].k[1] = list[g].v[1] = k + (size_t)g * n * DIM;
+            list[g].len = lens[i];
+            head[g].live = live + (size_t)g * n;
+            head[g].cap = lens[i];
+        }
+        KeyList *whole = to_device(list, G), *lists = to_device(list, G);
+        DeviceHead *heads = to_device(head, G);
+        float *lse = device_zeros<float>(H * WINDOW), *sums = device_zeros<float>(H * ld),
+              *parts = device_zeros<float>((size_t)2 * LOOK_SPLITS * H * WINDOW),
+              *score = device_zeros<float>(G * ld), *x = filled(G * ld, 90);
+        uint8_t *keep = device_zeros<uint8_t>(G * ld);
+        Choice *choice = device_zeros<Choice>(G), pick[G];
+        LookRows a = { whole, lens[i], q, (size_t)H * DIM, DIM, WINDOW, H, G, DIM, 0.1f, 0, NULL,
+                       NULL, NULL, 0, 0, 0 };
+        Observed o = { lse, WINDOW, 1, NULL, sums, ld, NULL, GROUP_MEAN, 1, 0 };
+        Scoring s = { whole, heads, G, H, lens[i], sums, ld, GROUP_MEAN, POOL_AVG, 5, 9, BUDGET,
+                      WINDOW, score, NULL, ld, choice };
+        char label[48];
+        snprintf(label, sizeof label, "a window over %d", lens[i]);
+        twin_time(label, [&] {
+            cuda_look_lse(&a, lse, WINDOW, parts, twin_stream());
+            cuda_look(LOOK_WINDOW, &a, &o, twin_stream());
+            cuda_score(SCORE_WINDOW, &s, twin_stream());
+        });
+        for (int g = 0; g < G; g++) {
+            Choice c = { lens[i] - WINDOW, BUDGET - WINDOW, lens[i] };
+            pick[g] = c;
+        }
+        CUDA_OK(cudaMemcpy(score, x, G * ld * sizeof *x, cudaMemcpyHostToDevice));
+        CUDA_OK(cudaMemcpy(choice, pick, sizeof pick, cudaMemcpyHostToDevice));
+        snprintf(label, sizeof label, "the best of %d", lens[i]);
+        twin_time(label, [&] {
+            cuda_keep_top(score, ld, choice, G, false, keep, NULL, twin_stream());
+        });
+        snprintf(label, sizeof label, "eviction of %d", lens[i]);
+        twin_time(label, [&] {
+            CUDA_OK(cudaMemcpyAsync(lists, whole, sizeof list, cudaMemcpyDeviceToDevice,
+                                    twin_stream()));
+            cuda_evict(lists, heads, G, keep, ld, false, twin_stream());
+        });
+        void *all[] = { k, q, live, whole, lists, heads, lse, sums, parts, score, keep, choice };
+        for (size_t j = 0; j < COUNTOF(all); j++) cudaFree(all[j]);
+        free(x);
+    }
+}
+
 int main(void) {
     Err err;
     if (twin_begin()) return 77;
+    if (twin_timing()) { times(); return 0; }
     CHECK(!cpu_init(1, &err), "%s", err.msg);
     choices();
     statistics();

@@ -273,9 +273,28 @@ static void feed(const Feed *f) {
     both_free(&b);
 }
 
+// make try K=lists: the estimation of a feed, and the lists of its last 512 rows
+static void times(void) {
+    const int lens[] = { 4096, 32768, 131072 };
+    for (int i = 0; i < 3; i++) {
+        Feed f = { 4, 2, 128, lens[i], lens[i], lens[i] - 512, 512, 0,
+                   { { HEAD_VERTICAL_SLASH, 1000, 6096, 0 }, { HEAD_BLOCK_SPARSE, 100, 0, 0 },
+                     { HEAD_VERTICAL_SLASH, 30, 800, 0 }, { HEAD_A_SHAPE, 128, 4096, 0 } } };
+        Both b;
+        char label[48];
+        both_make(&b, &f);
+        snprintf(label, sizeof label, "estimation at %d", lens[i]);
+        twin_time(label, [&] { cuda_sparse_plan(&b.plan, true, true, twin_stream()); });
+        snprintf(label, sizeof label, "lists of 512 rows at %d", lens[i]);
+        twin_time(label, [&] { cuda_sparse_lists(&b.lists, true, twin_stream()); });
+        both_free(&b);
+    }
+}
+
 int main(void) {
     Err err;
     if (twin_begin()) return 77;
+    if (twin_timing()) { times(); return 0; }
     CHECK(!cpu_init(1, &err), "%s", err.msg);
     static const Feed feeds[] = {       // heads lists hd len n first chunk dense_rows
         { 4, 2, 32, 700, 500, 64, 256, 40,

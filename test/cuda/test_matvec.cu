@@ -104,10 +104,49 @@ static void compare(CudaGemm *gemm, DType dtype, int rows, int k, const int *col
     cudaFree(on_device);
 }
 
+// make try K=matvec: gate and up of an 8B model for one token, for a batch, for a chunk
+static void times(void) {
+    enum { N = 14336, K = 4096, MOST = 512 };
+    const int rows[] = { 1, 16, MOST };
+    const DType dtypes[] = { DT_BF16, DT_Q8 };
+    CudaGemm *gemm = cuda_gemm_open((size_t)N * K * 2);
+    uint16_t *act = device_zeros<uint16_t>((size_t)MOST * K);
+    float *y = device_zeros<float>((size_t)2 * MOST * N);
+    for (int d = 0; d < 2; d++) {
+        size_t bytes = cuda_weight_bytes(dtypes[d], N, K);
+        char *w = device_zeros<char>(2 * bytes);
+        for (int i = 0; i < 3; i++) {
+            CudaJob job[2];
+            memset(job, 0, sizeof job);
+            for (int j = 0; j < 2; j++) {
+                const char *at = w + (size_t)j * bytes;
+                CudaWeight one = { dtypes[d], N, K, K, at, NULL };
+                if (d) one.scale = (const uint16_t *)(const void *)(at + (size_t)N * K);
+                job[j].w = one;
+                job[j].y = y + (size_t)j * MOST * N;
+                job[j].ldy = N;
+            }
+            char label[48];
+            snprintf(label, sizeof label, "2 x %d x %d %s, %d rows", (int)N, (int)K,
+                     d ? "q8" : "bf16", rows[i]);
+            twin_time(label, [&] {
+                if (rows[i] <= MATVEC_MOST) cuda_matvec(job, 2, act, rows[i], twin_stream());
+                for (int j = 0; rows[i] > MATVEC_MOST && j < 2; j++)
+                    cuda_gemm(gemm, &job[j], act, rows[i], twin_stream());
+            });
+        }
+        cudaFree(w);
+    }
+    cuda_gemm_close(gemm);
+    cudaFree(act);
+    cudaFree(y);
+}
+
 int main(void) {
     Err err;
     int none = twin_begin();
     if (none) return none;
+    if (twin_timing()) { times(); return 0; }
     if (cpu_init(1, &err)) die_code(EXIT_USER, "%s", err.msg);
     CudaGemm *gemm = cuda_gemm_open((size_t)129 * 128 * 2);
     const DType dtypes[] = { DT_BF16, DT_F32, DT_Q8 };

@@ -1,5 +1,5 @@
-// test_saved.cu - contexts and roots on disk from the device: what is read there is bit for bit what
-// was saved, and neither device takes rows that the other computed.
+// test_saved.cu - contexts and roots on disk from the device: what is read there is bit for bit
+// what was saved, and neither device takes rows that the other computed.
 #include "models.h"
 #include "test/tinyssm.h"
 #include <sys/stat.h>

@@ -319,9 +319,61 @@ static void scans(int D, int N, int R, int n) {
     free(got); free(state); free(again);
 }
 
+// make try K=states: a layer of Mamba-Codestral 7B and one of Jamba 1.5 Mini; a token, two feeds
+static void times(void) {
+    enum { J = 128, P = 64, N = 128, G = 8, D = J * P, X = D + 2 * G * N, RANK = 256, STATES = 16,
+           LONGEST = 4096 };
+    const int rows[] = { 1, 512, LONGEST };
+    size_t all = CHUNK + LONGEST, D1 = D, p = RANK + 2 * STATES;
+    Config c;
+    memset(&c, 0, sizeof c);
+    c.dtype = DT_BF16;
+    c.ssm_heads = J;
+    c.ssm_head_dim = P;
+    c.ssm_inner = D;
+    c.ssm_state = N;
+    c.ssm_groups = G;
+    c.ssm_conv = 4;
+    float *zero = device_zeros<float>(all * X);         // weights and inputs of all
+    char *state = device_zeros<char>(plain_mamba_state_bytes(&c)), **each = to_device(&state, 1);
+    int64_t *pos = device_zeros<int64_t>(1);
+    MambaMix m;
+    memset(&m, 0, sizeof m);
+    m.conv = m.conv_bias = m.dt_bias = m.a = m.d = m.in = m.dt = zero;
+    m.y = device_zeros<float>(LONGEST * D1);
+    m.heads = J;
+    m.head_dim = P;
+    m.state = N;
+    m.groups = G;
+    m.taps = 4;
+    m.one = state;
+    m.each = each;
+    m.each_pos = pos;
+    m.rows = device_zeros<uint16_t>(all * X);
+    m.row_dt = device_zeros<float>(all * J);
+    m.gram = device_zeros<float>((size_t)(LONGEST / CHUNK + 2) * G * CHUNK * CHUNK);
+    DeviceScan q = { zero, zero, zero, zero, zero, m.y, device_zeros<float>(STATES * D1), NULL, 0,
+                     0, D, STATES, RANK };
+    CHECK(p <= X, "inputs of %zu channels", p);
+    for (int i = 0; i < 3; i++) {
+        char label[48];
+        m.n = q.n = rows[i];
+        snprintf(label, sizeof label, "mamba2, %d tokens", rows[i]);
+        twin_time(label, [&] {
+            if (rows[i] == 1) cuda_mamba_step(&m, twin_stream());
+            else cuda_mamba_feed(&m, twin_stream());
+        });
+        snprintf(label, sizeof label, "scan of %d tokens", rows[i]);
+        twin_time(label, [&] { cuda_scan(&q, twin_stream()); });
+    }
+    cudaFree(zero); cudaFree(state); cudaFree(each); cudaFree(pos); cudaFree(m.y);
+    cudaFree(m.rows); cudaFree(m.row_dt); cudaFree(m.gram); cudaFree(q.h);
+}
+
 int main(void) {
     Err err;
     if (twin_begin()) return 77;
+    if (twin_timing()) { times(); return 0; }
     CHECK(!cpu_init(1, &err), "%s", err.msg);
     convolution(130, 4, 5);
     convolution(7, 4, 2);               // fewer tokens than the tail holds

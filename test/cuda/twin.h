@@ -29,6 +29,12 @@ template <class T> static inline T *device_array(size_t n) {
     CUDA_OK(cudaMalloc(&p, n * sizeof *p));
     return p;
 }
+// n elements of zero bits
+template <class T> static inline T *device_zeros(size_t n) {
+    T *p = device_array<T>(n);
+    CUDA_OK(cudaMemset(p, 0, n * sizeof *p));
+    return p;
+}
 // x (n) <- the device, after everything in the test's stream
 template <class T> static inline void from_device(T *x, const T *p, size_t n) {
     CUDA_OK(cudaMemcpyAsync(x, p, n * sizeof *p, cudaMemcpyDeviceToHost, twin_stream()));
