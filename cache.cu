@@ -643,7 +643,9 @@ static WorkSizes work_sizes(const AttnShape *s, const Method *m, int len, int n,
     z.window = window_bytes(s, window);
     z.readers = z.rule = 0;
 #ifdef SCB_CUDA
-    if (s->device) z.rule = device_rule_bytes(s, m, len, window);
+    if (s->device)
+        z.rule = m->policy->at_read == READ_ALL ? device_rule_bytes(s, m, len, window)
+                                                : device_read_bytes(s, m, len, n, batch);
 #endif
     if (m->policy->at_read != READ_ALL && !s->device)
         z.readers = (size_t)cpu_threads() *

@@ -245,6 +245,7 @@ static inline void *stream_of(const KVWork *w) { return device_stream(w->device)
 // heads <- the lengths of their lists on the device, after everything launched; t: logical tokens
 void device_fetch(KVCache *c, KVWork *w, int layer, int64_t t);
 int layer_most(const KVCache *c, int layer);            // entries of its longest list
+float *parts_room(KVWork *w, size_t floats);            // of attention that is split over the keys
 // the lists of n caches of the call from i on as attention reads them, none longer than most
 const struct KeyList *device_lists(const KVCache *c, KVWork *w, int layer, int i, int n, int most);
 // a feed's lists as they were read last
@@ -263,6 +264,14 @@ void device_work_close(KVWork *w);
 // read.cu: n newest tokens of a layer, q and out (n, H, hd), each over rows of its own choice
 void read_rows(KVCache *c, KVWork *w, int layer, int n, const float *q, float *out);
 size_t reader_bytes(const AttnShape *s, int group, int len);    // scratch of one thread
+#ifdef SCB_CUDA
+// The same of a chunk on a device, and of caches i .. i + n of a step, which choose alike
+void device_read_rows(KVCache *c, KVWork *w, int layer, const KVDeviceRows *rows);
+void device_read_step(const StepOf *of, int i, int n, KVWork *w, int layer,
+                      const KVDeviceRows *rows);
+size_t device_read_bytes(const AttnShape *s, const Method *m, int len, int n, int batch);
+void device_pages_room(KVCache *c, Head *h, int len);   // for the bounds of a list of len
+#endif
 // query heads that choose rows together
 static inline int reader_heads(const Method *m, const AttnShape *s) {
     return m->size.group == GROUP_QUERY_HEAD ? 1 : s->n_heads / s->n_kv_heads;

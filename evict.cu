@@ -405,57 +405,27 @@ static int keep_h2o(const Acting *a, uint8_t *keep) {
     return keep_budget(a, (const float *)(const void *)a->state, a->z->recent, false, keep);
 }
 
-static bool comes_first(const float *key, int a, int b, bool newer) {
-    return key[a] != key[b] ? key[a] < key[b] : newer ? a > b : a < b;
-}
-
-static void heap_sink(int *heap, int n, int at, const float *key, bool newer) {
-    for (int child; (child = 2 * at + 1) < n; at = child) {
-        if (child + 1 < n && comes_first(key, heap[child + 1], heap[child], newer)) child++;
-        if (!comes_first(key, heap[child], heap[at], newer)) return;
-        int x = heap[at];
-        heap[at] = heap[child];
-        heap[child] = x;
-    }
-}
-
-static void heap_make(int *heap, int n, const float *key, bool newer) {
-    for (int i = n / 2 - 1; i >= 0; i--) heap_sink(heap, n, i, key, newer);
-}
-
 // RoCo: of the B - R rows with the smallest deviation of their attention the one of least mean
-// goes, again and again until B are left. Mean and deviation are over the queries since the row
-// came; the newest rows count as unsteady.
+// goes, again and again until B are left; of equals the newer. Mean and deviation are over the
+// queries since the row came; the newest rows count as unsteady. In the end the len - R - 1
+// steadiest have been looked at, and of these the ones of largest mean are left: whichever row comes
+// into the set next, what leaves it is the least of all there were.
 // Differs: in the released code the budget is of generated rows alone, and R is 0.3 B whatever the
 // user says.
 static int keep_roco(const Acting *a, uint8_t *keep) {
     const Sizes *z = a->z;
-    int drop = a->len - z->budget, steady = z->budget - z->recent;
     const float *sum = (const float *)(const void *)a->state, *square = sum + a->plane,
                 *count = square + a->plane;
-    float *mean = a->score, *std = a->score + a->ld;
-    int *heap = (int *)(void *)(a->score + 2 * a->ld), *rest = heap + steady, n = 0, n_rest = 0;
-    if (drop <= 0) return keep_ends(a->len, 0, a->len, keep);
+    float *mean = a->score, *steady = a->score + a->ld;
+    if (a->len <= z->budget) return keep_ends(a->len, 0, a->len, keep);
     for (int j = 0; j < a->len; j++) {
         mean[j] = sum[j] / count[j];
         float var = square[j] / count[j] - mean[j] * mean[j];
-        std[j] = j >= a->len - z->protect ? -1e9f : -sqrtf(var > 0 ? var : 0);
+        steady[j] = j >= a->len - z->protect ? -1e9f : -sqrtf(var > 0 ? var : 0);
     }
-    keep_top(std, a->rank, a->len, steady, false, keep);
-    for (int j = 0; j < a->len; j++) std[j] = -std[j];
-    for (int j = 0; j < a->len; j++) *(keep[j] ? &heap[n++] : &rest[n_rest++]) = j;
-    for (int j = 0; j < a->len; j++) keep[j] = 1;
-    heap_make(heap, n, mean, true);
-    if (drop > 1) heap_make(rest, n_rest, std, false);
-    for (int i = 0; i < drop; i++) {
-        keep[heap[0]] = 0;
-        if (i == drop - 1) break;
-        heap[0] = rest[0];
-        rest[0] = rest[--n_rest];
-        heap_sink(rest, n_rest, 0, std, false);
-        heap_sink(heap, n, 0, mean, true);
-    }
-    return drop;
+    keep_top(steady, a->rank, a->len, a->len - z->recent - 1, false, keep);
+    for (int j = 0; j < a->len; j++) mean[j] = keep[j] ? mean[j] : INFINITY;
+    return keep_top(mean, a->rank, a->len, z->budget, false, keep);
 }
 
 // ---------------------------------------------------------------------------
@@ -575,7 +545,7 @@ __global__ static void score_k(ScoreKind kind, Scoring a) {
     if (n < 0) n = 0;
     if (j == 0) {
         Choice c = { len <= a.budget ? 0 : n, a.budget - a.tail, len };
-        if (kind == SCORE_STEADY && len > a.budget) c.n = len, c.k = a.budget - a.tail;
+        if (kind == SCORE_STEADY && len > a.budget) c.n = len, c.k = len - a.tail - 1;
         a.choice[row] = c;
     }
     if (j >= (kind == SCORE_STEADY ? len : n)) return;
@@ -594,47 +564,21 @@ void cuda_score(ScoreKind kind, const Scoring *a, void *stream) {
         LAUNCH(score_k, dim3(blocks_for(a->max_len, 256), rows), 256, 0, stream, kind, *a);
 }
 
-// grid rows: keep holds the steadiest; in the end all but the one of least mean, the newer of
-// equals
-__global__ static void keep_roco_k(const float *mean, size_t ld, const Choice *choice,
-                                   uint8_t *keep) {
-    SHARED(float, least, 32);
-    SHARED(int, where, 32);
-    int len = choice[blockIdx.x].len, n = choice[blockIdx.x].n, best = -1, warp = threadIdx.x / 32;
-    const float *x = mean + blockIdx.x * ld;
-    uint8_t *mark = keep + blockIdx.x * ld;
-    float low = INFINITY;
-    for (int j = threadIdx.x; n && j < len; j += KEEP_THREADS) {
-        bool take = mark[j] && (best < 0 || x[j] <= low);
-        low = take ? x[j] : low;
-        best = take ? j : best;
-        mark[j] = 1;
+// grid (entries, rows): what is not among the steadiest stays
+__global__ static void mean_k(Scoring a, const uint8_t *keep) {
+    int row = blockIdx.y, j = (int)thread_item(), len = a.list[row].len;
+    if (j == 0) {
+        Choice c = { len <= a.budget ? 0 : len, a.budget, len };
+        a.choice[row] = c;
     }
-    for (int s = 16; s; s >>= 1) {
-        float y = __shfl_down_sync(0xffffffffu, low, s);
-        int j = __shfl_down_sync(0xffffffffu, best, s);
-        bool take = j >= 0 && (best < 0 || y < low || (y == low && j > best));
-        low = take ? y : low;
-        best = take ? j : best;
-    }
-    if (threadIdx.x % 32 == 0) {
-        least[warp] = low;
-        where[warp] = best;
-    }
-    __syncthreads();
-    if (threadIdx.x) return;
-    for (int w = 1; w < KEEP_THREADS / 32; w++) {
-        int j = where[w];
-        if (j < 0 || (best >= 0 && (least[w] > low || (least[w] == low && j < best)))) continue;
-        low = least[w];
-        best = j;
-    }
-    if (best >= 0) mark[best] = 0;
+    if (j < len && len > a.budget && !keep[row * a.ld + j]) a.mean[row * a.ld + j] = INFINITY;
 }
 
-void cuda_keep_roco(const float *mean, size_t ld, const Choice *choice, int rows, uint8_t *keep,
-                    void *stream) {
-    if (rows) LAUNCH(keep_roco_k, rows, KEEP_THREADS, 0, stream, mean, ld, choice, keep);
+void cuda_keep_roco(const Scoring *a, uint8_t *keep, void *stream) {
+    cuda_keep_top(a->score, a->ld, a->choice, a->n_lists, false, keep, NULL, stream);
+    if (a->max_len)
+        LAUNCH(mean_k, dim3(blocks_for(a->max_len, 256), a->n_lists), 256, 0, stream, *a, keep);
+    cuda_keep_top(a->mean, a->ld, a->choice, a->n_lists, false, keep, NULL, stream);
 }
 #endif
 
@@ -1308,10 +1252,10 @@ static void device_keep_scores(const KVCache *c, const KVWork *w, int layer, int
     rule_sizes(c, layer, t, &a.budget, &a.tail);
     int rows = kind == SCORE_LAYER ? 1 : a.n_lists;
     cuda_score(kind, &a, stream_of(w));
-    cuda_keep_top(r->score, r->ld, r->choice, rows, kind == SCORE_MARKS, r->keep, NULL,
-                  stream_of(w));
-    if (kind == SCORE_STEADY)
-        cuda_keep_roco(r->mean, r->ld, r->choice, rows, r->keep, stream_of(w));
+    if (kind == SCORE_STEADY) cuda_keep_roco(&a, r->keep, stream_of(w));
+    else
+        cuda_keep_top(r->score, r->ld, r->choice, rows, kind == SCORE_MARKS, r->keep, NULL,
+                      stream_of(w));
 }
 
 // the rule acts on the lists of cache i, none of which is longer than most

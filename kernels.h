@@ -150,9 +150,8 @@ void cuda_score(ScoreKind kind, const Scoring *a, void *stream);        // a: ho
 // n; either may be NULL. newer: of equals the higher index. Same bits.
 void cuda_keep_top(const float *score, size_t ld, const Choice *choice, int rows, bool newer,
                    uint8_t *keep, int32_t *index, void *stream);
-// roco with one row to drop: of those marked the one of least mean goes, and no other. Same bits.
-void cuda_keep_roco(const float *mean, size_t ld, const Choice *choice, int rows, uint8_t *keep,
-                    void *stream);
+// keep (n_lists, ld) of roco, after its scores. Same bits.
+void cuda_keep_roco(const Scoring *a, uint8_t *keep, void *stream);     // a: host
 // keep (n_lists, ld) of policies that need no scores. Same bits.
 void cuda_keep_ends(const KeyList *list, int n_lists, int max_len, int head, int tail,
                     uint8_t *keep, size_t ld, void *stream);
@@ -180,27 +179,28 @@ void cuda_turn_lists(const KeyList *list, int n_lists, int room, int head_dim, i
                      const float *inv_freq, uint16_t *rows, KeyList *out, void *stream);
 
 // ===========================================================================
-// read.cu: rows of a list chosen anew for every one of n tokens, its newest entries. Row (i, l) of
-// what follows: token i, list l.
+// read.cu: rows of a list chosen anew for every one of n tokens, of which `behind` entries are
+// newer. Row (i, l) of what follows: token i, list l.
 typedef struct {
-    const KeyList *list;        // (n_lists)
-    int n, n_heads, n_lists, head_dim, max_len;
+    const KeyList *list;        // (n_lists / share): as many read the rows of one, each by its own
+    const DeviceHead *head;     // choice; parallel, with page bounds
+    int n, behind, n_heads, n_lists, share, head_dim, max_len;
     int budget, page;           // quest: rows of a page; topk: 1
     Group group;
     float *score;               // (n, n_lists, ld)
     uint8_t *keep;              // (n, n_lists, ld)
     size_t ld;                  // at least the pages of the longest list
     Choice *choice;             // (n, n_lists)
-    int32_t *rows;              // (n, n_lists, max_len)
+    int32_t *rows;              // (n, n_lists, rows_ld)
+    size_t rows_ld;             // at least the budget and 3 pages
     KeyList *out;               // (n, n_lists): what each token reads
 } Reading;
 // bounds (2, hd) of the complete pages [from, to) of every list. Same bits.
-void cuda_pages(const KeyList *list, int n_lists, int page, int from, int to, int head_dim,
-                uint16_t *const *pages, void *stream);
+void cuda_pages(const KeyList *list, const DeviceHead *head, int n_lists, int page, int from,
+                int to, int head_dim, void *stream);
 // score and choice by page bounds, q (n, H, hd) bf16; by attention, scores (n, H, scores_ld) and
 // lse2 (n, H). Same bits.
-void cuda_read_bounds(const Reading *a, const uint16_t *q, const uint16_t *const *pages,
-                      void *stream);
+void cuda_read_bounds(const Reading *a, const uint16_t *q, void *stream);
 void cuda_read_scores(const Reading *a, const float *scores, size_t scores_ld, const float *lse2,
                       void *stream);
 void cuda_read_lists(const Reading *a, void *stream);   // keep, rows and out from both

@@ -105,6 +105,10 @@ void device_feed_begin(KVCache *c, KVWork *w, int layer) {
         lists_room(w, c->n_layers * G);
     }
     w->d.window_at = w->window_cap;
+    for (int g = 0; g < G; g++) {
+        Head *h = head_of(c, layer, g);
+        device_pages_room(c, h, h->len + w->feed_n);
+    }
     lists_fill(c, w, layer, 0);
     lists_send(w, device_at(c, w, layer, 0), (size_t)G);
 }
@@ -129,7 +133,7 @@ int layer_most(const KVCache *c, int layer) {
     return most;
 }
 
-static float *parts_room(KVWork *w, size_t floats) {
+float *parts_room(KVWork *w, size_t floats) {
     w->d.parts = (float *)work_grow(w, w->d.parts, &w->d.parts_bytes, floats * sizeof(float),
                                     "partial attention results");
     return floats ? w->d.parts : NULL;
@@ -153,12 +157,16 @@ void kv_device_chunk(KVCache *c, KVWork *w, int layer, const KVDeviceRows *r, bo
     int most = layer_most(c, layer);
     bool all = c->method.policy->every_query;
     CHECK(!sparse, "a sparse feed on the device");
+    if (w->window_cap) window_keep(w, r);
+    if (reads_chosen(c)) {
+        device_read_rows(c, w, layer, r);
+        return;
+    }
     CudaAttend a = { .list = device_lists(c, w, layer, 0, 1, most), .most = most, .q = r->q,
                      .n = r->n, .act = r->act, .act_ld = (size_t)padded(s->n_heads * s->head_dim),
                      .lse2 = all ? w->lse2 + r->first : NULL, .lse_ld = (size_t)w->lse2_ld,
                      .parts = parts_room(w, cuda_attend_parts(s, r->n, most, false)) };
     cuda_attend(s, &a, stream_of(w));
-    if (w->window_cap) window_keep(w, r);
     if (all) device_queries(c, w, layer, r);
 }
 
@@ -197,7 +205,10 @@ void kv_device_begin(const StepOf *of, int n, KVWork *w) {
     for (int i = 0; i < n; i++) {
         KVCache *o = of[i].kv;
         o->named = o->dropped = 0;
-        for (int h = 0; h < o->n_heads; h++) head_room(o, &o->head[h], 1);
+        for (int h = 0; h < o->n_heads; h++) {
+            head_room(o, &o->head[h], 1);
+            device_pages_room(o, &o->head[h], o->head[h].len + 1);
+        }
         for (int l = 0; l < layers; l++) lists_fill(o, w, l, i);
         if (kv_max_len(o) + 1 > most) most = kv_max_len(o) + 1;
     }
@@ -207,11 +218,12 @@ void kv_device_begin(const StepOf *of, int n, KVWork *w) {
     lists_send(w, 0, (size_t)layers * n * G);
 }
 
-// caches i .. of the call whose keys are read in one way
-static int step_alike(const StepOf *of, int n, int i) {
-    int m = 1;
-    while (i + m < n && kv_turns(of[i + m].kv) == kv_turns(of[i].kv)) m++;
-    return m;
+// keys are read in one way, or chosen by one rule
+static bool reads_alike(const KVCache *a, const KVCache *b) {
+    const Sizes *x = &a->method.size, *y = &b->method.size;
+    if (reads_chosen(a) != reads_chosen(b) || kv_turns(a) != kv_turns(b)) return false;
+    return !reads_chosen(a) || (a->method.policy == b->method.policy && x->budget == y->budget &&
+                                x->page == y->page && x->group == y->group);
 }
 
 static bool steps_looked_at(const StepOf *of, int n) {
@@ -227,7 +239,11 @@ void kv_device_step(const StepOf *of, int n, KVWork *w, int layer, const KVDevic
     size_t heads = (size_t)s->n_heads, row = heads * s->head_dim, ld = (size_t)w->scores_ld,
            act_ld = (size_t)padded((int)row);
     for (int i = 0, m; i < n; i += m) {
-        m = step_alike(of, n, i);
+        for (m = 1; i + m < n && reads_alike(of[i].kv, of[i + m].kv);) m++;
+        if (reads_chosen(of[i].kv)) {
+            device_read_step(of, i, m, w, layer, r);
+            continue;
+        }
         bool looked_at = steps_looked_at(of + i, m);
         CudaStep a = { .list = device_lists(of[i].kv, w, layer, i, m, w->d.most),
                        .most = w->d.most, .shared = w->d.shared, .q = r->q + i * row,

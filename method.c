@@ -750,11 +750,13 @@ void method_list(FILE *out) {
 }
 
 int method_on_device(const Method *m, Err *err) {
-    const Policy *p = m->policy;
     if (m->size.positions == POSITIONS_SINKCACHE)
         return FAIL_CODE(err, EXIT_USAGE, "method %s: positions=sinkcache, rows that move before "
                          "they come, runs on the CPU alone; use --device cpu", m->name);
-    if (p->at_read != READ_ALL || m->prefill)
+    if (m->size.signs)
+        return FAIL_CODE(err, EXIT_USAGE, "method %s: with --preset harness the queries of a whole "
+                         "feed choose pages together, on the CPU alone; use --device cpu", m->name);
+    if (m->prefill)
         return FAIL_CODE(err, EXIT_USAGE, "method %s does not run on the GPU yet; use --device cpu",
                          m->name);
     return 0;

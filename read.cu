@@ -128,12 +128,12 @@ static int choose_pages(const KVCache *c, const Head *h, int seen, int group, Re
 
 #ifdef SCB_CUDA
 // grid (pages, lists), a thread per channel
-__global__ static void pages_k(const KeyList *list, int page, int from, int hd,
-                               uint16_t *const *pages) {
+__global__ static void pages_k(const KeyList *list, const DeviceHead *head, int page, int from,
+                               int hd) {
     const KeyList *l = &list[blockIdx.y];
     int p = from + blockIdx.x;
     if ((p + 1) * page > l->len) return;
-    uint16_t *to = pages[blockIdx.y] + (size_t)p * 2 * hd;
+    uint16_t *to = head[blockIdx.y].pages + (size_t)p * 2 * hd;
     for (int i = threadIdx.x; i < hd; i += blockDim.x) {
         float high = 0, low = 0;
         for (int j = p * page; j < (p + 1) * page; j++) {
@@ -146,11 +146,10 @@ __global__ static void pages_k(const KeyList *list, int page, int from, int hd,
     }
 }
 
-void cuda_pages(const KeyList *list, int n_lists, int page, int from, int to, int head_dim,
-                uint16_t *const *pages, void *stream) {
+void cuda_pages(const KeyList *list, const DeviceHead *head, int n_lists, int page, int from,
+                int to, int head_dim, void *stream) {
     if (to > from)
-        LAUNCH(pages_k, dim3(to - from, n_lists), 128, 0, stream, list, page, from, head_dim,
-               pages);
+        LAUNCH(pages_k, dim3(to - from, n_lists), 128, 0, stream, list, head, page, from, head_dim);
 }
 
 // one query head's numbers join those of the heads before it
@@ -162,11 +161,16 @@ __device__ static float join_next(Group rule, float y, float x, int k, int heads
 
 enum { READ_THREADS = 256 };
 
+// entries that token i sees of the list that list l reads
+__device__ static int token_sees(const Reading *a, int l, int i) {
+    return a->list[l / a->share].len - a->behind - a->n + i + 1;
+}
+
 // grid (pages / 16, n * lists): half a warp holds a page, its 16 lanes as page_bound does
-__global__ static void read_bounds_k(Reading a, const uint16_t *q, const uint16_t *const *pages) {
+__global__ static void read_bounds_k(Reading a, const uint16_t *q) {
     int row = blockIdx.y, i = row / a.n_lists, l = row % a.n_lists, lane = threadIdx.x % LANES;
     int p = blockIdx.x * (READ_THREADS / LANES) + threadIdx.x / LANES, hd = a.head_dim;
-    int seen = a.list[l].len - a.n + i + 1, n = CEIL_DIV(seen, a.page), k = a.budget / a.page;
+    int seen = token_sees(&a, l, i), n = CEIL_DIV(seen, a.page), k = a.budget / a.page;
     int heads = a.n_heads / a.n_lists;
     if (k < 3) k = 3;
     bool all = seen <= a.budget || n <= k;
@@ -175,7 +179,8 @@ __global__ static void read_bounds_k(Reading a, const uint16_t *q, const uint16_
         a.choice[row] = c;
     }
     float y = 0;
-    const uint16_t *high = pages[l] + (size_t)(p < n - 1 ? p : 0) * 2 * hd, *low = high + hd;
+    const uint16_t *high = a.head[l / a.share].pages + (size_t)(p < n - 1 ? p : 0) * 2 * hd,
+                   *low = high + hd;
     for (int h = 0; h < heads && !all; h++) {
         const uint16_t *x = q + ((size_t)i * a.n_heads + l * heads + h) * hd;
         float sum = 0;
@@ -188,12 +193,11 @@ __global__ static void read_bounds_k(Reading a, const uint16_t *q, const uint16_
     if (lane == 0 && !all && p < n - 1) a.score[row * a.ld + p] = y;
 }
 
-void cuda_read_bounds(const Reading *a, const uint16_t *q, const uint16_t *const *pages,
-                      void *stream) {
+void cuda_read_bounds(const Reading *a, const uint16_t *q, void *stream) {
     int most = CEIL_DIV(a->max_len, a->page);
     if (a->n)
         LAUNCH(read_bounds_k, dim3(CEIL_DIV(most, READ_THREADS / LANES), a->n * a->n_lists),
-               READ_THREADS, 0, stream, *a, q, pages);
+               READ_THREADS, 0, stream, *a, q);
 }
 #endif
 
@@ -273,7 +277,7 @@ static int choose_rows(const KVCache *c, const AttnShape *s, const KeyList *list
 __global__ static void read_scores_k(Reading a, const float *scores, size_t scores_ld,
                                      const float *lse2) {
     int row = blockIdx.y, i = row / a.n_lists, l = row % a.n_lists, j = (int)thread_item();
-    int seen = a.list[l].len - a.n + i + 1, heads = a.n_heads / a.n_lists;
+    int seen = token_sees(&a, l, i), heads = a.n_heads / a.n_lists;
     bool all = seen <= a.budget;
     float y = 0;
     if (j == 0) {
@@ -299,9 +303,9 @@ void cuda_read_scores(const Reading *a, const float *scores, size_t scores_ld, c
 __global__ static void read_lists_k(Reading a) {
     int row = blockIdx.x, i = row / a.n_lists, l = row % a.n_lists, pages = 0;
     Choice c = a.choice[row];
-    KeyList list = a.list[l];
-    int seen = list.len - a.n + i + 1;
-    int32_t *to = a.rows + (size_t)row * a.max_len;
+    KeyList list = a.list[l / a.share];
+    int seen = token_sees(&a, l, i);
+    int32_t *to = a.rows + row * a.rows_ld;
     const uint8_t *keep = a.keep + row * a.ld;
     for (int at = 0; c.n && at < c.len; at += READ_THREADS) {
         int p = at + threadIdx.x;
@@ -368,3 +372,165 @@ void read_rows(KVCache *c, KVWork *w, int layer, int n, const float *q, float *o
         read_token(c, &shape, h, h->len - n + i + 1, q + at, out + at, &r, thread_scratch(w));
     }
 }
+
+#ifdef SCB_CUDA
+// ---------------------------------------------------------------------------
+// The same on the device: lists of rows are made for a few tokens at a time, and a token then
+// attends to its lists as a branch of a step does.
+enum { READ_TOKENS = 8 };
+
+typedef struct {                // for `tokens` tokens, of which `at_once` choose together
+    KeyList *out;               // (tokens, lists)
+    int32_t *rows;              // (tokens, lists, rows_ld)
+    KeyList *whole;             // (at_once, lists) all that a token sees, for topk as the last two
+    float *score;               // (at_once, lists, ld) by page, or by row
+    uint8_t *keep;
+    Choice *choice;             // (at_once, lists)
+    float *scores;              // (at_once, H, ld)
+    float *lse2;                // (at_once, H)
+    size_t ld, rows_ld;
+} DeviceReader;
+
+static size_t device_reader_at(const AttnShape *s, const Method *m, int len, int tokens,
+                               int at_once, char *base, DeviceReader *r) {
+    const Sizes *z = &m->size;
+    bool pages = m->policy->at_read == READ_PAGES;
+    size_t lists = (size_t)(s->n_heads / reader_heads(m, s)), heads = (size_t)s->n_heads,
+           n = (size_t)at_once, whole = pages ? 0 : n, at = 0;
+    int least = pages ? 3 * z->page : 1, most = z->budget > least ? z->budget : least;
+    r->rows_ld = (size_t)(most < len ? most : len);
+    r->ld = (size_t)(pages ? CEIL_DIV(len, z->page) : len);
+#define CARVE(field, type, count)                                                                  \
+    (r->field = (type *)(void *)(base + at),                                                       \
+     at += ((size_t)(count) * sizeof(type) + 63) & ~(size_t)63)
+    CARVE(out, KeyList, (size_t)tokens * lists);
+    CARVE(rows, int32_t, (size_t)tokens * lists * r->rows_ld);
+    CARVE(whole, KeyList, whole * lists);
+    CARVE(score, float, n * lists * r->ld);
+    CARVE(keep, uint8_t, n * lists * r->ld);
+    CARVE(choice, Choice, n * lists);
+    CARVE(scores, float, whole * heads * r->ld);
+    CARVE(lse2, float, whole * heads);
+#undef CARVE
+    return at;
+}
+
+size_t device_read_bytes(const AttnShape *s, const Method *m, int len, int n, int batch) {
+    static char base[1];                        // only offsets are wanted
+    DeviceReader r;
+    return device_reader_at(s, m, len, n ? READ_TOKENS : batch, n ? READ_TOKENS : 1, base, &r);
+}
+
+static DeviceReader device_reader(const KVCache *c, const KVWork *w, int len, int tokens,
+                                  int at_once) {
+    DeviceReader r;
+    size_t bytes = device_reader_at(c->s, &c->method, len, tokens, at_once, w->d.rule, &r);
+    CHECK(bytes <= w->d.rule_bytes, "lists of %zu bytes where there are %zu", bytes,
+          w->d.rule_bytes);
+    return r;
+}
+
+void device_pages_room(KVCache *c, Head *h, int len) {
+    size_t one = page_bytes(c->s);
+    if (c->method.policy->at_read != READ_PAGES || !reads_chosen(c)) return;
+    int want = len / c->method.size.page, cap = want + want / 8 + 8;
+    if (want <= h->page_cap) return;
+    char *more = (char *)mem_take(c->mem, (size_t)cap, one, "bounds of pages");
+    mem_copy(c->mem, more, h->pages, (size_t)h->n_pages * one);
+    mem_give(c->mem, h->pages, (size_t)h->page_cap * one);
+    h->pages = more;
+    h->page_cap = cap;
+}
+
+// bounds of the pages that are complete when the lists of cache i have up to len entries
+static void device_pages(KVCache *c, KVWork *w, int layer, int i, int len) {
+    size_t at = device_at(c, w, layer, i);
+    int page = c->method.size.page, from = INT_MAX;
+    if (c->method.policy->at_read != READ_PAGES) return;
+    for (int g = 0; g < c->s->n_kv_heads; g++) {
+        Head *h = head_of(c, layer, g);
+        if (h->n_pages < from) from = h->n_pages;
+        h->n_pages = len / page;
+    }
+    cuda_pages(w->d.list + at, w->d.head + at, c->s->n_kv_heads, page, from, len / page,
+               c->s->head_dim, stream_of(w));
+}
+
+static AttnShape read_shape(const KVCache *c) {
+    AttnShape s = *c->s;
+    s.n_kv_heads = s.n_heads / reader_heads(&c->method, c->s);
+    return s;
+}
+
+// lists of n tokens of cache i, whose longest list has len entries, to r->out and r->rows from
+// token `slot` on
+static void device_choose(KVCache *c, KVWork *w, int layer, int i, int len, int n, int behind,
+                          const float *q, const uint16_t *q16, const DeviceReader *r, int slot) {
+    const Sizes *z = &c->method.size;
+    AttnShape s = read_shape(c);
+    size_t at = device_at(c, w, layer, i), to = (size_t)slot * s.n_kv_heads;
+    bool pages = c->method.policy->at_read == READ_PAGES;
+    cudaStream_t stream = (cudaStream_t)stream_of(w);
+    Reading a = { .list = w->d.list + at, .head = w->d.head + at, .n = n, .behind = behind,
+                  .n_heads = s.n_heads, .n_lists = s.n_kv_heads,
+                  .share = s.n_kv_heads / c->s->n_kv_heads, .head_dim = s.head_dim, .max_len = len,
+                  .budget = z->budget, .page = pages ? z->page : 1, .group = z->group,
+                  .score = r->score, .keep = r->keep, .ld = r->ld, .choice = r->choice,
+                  .rows = r->rows + to * r->rows_ld, .rows_ld = r->rows_ld, .out = r->out + to };
+    if (pages) {
+        cuda_read_bounds(&a, q16, stream);
+    } else {
+        a.out = r->whole;
+        CUDA_OK(cudaMemsetAsync(a.choice, 0, (size_t)n * a.n_lists * sizeof *a.choice, stream));
+        cuda_read_lists(&a, stream);
+        CudaStep all = { .list = r->whole, .most = len, .q = q,
+                         .parts = parts_room(w, cuda_step_parts(&s, n, len)), .lse2 = r->lse2,
+                         .scores = r->scores, .ld_scores = r->ld, .n = n };
+        cuda_step(&s, &all, stream);
+        a.out = r->out + to;
+        cuda_read_scores(&a, r->scores, r->ld, r->lse2, stream);
+    }
+    cuda_read_lists(&a, stream);
+}
+
+// tokens [from, from + n) of rows over the lists of r
+static void device_read(const KVCache *c, KVWork *w, const DeviceReader *r, int len, int from,
+                        int n, const KVDeviceRows *rows) {
+    AttnShape s = read_shape(c);
+    size_t row = (size_t)s.n_heads * s.head_dim, act_ld = (size_t)padded((int)row);
+    int most = (int)r->rows_ld < len ? (int)r->rows_ld : len;
+    CudaStep a = { .list = r->out, .most = most, .q = rows->q + (size_t)from * row,
+                   .parts = parts_room(w, cuda_step_parts(&s, n, most)),
+                   .act = rows->act + (size_t)from * act_ld, .act_ld = act_ld, .n = n };
+    cuda_step(&s, &a, stream_of(w));
+}
+
+void device_read_rows(KVCache *c, KVWork *w, int layer, const KVDeviceRows *rows) {
+    size_t row = (size_t)c->s->n_heads * c->s->head_dim;
+    int len = layer_most(c, layer);
+    DeviceReader r = device_reader(c, w, len, READ_TOKENS, READ_TOKENS);
+    device_pages(c, w, layer, 0, len);
+    for (int i = 0, n; i < rows->n; i += n) {
+        n = rows->n - i < READ_TOKENS ? rows->n - i : READ_TOKENS;
+        device_choose(c, w, layer, 0, len, n, rows->n - i - n, rows->q + (size_t)i * row,
+                      rows->q16 + (size_t)i * row, &r, 0);
+        device_read(c, w, &r, len, i, n, rows);
+    }
+}
+
+void device_read_step(const StepOf *of, int i, int n, KVWork *w, int layer,
+                      const KVDeviceRows *rows) {
+    const KVCache *c = of[i].kv;
+    size_t row = (size_t)c->s->n_heads * c->s->head_dim;
+    int len = 0;
+    for (int j = i; j < i + n; j++)
+        if (layer_most(of[j].kv, layer) + 1 > len) len = layer_most(of[j].kv, layer) + 1;
+    DeviceReader r = device_reader(c, w, len, n, 1);
+    for (int j = i; j < i + n; j++) {
+        device_pages(of[j].kv, w, layer, j, layer_most(of[j].kv, layer) + 1);
+        device_choose(of[j].kv, w, layer, j, len, 1, 0, rows->q + (size_t)j * row,
+                      rows->q16 + (size_t)j * row, &r, j - i);
+    }
+    device_read(c, w, &r, len, i, n, rows);
+}
+#endif

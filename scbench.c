@@ -416,6 +416,16 @@ static int choices_resolve(Run *r, Err *err) {
     return 0;
 }
 
+// what a GPU cannot do is said before anything is read
+static int device_resolve(Run *r, Err *err) {
+    Method m;
+    for (int i = 0; r->config.device && i < r->b.n_arms; i++)
+        if (arm_method(&r->b, &r->b.arms[i], HARNESS_MAX_SEQ, &m, err) ||
+            method_on_device(&m, err))
+            return -1;
+    return 0;
+}
+
 static int switches_resolve(Run *r, Err *err) {
     static const char *const histories[] = { "golden", "own" };
     static const char *const positions[] = { "original", "cache" };
@@ -460,7 +470,10 @@ static int switches_resolve(Run *r, Err *err) {
     b->save.limit = o->save_limit << 20;
     b->seed = o->seed;
     b->quiet = o->quiet;
-    return aware_resolve(r, err) || harness_resolve(r, err) || shard_resolve(r, err) ? -1 : 0;
+    return aware_resolve(r, err) || harness_resolve(r, err) || shard_resolve(r, err) ||
+                   device_resolve(r, err)
+               ? -1
+               : 0;
 }
 
 static int task_add(Run *r, const Task *task, Err *err) {

@@ -211,8 +211,8 @@ static void rule(Rule r) {
                          : !strcmp(r.name, "roco") ? SCORE_STEADY : SCORE_MARKS;
         if (one) a.tail = 0;
         cuda_score(kind, &a, s);
-        cuda_keep_top(score, ld, choice, one ? 1 : G, kind == SCORE_MARKS, keep, NULL, s);
-        if (kind == SCORE_STEADY) cuda_keep_roco(mean, ld, choice, G, keep, s);
+        if (kind == SCORE_STEADY) cuda_keep_roco(&a, keep, s);
+        else cuda_keep_top(score, ld, choice, one ? 1 : G, kind == SCORE_MARKS, keep, NULL, s);
     }
     int lists = one ? 1 : G;
     for (int g = 0; g < lists; g++) {
@@ -599,18 +599,21 @@ static void reads(int heads, int len, int hd, int page, int budget, int n, bool 
                 bounds[l][(size_t)p * 2 * hd + hd + i] = f32_bf16(low);
             }
     }
-    uint16_t **dd = to_device(d_bounds, G), *dq = to_device(q, nq);
+    DeviceHead head[G] = { { .pages = d_bounds[0] }, { .pages = d_bounds[1] } },
+               *d_paged = to_device(head, G);
+    uint16_t *dq = to_device(q, nq);
+    int rows_ld = budget > 3 * page ? budget : 3 * page, behind = n > 1 ? 2 : 0;
     float *ds = to_device(s, (size_t)n * heads * ld), *dl = to_device(lse, (size_t)n * heads);
-    Reading a = { y.d_list, n, heads, G, hd, y.max_len, budget, page, GROUP_MEAN,
-                  device_array<float>(rows * ld), device_array<uint8_t>(rows * ld), ld,
-                  device_array<Choice>(rows), device_array<int32_t>(rows * y.max_len),
-                  to_device(zeros<KeyList>(rows), rows) };
+    Reading a = { y.d_list, d_paged, n, behind, heads, G, 1, hd, y.max_len, budget, page,
+                  GROUP_MEAN, device_array<float>(rows * ld), device_array<uint8_t>(rows * ld), ld,
+                  device_array<Choice>(rows), device_array<int32_t>(rows * rows_ld),
+                  (size_t)rows_ld, to_device(zeros<KeyList>(rows), rows) };
     if (page > 1) {
-        cuda_pages(y.d_list, G, page, 0, len / page, hd, dd, twin_stream());
+        cuda_pages(y.d_list, d_paged, G, page, 0, len / page, hd, twin_stream());
         for (int l = 0; l < G; l++)
             same("bounds of pages", d_bounds[l], bounds[l],
                  (size_t)(y.list[l].len / page) * 2 * hd);
-        cuda_read_bounds(&a, dq, dd, twin_stream());
+        cuda_read_bounds(&a, dq, twin_stream());
     } else cuda_read_scores(&a, ds, ld, dl, twin_stream());
     cuda_read_lists(&a, twin_stream());
     KeyList *out = fetched(a.out, rows);        // padding and all
@@ -618,7 +621,7 @@ static void reads(int heads, int len, int hd, int page, int budget, int n, bool 
     uint32_t *rank = zeros<uint32_t>(ld);
     int32_t *want = zeros<int32_t>(ld);
     for (int r = 0; r < (int)rows; r++) {
-        int i = r / G, l = r % G, seen = y.list[l].len - n + i + 1, m = 0;
+        int i = r / G, l = r % G, seen = y.list[l].len - behind - n + i + 1, m = 0;
         int pages = CEIL_DIV(seen, page), k = page > 1 && budget / page < 3 ? 3 : budget / page;
         bool all = seen <= budget || pages <= k;
         int of = page > 1 ? pages - 1 : seen;
@@ -648,7 +651,7 @@ static void reads(int heads, int len, int hd, int page, int budget, int n, bool 
         free(bounds[l]);
         cudaFree(d_bounds[l]);
     }
-    cudaFree(dd); cudaFree(dq); cudaFree(ds); cudaFree(dl); cudaFree(a.score); cudaFree(a.keep);
+    cudaFree(d_paged); cudaFree(dq); cudaFree(ds); cudaFree(dl); cudaFree(a.score); cudaFree(a.keep);
     cudaFree(a.choice); cudaFree(a.rows); cudaFree(a.out);
     free(x);
     free(score);
@@ -692,6 +695,7 @@ static void choices(void) {
     rule({ "scissorhands", 4, 600, 60, GROUP_MEAN, POOL_AVG });
     rule({ "corm", 4, 600, 0, GROUP_MEAN, POOL_AVG });
     rule({ "roco", 4, 61, 60, GROUP_MEAN, POOL_AVG });          // one row over, and none
+    rule({ "roco", 4, 300, 60, GROUP_MEAN, POOL_AVG });
     rule({ "roco", 2, 601, 600, GROUP_MEAN, POOL_AVG });
 }
 
