@@ -981,34 +981,36 @@ bool sparse_estimates(const HeadPattern *pattern, int n_heads, int len) {
     return false;
 }
 
-// one panel of keys under the probe's rows, which lie packed in w: column (len) and, at index
-// j + L - 1 - a, distance len - 1 - that index
-static void estimate_panel(const AttnShape *s, Work *w, const void *panel, int p,
-                           const AttnProbe *probe, const float *lse2, float *column,
-                           float *diagonal) {
+// keys [at, at + n) of one panel under the probe's rows, which lie packed in w: column (n) gets
+// their sums, diagonal[j - at + L - 1 - a] what row a gives key j, but for those below skip
+static void estimate_keys(const AttnShape *s, Work *w, const AttnProbe *probe, int at, int n,
+                          const float *lse2, float *column, float *diagonal, int skip) {
     int kb = channel_blocks(s);
-    float *c = column + p * PANEL;
+    size_t block = (size_t)kb * tile_block(s);
+    const char *keys = (const char *)probe->panels + (size_t)(at / PANEL) * attn_panel_bytes(s) +
+                       (size_t)(at % PANEL / BLK) * block;
     for (int r = 0; r < probe->rows; r += STRIP_ROWS) {
-        int rows = probe->rows - r < STRIP_ROWS ? probe->rows - r : STRIP_ROWS;
-        int first = probe->len - probe->rows + r + 1 - p * PANEL;       // what row r sees of it
-        int width = CEIL_DIV(within(first + rows - 1), BLK) * BLK;
+        int rows = at_most(probe->rows - r, STRIP_ROWS);
+        int first = probe->len - probe->rows + r + 1 - at;              // what row r sees of them
+        int width = CEIL_DIV(at_most(within(first + rows - 1), n), BLK) * BLK;
         mul_block(s->kind, w->s, S_LD, w->q + (size_t)r * kb * BLK * act_elem(s->kind), kb, rows,
-                  panel, (size_t)kb * tile_block(s), width, kb, false);
+                  keys, block, width, kb, false);
         for (int i = 0; i < rows; i++) {
             const float *x = w->s + (size_t)i * S_LD;
-            float *d = diagonal + p * PANEL + probe->rows - 1 - (r + i), base = lse2[r + i];
-            int j = 0, see = within(first + i);
+            float *d = diagonal + probe->rows - 1 - (r + i), base = lse2[r + i];
+            int j = at_least(skip - (probe->rows - 1 - (r + i)), 0);
+            int see = at_most(within(first + i), n);
 #if defined(__AVX512F__)
             __m512 scale = _mm512_set1_ps(s->scale), b = _mm512_set1_ps(base);
             for (; j + LANES <= see; j += LANES) {
                 __m512 e = exp2_16(_mm512_sub_ps(_mm512_mul_ps(_mm512_loadu_ps(x + j), scale), b));
-                _mm512_storeu_ps(c + j, _mm512_add_ps(_mm512_loadu_ps(c + j), e));
+                _mm512_storeu_ps(column + j, _mm512_add_ps(_mm512_loadu_ps(column + j), e));
                 _mm512_storeu_ps(d + j, _mm512_add_ps(_mm512_loadu_ps(d + j), e));
             }
 #endif
             for (; j < see; j++) {
                 float e = fexp2(x[j] * s->scale - base);
-                c[j] += e;
+                column[j] += e;
                 d[j] += e;
             }
         }
@@ -1033,9 +1035,8 @@ void attn_estimate(const AttnShape *s, const AttnProbe *probe, float *column, fl
     attn_rows(s, &a, scratch);          // leaves the rows packed
     memset(column, 0, (size_t)n * sizeof *column);
     memset(distance, 0, (size_t)n * sizeof *distance);
-    for (int p = 0; p * PANEL < n; p++)
-        estimate_panel(s, &w, (const char *)probe->panels + (size_t)p * attn_panel_bytes(s), p,
-                       probe, lse2, column, distance);
+    for (int j = 0; j < n; j += PANEL)
+        estimate_keys(s, &w, probe, j, PANEL, lse2, column + j, distance + j, 0);
     for (int i = 0, j = n - 1; i < j; i++, j--) {
         float t = distance[i];
         distance[i] = distance[j];
@@ -1295,6 +1296,7 @@ struct Sparse {
     uint64_t *slash;            // (H, len / 64)
     char *k_mean;               // (G) means of the keys of every tile, packed
     uint64_t *listed;           // (H, marks / 64, len / 64) entries of the lists of a chunk's rows
+    float *sums;                // (H, per_head) of the estimation
     int first;                  // the chunk's first row
     char *thread;               // (threads) what a thread needs besides attention's scratch
     const AttnShape *layer_s;   // of the layer under way
@@ -1302,10 +1304,10 @@ struct Sparse {
     const void *const *panels;  // (G)
 };
 
-typedef struct { size_t vertical, slash, k_mean, head, listed, thread; } SparseSizes;
+typedef struct { size_t vertical, slash, k_mean, head, listed, sums, thread; } SparseSizes;
 
 typedef struct {                // of one thread
-    float *column, *distance, *mean;            // (len) (len) (hd)
+    float *distance, *score, *mean;             // (len) (len / 64) (hd)
     char *rows, *act;           // (32, hd) means, (16, hd) one of them
     int32_t *chosen;            // (len)
     KeySpan *span;                 // (verticals + len / 64 + 1, at least blocks)
@@ -1316,8 +1318,8 @@ static size_t sparse_scratch(const AttnShape *s, int len, int verticals, char *b
 #define CARVE(field, type, count)                                                                  \
     (t->field = (type *)(void *)(base + at),                                                       \
      at += ((size_t)(count) * sizeof(type) + 63) & ~(size_t)63)
-    CARVE(column, float, len);
     CARVE(distance, float, len);
+    CARVE(score, float, CEIL_DIV(len, SPARSE_ROWS));
     CARVE(mean, float, s->head_dim);
     CARVE(rows, char, BLK * (size_t)s->head_dim * s->elem);
     CARVE(act, char, act_bytes(s->kind, 1, s->head_dim));
@@ -1331,6 +1333,13 @@ static size_t mean_bytes(const AttnShape *s, int len) {
     return (size_t)CEIL_DIV(CEIL_DIV(len, SPARSE_ROWS), BLK) * channel_blocks(s) * tile_block(s);
 }
 
+// What the estimation of a head needs: columns (len), log2 of the rows' sums (64), and diagonals,
+// of which every part of the keys has those that begin with it and 63 of the next part's. Before
+// that they are the largest score and sum of each row in each panel.
+static size_t sums_of(int len) {
+    return 2 * (size_t)len + SPARSE_ROWS * (size_t)(CEIL_DIV(len, PANEL) + 3);
+}
+
 static SparseSizes sparse_sizes(const AttnShape *s, int len, int verticals, int marks) {
     static char base[1];                        // only offsets are wanted
     size_t h = (size_t)s->n_heads, tiles = (size_t)CEIL_DIV(len, SPARSE_ROWS);
@@ -1340,6 +1349,7 @@ static SparseSizes sparse_sizes(const AttnShape *s, int len, int verticals, int 
     z.vertical = h * (size_t)verticals * sizeof(int32_t);
     z.slash = h * tiles * sizeof(uint64_t);
     z.k_mean = h * mean_bytes(s, len);                          // a cache may have H KV heads
+    z.sums = verticals ? h * sums_of(len) * sizeof(float) : 0;
     z.listed = h * (size_t)CEIL_DIV(marks, SPARSE_ROWS) * tiles * sizeof(uint64_t);
     z.thread = sparse_scratch(s, len, verticals, base, &t) * (size_t)cpu_threads();
     return z;
@@ -1347,7 +1357,7 @@ static SparseSizes sparse_sizes(const AttnShape *s, int len, int verticals, int 
 
 size_t sparse_bytes(const AttnShape *s, int len, int verticals, int marks) {
     SparseSizes z = sparse_sizes(s, len, at_most(verticals, len), marks);
-    return z.head + z.vertical + z.slash + z.k_mean + z.listed + z.thread;
+    return z.head + z.vertical + z.slash + z.k_mean + z.listed + z.sums + z.thread;
 }
 
 Sparse *sparse_open(Mem *mem, const AttnShape *s) {
@@ -1366,6 +1376,7 @@ static void sparse_empty(Sparse *p) {
     mem_give(p->mem, p->slash, z.slash);
     mem_give(p->mem, p->k_mean, z.k_mean);
     mem_give(p->mem, p->listed, z.listed);
+    mem_give(p->mem, p->sums, z.sums);
     mem_give(p->mem, p->thread, z.thread);
     p->head = NULL;
 }
@@ -1390,6 +1401,7 @@ void sparse_reserve(Sparse *p, int len, int verticals, int marks) {
     p->slash = (uint64_t *)mem_take(p->mem, z.slash, 1, what);
     p->k_mean = (char *)mem_take(p->mem, z.k_mean, 1, what);
     p->listed = (uint64_t *)mem_take(p->mem, z.listed, 1, what);
+    p->sums = (float *)mem_take(p->mem, z.sums, 1, what);
     p->thread = (char *)mem_take(p->mem, z.thread, 1, what);
 }
 
@@ -1401,34 +1413,134 @@ static Scratch thread_lists(const Sparse *p) {
     return t;
 }
 
-static void head_plan(Sparse *p, int h, const HeadPattern *pattern, int dense_rows, int n,
-                      const float *q, int q_rows, void *scratch) {
+// ---------------------------------------------------------------------------
+// attn_estimate for all heads at once, the same bits: threads share out parts of the keys, which
+// the query heads of a group read one after the other. First every row's (m, l) in every panel,
+// then their fold, then the sums of columns and diagonals. A diagonal that comes from the part
+// before takes its first terms from that part's last 64 keys.
+
+typedef struct { int number, from, to; } Part;  // keys [from, to)
+
+typedef struct {                // of one head
+    AttnProbe probe;
+    float *column, *lse2, *ml, *diagonal;
+} Estimate;
+
+static Estimate estimate_of(const Sparse *p, const SparseLayer *layer, int h) {
     const AttnShape *s = p->layer_s;
+    int g = h / (s->n_heads / s->n_kv_heads), len = p->keys[g].len;
+    float *sums = p->sums + (size_t)h * sums_of(p->len);
+    Estimate e = { { p->panels[g], len, layer->q + (size_t)h * layer->q_rows * s->head_dim,
+                     layer->q_rows }, sums, sums + len, sums + len + SPARSE_ROWS,
+                   sums + len + SPARSE_ROWS };
+    return e;
+}
+
+static void part_scores(const AttnShape *s, const Part *part, const Estimate *e, Work *w) {
+    int kb = channel_blocks(s), rows = e->probe.rows;
+    for (int from = part->from; from < part->to; from += PANEL) {
+        const char *keys = (const char *)e->probe.panels + from / PANEL * attn_panel_bytes(s);
+        const Runs runs = { { { keys, NULL, PANEL / BLK } }, 1 };
+        float *m = e->ml + (size_t)(from / PANEL) * 2 * SPARSE_ROWS, *l = m + SPARSE_ROWS;
+        for (int r = 0; r < rows; r += STRIP_ROWS) {
+            int n = at_most(rows - r, STRIP_ROWS);
+            Sight sight[STRIP_ROWS];
+            for (int i = 0; i < n; i++) {
+                int see = within(e->probe.len - rows + r + i + 1 - from);
+                sight[i].from = sight[i].to = sight[i].end = see;
+                m[r + i] = -INFINITY;
+                l[r + i] = 0;
+            }
+            strip_panel(s, w, &runs, w->q + (size_t)r * kb * BLK * act_elem(s->kind), n, sight,
+                        NULL, m + r, l + r);
+        }
+    }
+}
+
+static void fold_scores(const Estimate *e) {
+    float m[SPARSE_ROWS], l[SPARSE_ROWS];
+    memcpy(m, e->ml, sizeof m);
+    memcpy(l, e->ml + SPARSE_ROWS, sizeof l);
+    for (int p = 1; p < CEIL_DIV(e->probe.len, PANEL); p++) {
+        const float *next = e->ml + (size_t)p * 2 * SPARSE_ROWS;
+        for (int i = 0; i < SPARSE_ROWS; i++) {
+            float top = m[i] > next[i] ? m[i] : next[i], a = fexp2(m[i] - top);
+            l[i] = fmaf(l[i], a, next[SPARSE_ROWS + i] * fexp2(next[i] - top));
+            m[i] = top;
+        }
+    }
+    for (int i = 0; i < e->probe.rows; i++) e->lse2[i] = m[i] + flog2(l[i]);
+}
+
+static void part_sums(const AttnShape *s, const Part *part, const Estimate *e, Work *w) {
+    enum { BEFORE = SPARSE_ROWS };
+    float *diagonal = e->diagonal + part->from + part->number * BEFORE, spent[BEFORE] = { 0 };
+    memset(e->column + part->from, 0, (size_t)(part->to - part->from) * sizeof(float));
+    memset(diagonal, 0, (size_t)(part->to - part->from + BEFORE) * sizeof(float));
+    if (part->from)
+        estimate_keys(s, w, &e->probe, part->from - BEFORE, BEFORE, e->lse2, spent,
+                      diagonal - BEFORE, BEFORE);
+    for (int j = part->from; j < part->to; j += PANEL)
+        estimate_keys(s, w, &e->probe, j, PANEL, e->lse2, e->column + j,
+                      diagonal + j - part->from, 0);
+}
+
+typedef struct { int parts, panels; } Split;    // of a list, of a part
+
+// few panels for many threads, but no more than stay in cache from head to head
+static Split split_of(const Sparse *p, int G) {
+    int most = 0;
+    for (int g = 0; g < G; g++) most = at_least(CEIL_DIV(p->keys[g].len, PANEL), most);
+    Split split = { 0, at_most(at_least(most * G / (8 * cpu_threads()), 1), 8) };
+    split.parts = CEIL_DIV(most, split.panels);
+    return split;
+}
+
+// fn for the heads that are estimated of part number i
+static void part_do(const Sparse *p, const SparseLayer *layer, const Split *split, int i,
+                    void (*fn)(const AttnShape *, const Part *, const Estimate *, Work *),
+                    void *scratch) {
+    const AttnShape *s = layer->s;
+    int g = i / split->parts, at = i % split->parts, size = split->panels * PANEL;
+    int len = p->keys[g].len, group = s->n_heads / s->n_kv_heads;
+    Part part = { at, at * size, at_most((at + 1) * size, len) };
+    Work w;
+    work_at(s, scratch, &w);
+    for (int h = g * group; h < (g + 1) * group && part.from < len; h++) {
+        if (!estimated(&layer->pattern[h], len)) continue;
+        Estimate e = estimate_of(p, layer, h);
+        act_pack(s->kind, w.q, e.probe.q, (size_t)s->head_dim, e.probe.rows, s->head_dim);
+        fn(s, &part, &e, &w);
+    }
+}
+
+static void head_plan(Sparse *p, const SparseLayer *layer, int h, const Split *split) {
+    const HeadPattern *pattern = &layer->pattern[h];
     HeadLists *l = &p->head[h];
-    int g = h / (s->n_heads / s->n_kv_heads);
     memset(l, 0, sizeof *l);
     l->kind = pattern->kind;
-    l->len = p->keys[g].len;
-    l->n = n;
+    l->len = p->keys[h / (layer->s->n_heads / layer->s->n_kv_heads)].len;
+    l->n = layer->n;
     if (l->kind == HEAD_A_SHAPE) {
         l->sinks = pattern->a;
         l->local = pattern->b;
-        l->dense_rows = dense_rows;
+        l->dense_rows = layer->dense_rows;
     } else if (l->kind == HEAD_BLOCK_SPARSE) {
         l->blocks = pattern->a;
     } else {
-        Scratch t = thread_lists(p);
-        AttnProbe probe = { p->panels[g], l->len, q, q_rows };
-        int32_t *vertical = p->vertical + (size_t)h * p->verticals;
         uint64_t *slash = p->slash + (size_t)h * CEIL_DIV(p->len, 64);
         l->slash = slash;
         if (!estimated(pattern, l->len)) {      // bits behind len are not looked at
             memset(slash, 0xff, (size_t)CEIL_DIV(l->len, 64) * sizeof *slash);
             return;
         }
-        probe.q += (size_t)h * q_rows * s->head_dim;
-        attn_estimate(s, &probe, t.column, t.distance, scratch);
-        l->n_vertical = attn_select(t.column, t.distance, l->len, pattern->a, pattern->b,
+        Scratch t = thread_lists(p);
+        Estimate e = estimate_of(p, layer, h);
+        int32_t *vertical = p->vertical + (size_t)h * p->verticals;
+        for (int part = 0, i = 0; i < l->len; part++)
+            for (int end = at_most(i + split->panels * PANEL, l->len); i < end; i++)
+                t.distance[l->len - 1 - i] = e.diagonal[i + part * SPARSE_ROWS];
+        l->n_vertical = attn_select(e.column, t.distance, l->len, pattern->a, pattern->b,
                                     FORCED_DISTANCES, vertical, slash, t.chosen);
         l->vertical = vertical;
     }
@@ -1438,12 +1550,15 @@ void sparse_plan(Sparse *p, const SparseLayer *layer, char *scratch, size_t per_
     const AttnShape *s = layer->s;
     int groups = 0;                     // of 32 tiles
     size_t kb = (size_t)channel_blocks(s) * tile_block(s);
+    bool looks = false;
     p->layer_s = s;
     p->keys = layer->keys;
     p->panels = layer->panels;
+    Split split = split_of(p, s->n_kv_heads);
     for (int h = 0; h < s->n_heads; h++) {
-        int tiles = CEIL_DIV(p->keys[h / (s->n_heads / s->n_kv_heads)].len, SPARSE_ROWS);
+        int len = p->keys[h / (s->n_heads / s->n_kv_heads)].len, tiles = CEIL_DIV(len, SPARSE_ROWS);
         const HeadPattern *pattern = &layer->pattern[h];
+        looks |= estimated(pattern, len);
         if (pattern->kind == HEAD_BLOCK_SPARSE && tiles > pattern->a)
             groups = at_least(CEIL_DIV(tiles, BLK), groups);
     }
@@ -1458,10 +1573,21 @@ void sparse_plan(Sparse *p, const SparseLayer *layer, char *scratch, size_t per_
                           p->k_mean + (size_t)g * mean_bytes(s, p->len) + (size_t)at * kb, t.rows,
                           t.mean);
         }
+        char *mine = scratch + per_thread * (size_t)omp_get_thread_num();
+        if (looks) {
+            int items = s->n_kv_heads * split.parts;
 #pragma omp for schedule(dynamic, 1)
-        for (int h = 0; h < s->n_heads; h++)
-            head_plan(p, h, &layer->pattern[h], layer->dense_rows, layer->n, layer->q,
-                      layer->q_rows, scratch + per_thread * (size_t)omp_get_thread_num());
+            for (int i = 0; i < items; i++) part_do(p, layer, &split, i, part_scores, mine);
+#pragma omp for schedule(dynamic, 1)
+            for (int h = 0; h < s->n_heads; h++) {
+                Estimate e = estimate_of(p, layer, h);
+                if (estimated(&layer->pattern[h], e.probe.len)) fold_scores(&e);
+            }
+#pragma omp for schedule(dynamic, 1)
+            for (int i = 0; i < items; i++) part_do(p, layer, &split, i, part_sums, mine);
+        }
+#pragma omp for schedule(dynamic, 1)
+        for (int h = 0; h < s->n_heads; h++) head_plan(p, layer, h, &split);
     }
 }
 
@@ -1509,9 +1635,9 @@ static int64_t block_rows(const Sparse *p, int h, int block, const float *q, flo
     a.own = l->len - l->n + first;
     if (l->kind == HEAD_BLOCK_SPARSE && list_tiles(l, block) > l->blocks)
         tile_scores(s, p->k_mean + (size_t)g * mean_bytes(s, p->len), list_tiles(l, block), q, ld,
-                    a.rows, t.mean, t.act, t.column);
+                    a.rows, t.mean, t.act, t.score);
     a.span = t.span;
-    a.n_spans = attn_list(l, block, t.column, t.span, t.chosen);
+    a.n_spans = attn_list(l, block, t.score, t.span, t.chosen);
     if (l->kind == HEAD_A_SHAPE) {
         a.sinks = l->sinks;
         a.local = l->local;

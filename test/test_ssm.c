@@ -1,6 +1,6 @@
 // test_ssm.c - Mamba-2 and the hybrid: a token's logits are the same bits whatever chunks, feeds,
-// threads, marks, forks, cuts, contexts and batches it came through; the experts of a prefill compute
-// the rows routed to them and no others, a step reads the experts it uses and no others.
+// threads, marks, forks, cuts, contexts and batches it came through; the experts of a prefill
+// compute the rows routed to them and no others, a step reads the experts it uses and no others.
 #include "tinyssm.h"
 #include <omp.h>
 
@@ -81,8 +81,8 @@ static void close_model(Opened *o) {
 static Method method_of(const char *name) {
     Method m;
     Err err = { 0 };
-    must(method_find(name, &m, &err) || method_resolve(&m, PRESET_SCBENCH, N,
-                                                       method_has_budget(&m) ? 70 : 0, -1, &err), &err);
+    must(method_find(name, &m, &err) ||
+         method_resolve(&m, PRESET_SCBENCH, N, method_has_budget(&m) ? 70 : 0, -1, &err), &err);
     return m;
 }
 
@@ -321,7 +321,10 @@ static void test_model(size_t i, DType dtype) {
     whole(&o, N - 1, before);
     checks++;
     for (int v = 0; v < VOCAB; v++)
-        if (!(fabsf(want[v]) < 1e4f)) { fail("%s: logit %d is %g", name, v, (double)want[v]); break; }
+        if (!(fabsf(want[v]) < 1e4f)) {
+            fail("%s: logit %d is %g", name, v, (double)want[v]);
+            break;
+        }
     if (!memcmp(want, before, sizeof want)) fail("%s: the last token changes nothing", name);
     test_chunks(&o, want);
     test_feeds(&o, want);
@@ -347,7 +350,8 @@ int main(void) {
     Rng r = { 5 };
     for (int i = 0; i < N; i++) ids[i] = (int32_t)rng_below(&r, 256);
     for (size_t i = 0; i < COUNTOF(models); i++)
-        for (int d = DT_F32; d <= DT_Q8; d++) test_model(i, (DType)d);
+        for (int d = DT_F32; d <= DT_Q8; d++)
+            if (!SANITIZED || d == (int)i % 3) test_model(i, (DType)d);
     unlink(path);
     printf("%d comparisons, %d failed\n", checks, failures);
     return failures != 0;
