@@ -874,7 +874,7 @@ void kv_feed_plan(KVCache *c, KVWork *w, int layer, const float *q, int rows) {
         if (w->sparse_keys[g].len > most) most = w->sparse_keys[g].len;
     }
     method_heads(&c->method, layer, s->n_heads, w->sparse_head);
-    bool looks = sparse_estimates(w->sparse_head, s->n_heads, most);
+    bool looks = sparse_estimates(w->sparse_head, s->n_heads, most, w->feed_n);
     for (int h = 0; looks && h < s->n_heads; h++)
         for (int i = 0; i < rows; i++)
             memcpy(w->probe + ((size_t)h * rows + i) * hd, q + ((size_t)i * s->n_heads + h) * hd,

@@ -223,7 +223,7 @@ typedef struct {
     uint8_t *keep;              // (H, ld)
     Choice *choice;             // (2, H)
 } SparsePlan;
-// a: host. estimates: sparse_estimates of the longest list; means: some head is block-sparse.
+// a: host. estimates: sparse_estimates of any list; means: some head is block-sparse.
 // Without estimates (without means) the buffers of that part may be NULL.
 void cuda_sparse_plan(const SparsePlan *a, bool estimates, bool means, void *stream);
 

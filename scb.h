@@ -672,9 +672,9 @@ typedef struct {
     const float *q;             // (H, q_rows, hd) its last min(64, n) query rows, rotated; may be
     int q_rows;                 //      NULL where nothing is estimated
 } SparseLayer;
-// whether some of the heads look at their last queries' scores over len entries: not if every
-// column or every distance is kept, and only vertical-slash does
-bool sparse_estimates(const HeadPattern *pattern, int n_heads, int len);
+// whether some of the heads look at the scores of the last queries of n rows at the end of len
+// entries: only vertical-slash does, and not where its sizes alone make every list whole
+bool sparse_estimates(const HeadPattern *pattern, int n_heads, int len, int n);
 // marks: rows of a chunk whose lists are kept as marks for sparse_hide, 0: none
 size_t sparse_bytes(const AttnShape *s, int len, int verticals, int marks);
 Sparse *sparse_open(Mem *mem, const AttnShape *s);
@@ -683,6 +683,9 @@ void sparse_reserve(Sparse *p, int len, int verticals, int marks);
 // scratch: attn_scratch_bytes per thread, per_thread apart
 void sparse_plan(Sparse *p, const SparseLayer *layer, char *scratch, size_t per_thread);
 const HeadLists *sparse_head(const Sparse *p, int h);   // after the plan
+// what head h looks at from the feed's rows [64 block, ..), whose queries lie ld apart from q on: n
+// spans, until the calling thread asks again
+const KeySpan *sparse_list(const Sparse *p, int h, int block, const float *q, size_t ld, int *n);
 // rows [first, first + n) of the feed, first a multiple of 64 and n too unless they are the last:
 // q, out (n, H, hd); lse2 of head h, row i at h * lse_ld + i, or NULL. Returns the pairs computed.
 int64_t sparse_rows(Sparse *p, int first, int n, const float *q, float *out, float *lse2,

@@ -740,9 +740,10 @@ int top_k(const float *x, int n, int k, int32_t *out) {
     while (groups < 2 * k) groups *= 2;
     if (groups <= GROUPS && n >= 8 * groups) {
         memcpy(value, x, (size_t)groups * sizeof *value);
-        for (int i = groups; i < n; i += groups)
-            for (int j = 0; j < groups && j < n - i; j++)
-                value[j] = order_bits(x[i + j]) > order_bits(value[j]) ? x[i + j] : value[j];
+        for (int i = groups; i < n; i += groups) {
+            int end = groups < n - i ? groups : n - i;
+            for (int j = 0; j < end; j++) value[j] = x[i + j] > value[j] ? x[i + j] : value[j];
+        }
         m = values_from(x, n, key_of(value, groups, k), value, number);
     }
     return m < 0 ? take_top(x, NULL, n, k, out) : take_top(value, number, m, k, out);
@@ -968,16 +969,21 @@ enum { FORCED_COLUMNS = 30, FORCED_DISTANCES = 100, LEAST_VERTICALS = 30, LEAST_
 HD static int at_least(int x, int least) { return x > least ? x : least; }
 static int at_most(int x, int most) { return x < most ? x : most; }
 
-// Whether its lists hang on scores. They do not where every distance or every column is kept: then
-// each list is whole, whatever the sums would be.
-HD static bool estimated(const HeadPattern *p, int len) {
-    return p->kind == HEAD_VERTICAL_SLASH && at_least(p->a, LEAST_VERTICALS) < len &&
-           at_least(p->b, LEAST_SLASHES) < len;
+// Whether its lists hang on scores in a feed of n rows at the end of len entries. They do not, each
+// is whole, where every distance or every column is kept, or where the forced distances reach back
+// to the forced columns from the end e of the last block: of the band of w they keep at least
+// [e - w - 63, e).
+HD static bool estimated(const HeadPattern *p, int len, int n) {
+    int columns = at_least(p->a, LEAST_VERTICALS), distances = at_least(p->b, LEAST_SLASHES);
+    int band = distances < FORCED_DISTANCES ? distances : FORCED_DISTANCES;
+    int e = len - n + CEIL_DIV(n, SPARSE_ROWS) * SPARSE_ROWS;
+    return p->kind == HEAD_VERTICAL_SLASH && columns < len && distances < len &&
+           e - band - (SPARSE_ROWS - 1) > FORCED_COLUMNS;
 }
 
-bool sparse_estimates(const HeadPattern *pattern, int n_heads, int len) {
+bool sparse_estimates(const HeadPattern *pattern, int n_heads, int len, int n) {
     for (int h = 0; h < n_heads; h++)
-        if (estimated(&pattern[h], len)) return true;
+        if (estimated(&pattern[h], len, n)) return true;
     return false;
 }
 
@@ -1092,16 +1098,20 @@ static void mean_keys(const AttnShape *s, const KeyList *keys, int first, char *
 static void tile_scores(const AttnShape *s, const char *means, int tiles, const float *q,
                         size_t ldq, int rows, float *mean, void *act, float *score) {
     int kb = channel_blocks(s), hd = s->head_dim;
-    for (int i = 0; i < hd; i += LANES) {
-        float sum[LANES] = { 0 };
+    for (int i = 0; i < hd; i += BLK) {
+        float sum[BLK] = { 0 };
+        uint16_t half[BLK];
+        int n = at_most(BLK, hd - i);
         const float *x = q + i;
-        for (int r = 0; r < rows && i + LANES <= hd; r++, x += ldq)
-            for (int c = 0; c < LANES; c++)
-                sum[c] += s->kind == MUL_F32 ? x[c] : round_bf16(x[c]);
-        for (int r = 0; r < rows && i + LANES > hd; r++, x += ldq)
-            for (int c = 0; c < hd - i; c++)
-                sum[c] += s->kind == MUL_F32 ? x[c] : round_bf16(x[c]);
-        memcpy(mean + i, sum, (size_t)at_most(LANES, hd - i) * sizeof *mean);
+        for (int r = 0; r < rows; r++, x += ldq) {
+            if (s->kind != MUL_F32 && n == BLK) {
+                act_round(MUL_TILES, half, x);
+                for (int c = 0; c < BLK; c++) sum[c] += bf16_f32(half[c]);
+            } else {
+                for (int c = 0; c < n; c++) sum[c] += s->kind == MUL_F32 ? x[c] : round_bf16(x[c]);
+            }
+        }
+        memcpy(mean + i, sum, (size_t)n * sizeof *mean);
     }
     mean_round(s, mean);
     act_pack(s->kind, act, mean, (size_t)s->head_dim, 1, s->head_dim);
@@ -1121,7 +1131,7 @@ __global__ static void estimate_k(SparsePlan a, int tiles) {
     int len = a.rows.list[l].len, tile = e / TILE_KEYS, at = e % TILE_KEYS;
     const HeadPattern *p = &a.pattern[h];
     const float *part = a.diagonals + (size_t)h * tiles * LOOK_DIAGONAL;
-    bool wanted = estimated(p, len);
+    bool wanted = estimated(p, len, a.n);
     if (e == 0) {
         Choice columns = { wanted ? len : 0, at_least(p->a, LEAST_VERTICALS), wanted ? len : 0 },
                distances = { columns.n, at_least(p->b, LEAST_SLASHES), columns.n };
@@ -1141,7 +1151,7 @@ __global__ static void estimate_k(SparsePlan a, int tiles) {
 __global__ static void slash_bits_k(SparsePlan a) {
     int h = blockIdx.y, w = (int)thread_item();
     int len = a.rows.list[h / (a.rows.n_heads / a.rows.n_lists)].len;
-    bool wanted = estimated(&a.pattern[h], len);
+    bool wanted = estimated(&a.pattern[h], len, a.n);
     uint64_t bits = wanted ? 0 : ~0ull;
     if (w * 64 >= len || a.pattern[h].kind != HEAD_VERTICAL_SLASH) return;
     for (int i = 0; wanted && i < 64 && w * 64 + i < len; i++)
@@ -1163,7 +1173,7 @@ __global__ static void head_lists_k(SparsePlan a) {
     } else if (p->kind == HEAD_BLOCK_SPARSE) {
         l.blocks = p->a;
     } else {
-        l.n_vertical = estimated(p, len) ? at_least(p->a, LEAST_VERTICALS) : 0;
+        l.n_vertical = estimated(p, len, a.n) ? at_least(p->a, LEAST_VERTICALS) : 0;
         l.vertical = a.vertical + h * a.ld;
         l.slash = a.slash + h * (a.ld / 64);
     }
@@ -1507,7 +1517,7 @@ static void part_do(const Sparse *p, const SparseLayer *layer, const Split *spli
     Work w;
     work_at(s, scratch, &w);
     for (int h = g * group; h < (g + 1) * group && part.from < len; h++) {
-        if (!estimated(&layer->pattern[h], len)) continue;
+        if (!estimated(&layer->pattern[h], len, layer->n)) continue;
         Estimate e = estimate_of(p, layer, h);
         act_pack(s->kind, w.q, e.probe.q, (size_t)s->head_dim, e.probe.rows, s->head_dim);
         fn(s, &part, &e, &w);
@@ -1530,7 +1540,7 @@ static void head_plan(Sparse *p, const SparseLayer *layer, int h, const Split *s
     } else {
         uint64_t *slash = p->slash + (size_t)h * CEIL_DIV(p->len, 64);
         l->slash = slash;
-        if (!estimated(pattern, l->len)) {      // bits behind len are not looked at
+        if (!estimated(pattern, l->len, l->n)) {      // bits behind len are not looked at
             memset(slash, 0xff, (size_t)CEIL_DIV(l->len, 64) * sizeof *slash);
             return;
         }
@@ -1558,7 +1568,7 @@ void sparse_plan(Sparse *p, const SparseLayer *layer, char *scratch, size_t per_
     for (int h = 0; h < s->n_heads; h++) {
         int len = p->keys[h / (s->n_heads / s->n_kv_heads)].len, tiles = CEIL_DIV(len, SPARSE_ROWS);
         const HeadPattern *pattern = &layer->pattern[h];
-        looks |= estimated(pattern, len);
+        looks |= estimated(pattern, len, layer->n);
         if (pattern->kind == HEAD_BLOCK_SPARSE && tiles > pattern->a)
             groups = at_least(CEIL_DIV(tiles, BLK), groups);
     }
@@ -1581,7 +1591,7 @@ void sparse_plan(Sparse *p, const SparseLayer *layer, char *scratch, size_t per_
 #pragma omp for schedule(dynamic, 1)
             for (int h = 0; h < s->n_heads; h++) {
                 Estimate e = estimate_of(p, layer, h);
-                if (estimated(&layer->pattern[h], e.probe.len)) fold_scores(&e);
+                if (estimated(&layer->pattern[h], e.probe.len, layer->n)) fold_scores(&e);
             }
 #pragma omp for schedule(dynamic, 1)
             for (int i = 0; i < items; i++) part_do(p, layer, &split, i, part_sums, mine);
@@ -1618,26 +1628,33 @@ void sparse_hide(const Sparse *p, int h, int i, int from, int n, float *s) {
     }
 }
 
+const KeySpan *sparse_list(const Sparse *p, int h, int block, const float *q, size_t ld, int *n) {
+    const AttnShape *s = p->layer_s;
+    int g = h / (s->n_heads / s->n_kv_heads);
+    const HeadLists *l = &p->head[h];
+    Scratch t = thread_lists(p);
+    if (l->kind == HEAD_BLOCK_SPARSE && list_tiles(l, block) > l->blocks)
+        tile_scores(s, p->k_mean + (size_t)g * mean_bytes(s, p->len), list_tiles(l, block), q, ld,
+                    at_most(l->n - block * SPARSE_ROWS, SPARSE_ROWS), t.mean, t.act, t.score);
+    *n = attn_list(l, block, t.score, t.span, t.chosen);
+    return t.span;
+}
+
 // rows [64 block, ..) of the feed, q and out those rows of one query head
 static int64_t block_rows(const Sparse *p, int h, int block, const float *q, float *out, size_t ld,
                           float *lse2, void *scratch) {
     const AttnShape *s = p->layer_s;
     int g = h / (s->n_heads / s->n_kv_heads), first = block * SPARSE_ROWS;
-    HeadLists *l = &p->head[h];
-    Scratch t = thread_lists(p);
+    const HeadLists *l = &p->head[h];
     AttnBlock a;
     memset(&a, 0, sizeof a);
     a.keys = &p->keys[g];
     a.panels = p->panels[g];
+    a.span = sparse_list(p, h, block, q, ld, &a.n_spans);
     a.q = q;
     a.ldq = a.ldo = ld;
     a.rows = at_most(l->n - first, SPARSE_ROWS);
     a.own = l->len - l->n + first;
-    if (l->kind == HEAD_BLOCK_SPARSE && list_tiles(l, block) > l->blocks)
-        tile_scores(s, p->k_mean + (size_t)g * mean_bytes(s, p->len), list_tiles(l, block), q, ld,
-                    a.rows, t.mean, t.act, t.score);
-    a.span = t.span;
-    a.n_spans = attn_list(l, block, t.score, t.span, t.chosen);
     if (l->kind == HEAD_A_SHAPE) {
         a.sinks = l->sinks;
         a.local = l->local;

@@ -371,7 +371,7 @@ static void run_prefill(World *w, int seed) {
     char what[200];
     for (int i = 0; i < m->L * m->H; i++)
         if (w->pattern[i].shape == NAIVE_SLASHES)
-            ++*(sparse_estimates(&w->head[i], 1, N) ? &w->estimated : &w->whole);
+            ++*(sparse_estimates(&w->head[i], 1, N, N) ? &w->estimated : &w->whole);
     snprintf(what, sizeof what, "seed %d, %d tokens, %s, first head %d (%d %d)", seed, N, fast.name,
              (int)w->head[0].kind, w->head[0].a, w->head[0].b);
 

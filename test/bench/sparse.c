@@ -160,27 +160,37 @@ static double attend(Layer *l, bool sparse, int64_t *pairs) {
     return sum;
 }
 
-// seconds to make every list of the layer once more, without using it, and the pairs they hold
-static double lists(const Layer *l, int64_t *pairs) {
-    double t = now_s();
-    int blocks = CEIL_DIV(l->n, SPARSE_ROWS);
-    int64_t sum = 0;
-#pragma omp parallel reduction(+ : sum)
-    {
-        KeySpan *span = (KeySpan *)xrealloc(NULL, sizeof *span * (size_t)(l->n + 64));
-        int32_t *chosen = (int32_t *)xrealloc(NULL, sizeof *chosen * (size_t)(blocks + 1));
-#pragma omp for schedule(dynamic, 4)
-        for (int item = 0; item < blocks * HEADS; item++) {
-            int r = item / HEADS, left = l->n - r * SPARSE_ROWS;
-            int m = attn_list(sparse_head(l->sparse, item % HEADS), r, l->q, span, chosen);
-            for (int i = 0; i < m; i++)
-                sum += (int64_t)(left < SPARSE_ROWS ? left : SPARSE_ROWS) * span[i].n;
-        }
-        free(span);
-        free(chosen);
+// pairs in the lists of rows [first, first + n)
+static int64_t list_rows(const Layer *l, int first, int n) {
+    int blocks = CEIL_DIV(n, SPARSE_ROWS);
+    int64_t pairs = 0;
+#pragma omp parallel for schedule(dynamic, 4) reduction(+ : pairs)
+    for (int item = 0; item < blocks * HEADS; item++) {
+        int r = item % blocks * SPARSE_ROWS, h = item / blocks, m;
+        int64_t rows = n - r < SPARSE_ROWS ? n - r : SPARSE_ROWS;
+        const KeySpan *span = sparse_list(l->sparse, h, (first + r) / SPARSE_ROWS,
+                                          l->now + ((size_t)r * HEADS + (size_t)h) * WIDTH,
+                                          HEADS * WIDTH, &m);
+        for (int x = 0; x < m; x++) pairs += rows * span[x].n;
     }
-    *pairs = sum;
-    return now_s() - t;
+    return pairs;
+}
+
+// seconds to make every list of the layer once more, without using it, and the pairs they hold.
+// Queries are in cache, attention itself loads them.
+static double lists(Layer *l, int64_t *pairs) {
+    double sum = 0;
+    *pairs = 0;
+    for (int i = 0, n; i < l->n; i += n) {
+        n = l->n - i < CHUNK ? l->n - i : CHUNK;
+        make_queries(l, i, n);
+        *pairs += list_rows(l, i, n);
+        double t = now_s();
+        int64_t again = list_rows(l, i, n);
+        sum += now_s() - t;
+        CHECK(again > 0, "lists without pairs");
+    }
+    return sum;
 }
 
 typedef struct {

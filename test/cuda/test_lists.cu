@@ -147,7 +147,7 @@ static HeadLists head_plan(Both *b, int h, int32_t *vertical, uint64_t *slash) {
         out.dense_rows = f->dense_rows;
     }
     if (p->kind != HEAD_VERTICAL_SLASH) return out;
-    if (p->a >= len || p->b >= len) {           // every list is whole
+    if (!sparse_estimates(p, 1, len, f->n)) {   // every list is whole
         memset(slash, 0xff, (size_t)b->words * sizeof *slash);
         out.vertical = vertical;
         out.slash = slash;
@@ -250,7 +250,7 @@ static void feed(const Feed *f) {
     bool estimates = false, means = false;
     for (int h = 0; h < f->heads; h++) means |= f->pattern[h].kind == HEAD_BLOCK_SPARSE;
     for (int l = 0, group = f->heads / f->lists; l < f->lists; l++)
-        estimates |= sparse_estimates(f->pattern + l * group, group, b.list[l].len);
+        estimates |= sparse_estimates(f->pattern + l * group, group, b.list[l].len, f->n);
     cuda_sparse_plan(&b.plan, estimates, means, twin_stream());
     cuda_sparse_lists(&b.lists, means, twin_stream());
     size_t n = (size_t)f->len;
