@@ -660,6 +660,16 @@ size_t kv_work_bytes(const AttnShape *s, const Method *m, int len, int n, int wi
            z.keep + z.rank + z.window + z.readers + z.rule;
 }
 
+size_t kv_turned_bytes(const AttnShape *s, const Method *m, int rows, int batch) {
+#ifdef SCB_CUDA
+    int lists = batch * (method_wide(m) ? s->n_heads : s->n_kv_heads);
+    if (s->device && method_evicts(m) && m->size.positions == POSITIONS_CACHE)
+        return turned_lists(lists) + (size_t)lists * rows * 2 * s->head_dim * s->elem;
+#endif
+    (void)s; (void)m; (void)rows; (void)batch;
+    return 0;
+}
+
 void *work_grow(KVWork *w, void *p, size_t *have, size_t want, const char *what) {
     if (want <= *have) return p;
     mem_give(w->mem, p, *have);

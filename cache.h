@@ -246,6 +246,8 @@ static inline void *stream_of(const KVWork *w) { return device_stream(w->device)
 void device_fetch(KVCache *c, KVWork *w, int layer, int64_t t);
 int layer_most(const KVCache *c, int layer);            // entries of its longest list
 float *parts_room(KVWork *w, size_t floats);            // of attention that is split over the keys
+// bytes of n lists in front of the keys that are turned for them
+static inline size_t turned_lists(int n) { return ((size_t)n * sizeof(KeyList) + 63) & ~(size_t)63; }
 // the lists of n caches of the call from i on as attention reads them, none longer than most
 const struct KeyList *device_lists(const KVCache *c, KVWork *w, int layer, int i, int n, int most);
 // a feed's lists as they were read last

@@ -83,11 +83,10 @@ const KeyList *device_lists(const KVCache *c, KVWork *w, int layer, int i, int n
     const AttnShape *s = c->s;
     const KeyList *list = w->d.list + device_at(c, w, layer, i);
     int lists = n * s->n_kv_heads;
-    size_t head = CEIL_DIV((size_t)lists * sizeof *list, 64) * 64,
-           want = head + (size_t)lists * most * 2 * s->head_dim * s->elem;
+    size_t head = turned_lists(lists);
     if (!kv_turns(c)) return list;
-    w->d.turned =
-        (char *)work_grow(w, w->d.turned, &w->d.turned_bytes, want, "keys at their places");
+    w->d.turned = (char *)work_grow(w, w->d.turned, &w->d.turned_bytes,
+                                    kv_turned_bytes(s, &c->method, most, n), "keys at their places");
     cuda_turn_lists(list, lists, most, s->head_dim, s->rope_dim, s->inv_freq,
                     (uint16_t *)(void *)(w->d.turned + head), (KeyList *)(void *)w->d.turned,
                     stream_of(w));
@@ -239,13 +238,16 @@ void kv_device_step(const StepOf *of, int n, KVWork *w, int layer, const KVDevic
     size_t heads = (size_t)s->n_heads, row = heads * s->head_dim, ld = (size_t)w->scores_ld,
            act_ld = (size_t)padded((int)row);
     for (int i = 0, m; i < n; i += m) {
+        int most = 0;
         for (m = 1; i + m < n && reads_alike(of[i].kv, of[i + m].kv);) m++;
         if (reads_chosen(of[i].kv)) {
             device_read_step(of, i, m, w, layer, r);
             continue;
         }
         bool looked_at = steps_looked_at(of + i, m);
-        CudaStep a = { .list = device_lists(of[i].kv, w, layer, i, m, w->d.most),
+        for (int j = i; j < i + m; j++)
+            if (layer_most(of[j].kv, layer) + 1 > most) most = layer_most(of[j].kv, layer) + 1;
+        CudaStep a = { .list = device_lists(of[i].kv, w, layer, i, m, most),
                        .most = w->d.most, .shared = w->d.shared, .q = r->q + i * row,
                        .parts = w->d.parts, .act = r->act + i * act_ld, .act_ld = act_ld,
                        .lse2 = looked_at ? w->all_scores + n * heads * ld + i * heads : NULL,

@@ -1134,7 +1134,9 @@ Plan plan_run(const Config *c, const Method *m, int n_ctx, int n_first, int n_la
     p.upper_bound = rows_kept < 0 && method_evicts(m) && !method_has_budget(m);
     p.weights = config_weight_bytes(c);
     size_t longest = kept + (size_t)n_later > first ? kept + (size_t)n_later : first; // of any list
+    AttnShape s = shape_of(c);
     p.scratch = scratch_bytes(c, m, n_first, (int)longest, chunk);
+    if (attn) p.scratch += kv_turned_bytes(&s, m, (int)kept + n_later, 1);
     if (c->offload) {                           // on the device: the layer under way, and tails
         size_t under_way = attn ? first * (shared ? base / attn : lists) : 0;
         p.host = (shared ? first * base : kept * heads) * row;
@@ -1174,7 +1176,9 @@ void plan_more(Plan *p, const Config *c, const Method *m, int n_ctx, int n_first
     else if (tails > p->kv) p->kv = tails;
     p->scratch += n * (size_t)c->vocab_size * sizeof(float) +
                   kv_work_bytes(&s, m, longest, n_first, window, more + 1) -
-                  kv_work_bytes(&s, m, longest, n_first, window, 1);
+                  kv_work_bytes(&s, m, longest, n_first, window, 1) +
+                  kv_turned_bytes(&s, m, (int)kept + n_later, more + 1) -
+                  kv_turned_bytes(&s, m, (int)kept + n_later, 1);
     p->policy += n * plan_lists(c, m, kept + later);
     p->total = p->weights + p->kv + p->scratch + p->policy;
 }

@@ -726,6 +726,8 @@ typedef void (*LayerLook)(void *user, const LayerSeen *l);
 void kv_work_look(KVWork *w, LayerLook fn, void *user);
 void model_set_layer_look(Model *m, LayerLook fn, void *user);
 size_t kv_work_bytes(const AttnShape *s, const Method *m, int len, int n, int window, int batch);
+// on a device, of keys turned to their places in lists of rows, beside that
+size_t kv_turned_bytes(const AttnShape *s, const Method *m, int rows, int batch);
 
 // An empty cache on base (a reference is taken; NULL: none). reserve: own rows allocated at once.
 KVCache *kv_open(Mem *mem, const AttnShape *s, int n_layers, KVBase *base, const Method *m,
