@@ -712,8 +712,8 @@ static inline void naive_end(NaiveBranch *b, bool step) {
     free(y);
 }
 
-// SinkCache (W = budget, S = sinks) before n tokens come: what reaches W makes room for them, and all
-// but the sinks move n down. Their positions go on from the rows that were there.
+// SinkCache (W = budget, S = sinks) before n tokens come: what reaches W makes room for them, and
+// all but the sinks move n down. Their positions go on from the rows that were there.
 static inline void naive_sinks(NaiveBranch *b, int n) {
     const NaiveMethod *p = &b->method;
     b->turn = 0;

@@ -284,11 +284,11 @@ static inline void naive_quest(const NaiveMethod *p, const float *k, int n, cons
     free(read);
 }
 
-// SharedContextBench's code: row i of a feed of n_rows queries q, ld apart, of one query head, over the
-// n keys k (n, hd) there are when the whole feed is stored. With S_c the sum of the queries' signs in
-// channel c (0 is -1) a page scores sum_c (q_c S_c) max_j (k_jc S_c); min(n, B) / page pages, at
-// least 3, are read, of these the rows the query may see: the first `sees`. None: those of its own
-// page.
+// SharedContextBench's code: row i of a feed of n_rows queries q, ld apart, of one query head, over
+// the n keys k (n, hd) there are when the whole feed is stored. With S_c the sum of the queries'
+// signs in channel c (0 is -1) a page scores sum_c (q_c S_c) max_j (k_jc S_c); min(n, B) / page
+// pages, at least 3, are read, of these the rows the query may see: the first `sees`. None: those
+// of its own page.
 static inline void naive_signs(const NaiveMethod *p, const float *k, int n, const float *q,
                                size_t ld, int n_rows, int i, int sees, int hd, uint8_t *keep) {
     int pages = CEIL_DIV(n, p->page), budget = p->budget < n ? p->budget : n, any = 0;

@@ -137,7 +137,8 @@ static inline Method pair_method_after(const NaiveMethod *n, int ctx, const char
         m.set.every_turn = n->every_turn;
     }
     if (n->kind == NAIVE_STREAM)
-        pair_must(method_set(&m, "positions", n->sink ? "sinkcache" : n->cache ? "cache" : "original",
+        pair_must(method_set(&m, "positions",
+                             n->sink ? "sinkcache" : n->cache ? "cache" : "original",
                              &err), &err, "positions");
     if (pair_has_group(n->kind)) m.set.group = pair_groups[n->group];
     m.seed = n->seed;

@@ -167,7 +167,8 @@ static void bytes(Model *m) {
         must(branches_step(b, id, n, &err), &err);
         Phases p = model_phases(m);
         size_t own = 0;
-        for (int i = 0; i < n; i++) own += (size_t)branch_stats(b[i]).rows_max - CONTEXT / 512 * 512;
+        for (int i = 0; i < n; i++)
+            own += (size_t)branch_stats(b[i]).rows_max - CONTEXT / 512 * 512;
         double rows = (double)(CONTEXT / 512 * 512 + own);
         checks++;
         if (p.kv_bytes != rows * (double)(heads * row))

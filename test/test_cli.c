@@ -47,14 +47,18 @@ static void refused(const char *line, const char *words) {
 
 static void test_options(void) {
     EXPECT(!*parse(""), "no options");
-    EXPECT(!strcmp(f.task, "retr_kv") && f.ctx == 12 && f.seed == 0 && f.keep == 0 && !f.quiet && f.set.n == 0 &&
+    EXPECT(!strcmp(f.task, "retr_kv") && f.ctx == 12 && f.seed == 0 && f.keep == 0 && !f.quiet &&
+           f.set.n == 0 &&
            pos.n == 0, "defaults");
     EXPECT(!*parse("a --ctx=5 -t x --seed 9007199254740993 --keep .5 --quiet --set p --set=q=1 -- --b"), "all kinds");
-    EXPECT(f.ctx == 5 && !strcmp(f.task, "x") && f.seed == 9007199254740993 && f.keep == 0.5 && f.quiet, "values");
-    EXPECT(f.set.n == 2 && !strcmp(f.set.p[0], "p") && !strcmp(f.set.p[1], "q=1"), "a list in order");
+    EXPECT(f.ctx == 5 && !strcmp(f.task, "x") && f.seed == 9007199254740993 && f.keep == 0.5 &&
+           f.quiet, "values");
+    EXPECT(f.set.n == 2 && !strcmp(f.set.p[0], "p") && !strcmp(f.set.p[1], "q=1"),
+           "a list in order");
     EXPECT(pos.n == 2 && !strcmp(pos.p[0], "a") && !strcmp(pos.p[1], "--b"), "positionals");
     EXPECT(!*parse("--ctx -3") && f.ctx == -3, "a negative value");
-    EXPECT(!*parse("--task=--odd") && !strcmp(f.task, "--odd"), "a value that looks like an option");
+    EXPECT(!*parse("--task=--odd") && !strcmp(f.task, "--odd"),
+           "a value that looks like an option");
     EXPECT(!*parse("-") && pos.n == 1, "a lone dash is a name");
     refused("--ctxx 3", "did you mean --ctx?");
     refused("--qiuet", "did you mean --quiet?");
@@ -65,7 +69,8 @@ static void test_options(void) {
     refused("--ctx 3 --ctx 3", "--ctx is given twice");
     refused("--quiet --quiet", "--quiet is given twice");
     refused("--quiet=1", "--quiet takes no value");
-    for (const char *const *bad = (const char *const[]){ "3q", "q", "0x3", "3.0", "1e3", "+-3", "", NULL }; *bad; bad++) {
+    for (const char *const *bad = (const char *const[]){ "3q", "q", "0x3", "3.0", "1e3", "+-3", "",
+                                                         NULL }; *bad; bad++) {
         char line[32];
         snprintf(line, sizeof line, "--ctx=%s", *bad);
         refused(line, "--ctx wants an integer");
@@ -78,15 +83,19 @@ static void test_options(void) {
 }
 
 static void test_names(void) {
-    static const char *const names[] = { "full", "keep-last", "streamingllm", "corm", "snapkv", "pyramidkv" };
+    static const char *const names[] = { "full", "keep-last", "streamingllm", "corm", "snapkv",
+                                         "pyramidkv" };
     static const struct { const char *word; int at; } cases[] = {
-        { "ful", 0 }, { "fulll", 0 }, { "FULL", 0 }, { "fulk", 0 }, { "flul", 0 }, { "keeplast", 1 }, { "keep_last", 1 },
-        { "streaming-llm", 2 }, { "stream", 2 }, { "streamlingllm", 2 }, { "crom", 3 }, { "snap", 4 },
+        { "ful", 0 }, { "fulll", 0 }, { "FULL", 0 }, { "fulk", 0 }, { "flul", 0 },
+        { "keeplast", 1 }, { "keep_last", 1 },
+        { "streaming-llm", 2 }, { "stream", 2 }, { "streamlingllm", 2 }, { "crom", 3 },
+        { "snap", 4 },
         { "snapvk", 4 }, { "pyramid", 5 }, { "quest", -1 }, { "", -1 }, { "x", -1 }, { "kv", -1 },
     };
     for (size_t i = 0; i < COUNTOF(cases); i++) {
         int got = did_you_mean(cases[i].word, names, COUNTOF(names));
-        EXPECT(got == cases[i].at, "'%s' is nearest to %s", cases[i].word, got < 0 ? "nothing" : names[got]);
+        EXPECT(got == cases[i].at, "'%s' is nearest to %s", cases[i].word,
+               got < 0 ? "nothing" : names[got]);
     }
     static const char *const two[] = { "kv" };
     EXPECT(did_you_mean("vk", two, 1) == 0, "a swap is one edit");
@@ -102,18 +111,22 @@ static void test_lists(void) {
     const char *cursor = "a,,bcd,";
     char item[4];
     for (int i = 0; i < 4; i++)
-        EXPECT(list_next(&cursor, item, sizeof item) && !strcmp(item, wanted[i]), "item %d is '%s'", i, item);
+        EXPECT(list_next(&cursor, item, sizeof item) && !strcmp(item, wanted[i]), "item %d is '%s'",
+               i, item);
     EXPECT(!list_next(&cursor, item, sizeof item), "a fifth item");
     cursor = "abcd,e";
-    EXPECT(list_next(&cursor, item, sizeof item) && !*item, "an item that does not fit comes out empty");
+    EXPECT(list_next(&cursor, item, sizeof item) && !*item,
+           "an item that does not fit comes out empty");
     EXPECT(list_next(&cursor, item, sizeof item) && !strcmp(item, "e"), "the next one is whole");
     int64_t v;
     double x;
     Err err = { "", 0 };
     EXPECT(!parse_int("--n", "-7", -7, 7, &v, &err) && v == -7, "lower border");
-    EXPECT(parse_int("--n", "8", -7, 7, &v, &err) && strstr(err.msg, "from -7 to 7"), "beyond: %s", err.msg);
+    EXPECT(parse_int("--n", "8", -7, 7, &v, &err) && strstr(err.msg, "from -7 to 7"), "beyond: %s",
+           err.msg);
     EXPECT(!parse_real("--f", "1e-3", 0, 1, &x, &err) && x == 1e-3, "a real");
-    EXPECT(parse_real("--f", "1.5", 0, 1, &x, &err) && strstr(err.msg, "from 0 to 1"), "beyond: %s", err.msg);
+    EXPECT(parse_real("--f", "1.5", 0, 1, &x, &err) && strstr(err.msg, "from 0 to 1"), "beyond: %s",
+           err.msg);
 }
 
 static void test_help(void) {
@@ -122,7 +135,8 @@ static void test_help(void) {
     FILE *out = open_memstream(&text, &n);
     opts_help(out, spec, COUNTOF(spec));
     fclose(out);
-    for (size_t i = 0; i < COUNTOF(spec); i++) EXPECT(strstr(text, spec[i].name), "%s is not in the help", spec[i].name);
+    for (size_t i = 0; i < COUNTOF(spec); i++)
+        EXPECT(strstr(text, spec[i].name), "%s is not in the help", spec[i].name);
     EXPECT(strstr(text, "(default retr_kv)") && strstr(text, "-t, --task LIST"), "help:\n%s", text);
     free(text);
 }

@@ -172,8 +172,10 @@ static void round_trip(const TinySpec *spec, const Config *ssm) {
         branch_drop(b);
         branch_drop(r);
         struct stat st;
-        expect(!stat(root, &st) && (size_t)st.st_size < s.kv_live_bytes * 5 / 4 + s.ssm_bytes + 65536,
-               "%s: %zu live bytes take %lld on disk", what, s.kv_live_bytes, (long long)st.st_size);
+        expect(!stat(root, &st) &&
+               (size_t)st.st_size < s.kv_live_bytes * 5 / 4 + s.ssm_bytes + 65536,
+               "%s: %zu live bytes take %lld on disk", what, s.kv_live_bytes,
+               (long long)st.st_size);
         unlink(root);
     }
     context_drop(c);

@@ -1,5 +1,5 @@
-// test_cut.c - a branch cut back to an earlier position: which rows stay, that nothing of what was cut
-// is read again, that forks and the shared context keep their own rows.
+// test_cut.c - a branch cut back to an earlier position: which rows stay, that nothing of what was
+// cut is read again, that forks and the shared context keep their own rows.
 #include "scb.h"
 
 enum { CONTEXT = 90, QUESTION = 20, NEXT = 15, VOCAB = 258 };
@@ -12,7 +12,8 @@ static int failures;
     putchar('\n'); } } while (0)
 
 static Model *model;
-static int32_t ids[CONTEXT + QUESTION + NEXT];     // context, the question that is cut, the next one
+// context, the question that is cut, the next one
+static int32_t ids[CONTEXT + QUESTION + NEXT];
 
 static void must(int bad, const Err *err) {
     if (bad) die_code(1, "%s", err->msg);
@@ -73,8 +74,8 @@ static bool same_logits(const Branch *b, const float *x) {
     return !memcmp(branch_logits(b), x, VOCAB * sizeof *x);
 }
 
-// context + question 1, cut, next question, a step: the same rows and logits from owned rows, from a
-// shared context, and with what is dead turned into NaN
+// context + question 1, cut, next question, a step: the same rows and logits from owned rows, from
+// a shared context, and with what is dead turned into NaN
 static void test_method(const Method *m, Context *ctx) {
     float first[VOCAB], second[VOCAB];
     for (int way = 0; way < 4; way++) {
@@ -83,8 +84,10 @@ static void test_method(const Method *m, Context *ctx) {
         StrBuf wanted = rows_text(b, CONTEXT);
         branch_cut(b, CONTEXT);
         if (way & 2) branch_poison(b);
-        EXPECT(same_rows(b, &wanted), "%s, way %d: other rows than those before the cut", m->name, way);
-        EXPECT(branch_stats(b).pos == CONTEXT, "%s: stands at %lld", m->name, (long long)branch_stats(b).pos);
+        EXPECT(same_rows(b, &wanted), "%s, way %d: other rows than those before the cut", m->name,
+               way);
+        EXPECT(branch_stats(b).pos == CONTEXT, "%s: stands at %lld", m->name,
+               (long long)branch_stats(b).pos);
         Branch *f = branch_fork(b, NEXT, &err);
         must(!f, &err);
         feed(f, CONTEXT + QUESTION, NEXT, 0);
@@ -113,7 +116,8 @@ static void test_full(const Method *full, Context *ctx) {
         Branch *b = aware_root(full, shared ? ctx : NULL);
         branch_cut(b, CONTEXT);
         feed(b, CONTEXT + QUESTION, NEXT, 0);
-        EXPECT(same_logits(b, branch_logits(plain)), "full, shared %d: question 1 is still there", shared);
+        EXPECT(same_logits(b, branch_logits(plain)), "full, shared %d: question 1 is still there",
+               shared);
         branch_drop(b);
     }
     branch_drop(plain);
@@ -139,7 +143,8 @@ static void test_fork(const Method *m) {
     Branch *other = aware_root(m, NULL);
     branch_cut(other, CONTEXT);
     feed(other, CONTEXT + QUESTION, NEXT, 0);
-    EXPECT(same_logits(b, branch_logits(other)), "%s: a cut under a fork gives other logits", m->name);
+    EXPECT(same_logits(b, branch_logits(other)), "%s: a cut under a fork gives other logits",
+           m->name);
     branch_drop(other);
     branch_drop(alone);
     branch_drop(b);
@@ -149,7 +154,8 @@ static void test_fork(const Method *m) {
 
 int main(void) {
     Err err = { "", 0 };
-    Config c = { .arch = ARCH_LLAMA, .vocab_size = VOCAB, .dim = 64, .hidden_dim = 96, .n_layers = 2,
+    Config c = { .arch = ARCH_LLAMA, .vocab_size = VOCAB, .dim = 64, .hidden_dim = 96,
+                 .n_layers = 2,
                  .n_heads = 4, .n_kv_heads = 2, .head_dim = 16, .max_ctx = 512, .norm_eps = 1e-5f,
                  .rope_theta = 10000, .rope_dim = 16, .tied = true, .dtype = DT_BF16 };
     ModelOpts opts = { .chunk = 32 };
@@ -159,8 +165,10 @@ int main(void) {
     Needs needs = { .window = 8 };
     Context *ctx = context_open(model, ids, CONTEXT, &needs, &err);
     must(!ctx, &err);
-    Method methods[] = { method("full", NULL, 0, NULL, 0), method("keep-last", "budget", 40, NULL, 0),
-                         method("keep-last", "budget", 12, NULL, 0), method("streamingllm", "sinks", 4, "recent", 30),
+    Method methods[] = { method("full", NULL, 0, NULL, 0),
+                         method("keep-last", "budget", 40, NULL, 0),
+                         method("keep-last", "budget", 12, NULL, 0),
+                         method("streamingllm", "sinks", 4, "recent", 30),
                          method("corm", "window", 8, "protect", 8) };
     for (size_t i = 0; i < COUNTOF(methods); i++) {
         test_method(&methods[i], ctx);

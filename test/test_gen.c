@@ -1,5 +1,6 @@
-// test_gen.c - from texts to prompts: sessions of a wanted length, the order of the pieces, the prompts
-// of the harness. Tokenizers are made up here, from one id per byte to pieces that ignore word borders.
+// test_gen.c - from texts to prompts: sessions of a wanted length, the order of the pieces, the
+// prompts of the harness. Tokenizers are made up here, from one id per byte to pieces that ignore
+// word borders.
 #include "tasks/tasks.h"
 #include <ctype.h>
 
@@ -13,14 +14,16 @@ static void fake_tok_encode(const Tok *t, const char *s, size_t n, unsigned flag
     for (size_t i = 0, len; i < n; i += len) {
         len = 1;
         if (kind == FIVES) len = n - i < 5 ? n - i : 5;
-        while (kind == RUNS && isalnum((unsigned char)s[i]) && i + len < n && isalnum((unsigned char)s[i + len])) len++;
+        while (kind == RUNS && isalnum((unsigned char)s[i]) && i + len < n &&
+               isalnum((unsigned char)s[i + len])) len++;
         while (kind == DIGITS_APART && isalpha((unsigned char)s[i]) && len < 3 && i + len < n &&
                isalpha((unsigned char)s[i + len])) len++;
         ints_push(out, (unsigned char)s[i]);
     }
 }
 
-static void fake_tok_decode(const Tok *t, const int32_t *ids, size_t n, unsigned flags, StrBuf *out) {
+static void fake_tok_decode(const Tok *t, const int32_t *ids, size_t n, unsigned flags,
+                            StrBuf *out) {
     (void)t; (void)flags;
     for (size_t i = 0; i < n; i++) str_fmt(out, ids[i] > 255 ? "<%d>" : "%c", ids[i]);
 }
@@ -56,7 +59,8 @@ static void test_lengths(const Task *task, int size, int slack) {
             }
             session_make(&prompter, &maker, number, s.s.units + slack, &next, &err);
             int have = session_first(&s), more = session_first(&next);
-            EXPECT(have <= size && size < more, "%s, tokenizer %d: %d tokens for ctx %d, %d more units are %d",
+            EXPECT(have <= size && size < more,
+                   "%s, tokenizer %d: %d tokens for ctx %d, %d more units are %d",
                    task->name, k, have, size, slack, more);
             guess = s.s.units;
             session_free(&s);
@@ -65,7 +69,8 @@ static void test_lengths(const Task *task, int size, int slack) {
     }
     kind = BYTES;
     int rc = session_fit(&prompter, &maker, 1, 100, 0, &s, &err);
-    EXPECT(rc && err.code == EXIT_USAGE && strstr(err.msg, "--ctx 100 is too small"), "too small: %s", err.msg);
+    EXPECT(rc && err.code == EXIT_USAGE && strstr(err.msg, "--ctx 100 is too small"),
+           "too small: %s", err.msg);
 }
 
 static bool ids_are(const IntVec *v, const char *expected) {     // ids above 255 print as <id>
@@ -170,7 +175,8 @@ static void test_harness(void) {
     ids_are(&s.turn[1].next, "<302>Q2<303><304>This paper");
     session_free(&s);
     p.own_history = false;
-    toy_session(&p, &math, 2, &s);     // its shared context holds question 1; the last target everywhere
+    // its shared context holds question 1; the last target everywhere
+    toy_session(&p, &math, 2, &s);
     ids_are(&s.joint, "<301><302>Find the first.\n\n text \n\nQ? <303><304>");
     ids_are(&s.context, "<301><302> The first is\n\n text ");
     ids_are(&s.turn[0].first, "Find the first.\n\nQ? <303><304>");

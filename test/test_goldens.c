@@ -1,9 +1,9 @@
 // test_goldens.c - random models against activations of the reference implementation
-// (data/goldens/README.md). f32: max|a-b| / rms(b) <= 1e-4 after every layer and in the logits, 1e-3
-// where layers are recurrent.
+// (data/goldens/README.md). f32: max|a-b| / rms(b) <= 1e-4 after every layer and in the logits,
+// 1e-3 where layers are recurrent.
 // bf16: against fp32 on the rounded weights our error is at most 1.5 times that of the reference
-// running in bf16. The same tokens in several feeds, after a mark and its rewind, and on a fork give
-// the same bits.
+// running in bf16. The same tokens in several feeds, after a mark and its rewind, and on a fork
+// give the same bits.
 #include "scb.h"
 #include <glob.h>
 #include <jansson.h>
@@ -128,8 +128,8 @@ static void same_logits(const Gold *g, const char *how, int n, const Branch *b, 
     printf("%s, %d tokens: other logits %s than in one feed\n", g->path, n, how);
 }
 
-// a third, then other tokens that are taken back; the rest on a fork in two feeds, and on the branch
-// itself with the last three as steps
+// a third, then other tokens that are taken back; the rest on a fork in two feeds, and on the
+// branch itself with the last three as steps
 static void other_ways(Model *m, const Gold *g, const int32_t *ids, int n, const Acts *a) {
     Err err = {0};
     int part = n / 3, mid = part + (n - part) / 2;

@@ -42,7 +42,8 @@ static void metric_rows(json_t *all, const char *name, LbMetric m, const Segment
         p = text(o, "prediction", &n);
         r = text(o, "ground_truth", NULL);
         double got = lb_metric(m, which, g, p, n, r, classes, k), want = number(o, score);
-        EXPECT(fabs(got - want) < 1e-12, "%s %zu: '%s' against '%s' is %.17g, not %.17g", name, i, p,
+        EXPECT(fabs(got - want) < 1e-12, "%s %zu: '%s' against '%s' is %.17g, not %.17g", name, i,
+               p,
                r, got, want);
     }
 }
@@ -72,7 +73,8 @@ static void ratio_rows(json_t *all) {
     size_t i, n, m;
     json_array_foreach(json_object_get(all, "fuzz_ratio"), i, o) {
         const char *a = text(o, "a", &n), *b = text(o, "b", &m);
-        int d = lb_fuzz_ratio(SCORER_HARNESS, a, n, b, m), l = lb_fuzz_ratio(SCORER_OURS, a, n, b, m);
+        int d = lb_fuzz_ratio(SCORER_HARNESS, a, n, b, m),
+            l = lb_fuzz_ratio(SCORER_OURS, a, n, b, m);
         EXPECT(d == (int)number(o, "ratio_difflib"), "difflib '%s' '%s': %d", a, b, d);
         EXPECT(l == (int)number(o, "ratio_levenshtein"), "levenshtein '%s' '%s': %d", a, b, l);
     }
@@ -128,7 +130,8 @@ static void noise(const Segmenter *g) {
     for (int i = 0; i < 400; i++) {
         char s[97], r[97];
         size_t n = rng_below(&rng, 96), m = rng_below(&rng, 96);
-        for (size_t k = 0; k < n; k++) s[k] = (char)(rng_below(&rng, i % 2 ? 256 : 96) + (i % 2 ? 0 : 32));
+        for (size_t k = 0; k < n; k++)
+            s[k] = (char)(rng_below(&rng, i % 2 ? 256 : 96) + (i % 2 ? 0 : 32));
         for (size_t k = 0; k < m; k++) r[k] = (char)(1 + rng_below(&rng, 255));
         r[m] = 0;
         const char *classes[2] = { "a", r };
@@ -243,7 +246,8 @@ static void cut_rows_of_prompts(json_t *all) {
             count_up(&s.turn[0].first, context, n - context);
             if (extra) count_up(&s.turn[0].first, -9, 1);
             // by the limit of the run, or by the model's
-            session_cut_prompt(&p, task, &s, i % 2 ? limit : INT_MAX, i % 2 ? 1 << 20 : limit + extra);
+            session_cut_prompt(&p, task, &s, i % 2 ? limit : INT_MAX,
+                               i % 2 ? 1 << 20 : limit + extra);
             ints_add(&got, s.context.p, s.context.n);
             ints_add(&got, s.turn[0].first.p, s.turn[0].first.n);
             int want = extra, at = extra ? 2 : 0;
@@ -253,12 +257,15 @@ static void cut_rows_of_prompts(json_t *all) {
                 int a = (int)json_integer_value(json_array_get(range, 0)),
                     b = (int)json_integer_value(json_array_get(range, 1));
                 for (want += b - a; a < b && at < (int)got.n && got.p[at] == a; a++) at++;
-                EXPECT(a == b, "%d tokens cut to %d, way %d: token %d is missing", n, limit, way, a);
+                EXPECT(a == b, "%d tokens cut to %d, way %d: token %d is missing", n, limit, way,
+                       a);
             }
-            EXPECT((int)got.n == want, "%d tokens cut to %d, way %d: %zu are left, not %d", n, limit, way,
+            EXPECT((int)got.n == want, "%d tokens cut to %d, way %d: %zu are left, not %d", n,
+                   limit, way,
                    got.n, want);
             EXPECT(!extra || (got.p[0] == -2 && got.p[got.n - 1] == -9), "the template was cut");
-            EXPECT(!!s.whole == json_is_true(json_object_get(o, "truncated")), "whole is %d", s.whole);
+            EXPECT(!!s.whole == json_is_true(json_object_get(o, "truncated")), "whole is %d",
+                   s.whole);
             free(got.p);
             session_free(&s);
         }
@@ -277,7 +284,8 @@ static void made_rows(void) {
             int units = number_ * 17;
             task->make(&s, 5, 1, units);
             task->make(&same, 5, 1, units);
-            EXPECT(s.context.n == same.context.n && !memcmp(s.context.p, same.context.p, s.context.n),
+            EXPECT(s.context.n == same.context.n &&
+                   !memcmp(s.context.p, same.context.p, s.context.n),
                    "%s is not a function of its seed", task->name);
             const char *gold = s.turns[0].answer;
             double score = task_score(task, &s, 0, gold, strlen(gold), SCORER_OURS);

@@ -183,7 +183,8 @@ static void run_batch(const BatchPoint *p, const char *dir) {
         b[i] = branch_fork(root, LATER + STEPS, &err);
         CHECK(!branch_feed(b[i], ids + FIRST, LATER, 0, &err), "%s", err.msg);
     }
-    for (int k = 0; k < STEPS; k++) CHECK(!branches_step(b, ids + k, p->forks, &err), "%s", err.msg);
+    for (int k = 0; k < STEPS; k++)
+        CHECK(!branches_step(b, ids + k, p->forks, &err), "%s", err.msg);
     const Config *c = model_config(model);
     Plan plan = plan_run(c, &m, FIRST, FIRST, LATER + STEPS, true, -1, 512);
     plan_more(&plan, c, &m, FIRST, FIRST, LATER + STEPS, true, -1, p->forks - 1);
@@ -301,7 +302,8 @@ int main(void) {
     CHECK(mkdtemp(dir), "no temporary directory");
     CHECK(!cpu_init(0, &err), "%s", err.msg);
     for (size_t i = 0; i < COUNTOF(points); i += SANITIZED ? 5 : 1) run_point(&points[i], dir);
-    for (size_t i = 0; i < COUNTOF(batch_points); i += SANITIZED ? 4 : 1) run_batch(&batch_points[i], dir);
+    for (size_t i = 0; i < COUNTOF(batch_points); i += SANITIZED ? 4 : 1)
+        run_batch(&batch_points[i], dir);
     for (size_t i = 0; i < COUNTOF(recurrent); i++) run_recurrent((int)i, dir);
     corm_wide_is_full(dir);
     later_feed_is_released(dir);

@@ -6,7 +6,8 @@
 static int failures;
 static char dir[64];
 
-static char *scores(const char *name, const char *task, Scorer which, const char *lines, int want_rc) {
+static char *scores(const char *name, const char *task, Scorer which, const char *lines,
+                    int want_rc) {
     char path[128], *text = NULL;
     size_t n;
     Err err = { "", 0 };
@@ -22,7 +23,8 @@ static char *scores(const char *name, const char *task, Scorer which, const char
     return text;
 }
 
-static void expect(int line, const char *name, const char *task, Scorer which, int rc, const char *lines,
+static void expect(int line, const char *name, const char *task, Scorer which, int rc,
+                   const char *lines,
                    const char *want) {
     char *got = scores(name, task, which, lines, rc);
     if (!strstr(got, want)) failures++, printf("line %d: '%s' is not in\n%s\n", line, want, got);
@@ -54,7 +56,8 @@ static void test_turns(void) {
            "{\"turn_idx\": 0, \"prediction\": \"AAAAA bbbbb\", \"ground_truth\": [\"AAAAA\", \"BBBBB\", \"CCCCC\"]}\n",
            "\"id\": null, \"turn_idx\": 0, \"score\": 0.67}");
     EXPECT("p.jsonl", "math_find", SCORER_HARNESS, 0,
-           "{\"id\": 1, \"turn_idx\": 0, \"prediction\": \"-12.5\", \"ground_truth\": 12}\n", "\"score\": 1}");
+           "{\"id\": 1, \"turn_idx\": 0, \"prediction\": \"-12.5\", \"ground_truth\": 12}\n",
+           "\"score\": 1}");
 }
 
 static void test_mix(void) {
@@ -71,8 +74,8 @@ static void test_mix(void) {
 }
 
 static void test_functions(void) {
-    // the answer of line 2 is the function of line 1: found, but not the one asked for. Line 3 lies in
-    // another repository, where nothing else is a candidate.
+    // the answer of line 2 is the function of line 1: found, but not the one asked for. Line 3 lies
+    // in another repository, where nothing else is a candidate.
     static const char lines[] =
         "{\"id\": 0, \"turn_idx\": 0, \"task\": \"scbench_repoqa\", \"lang\": \"python\", \"repo\": \"a/b\", "
         "\"func_name\": \"add\", \"prediction\": \"```python\\ndef add(a, b):\\n    return a + b\\n```\", "
@@ -117,8 +120,10 @@ static void test_malformed(void) {
            "lang, repo or func_name is missing");
     EXPECT("empty.jsonl", "repoqa", SCORER_OURS, -1, "\n", "holds no prediction");
     Err err = { "", 0 };
-    if (predictions_score(stdout, task_find("icl", &err), "/none/x.jsonl", SCORER_OURS, &err) == 0 ||
-        !strstr(err.msg, "/none/x.jsonl: cannot be read")) failures++, printf("no file: %s\n", err.msg);
+    if (predictions_score(stdout, task_find("icl", &err), "/none/x.jsonl", SCORER_OURS,
+                          &err) == 0 ||
+        !strstr(err.msg, "/none/x.jsonl: cannot be read")) failures++,
+        printf("no file: %s\n", err.msg);
 }
 
 int main(void) {

@@ -1,5 +1,5 @@
-// test_records.c - official records: what is written is read again, every field is asked for by name,
-// files go line by line.
+// test_records.c - official records: what is written is read again, every field is asked for by
+// name, files go line by line.
 #include "tasks/tasks.h"
 
 static int failures;
@@ -25,16 +25,22 @@ static bool same_text(const char *a, const char *b) {
 static void same_turn(const Task *task, const TaskTurn *a, const TaskTurn *b, int t) {
     ScoreRule rule = task->parts[a->part].rule;
     bool novel = rule == SCORE_QA_EN || rule == SCORE_QA_ZH;
-    EXPECT(same_text(a->input, b->input) && same_text(a->question, b->question) && same_text(a->name, b->name),
+    EXPECT(same_text(a->input, b->input) && same_text(a->question, b->question) &&
+           same_text(a->name, b->name),
            "%s, turn %d: %s became %s", task->name, t, a->question, b->question);
-    EXPECT(same_text(a->answer, b->answer), "%s, turn %d: %s became %s", task->name, t, a->answer, b->answer);
-    EXPECT(a->part == b->part && a->forced == b->forced, "%s, turn %d: part or beginning", task->name, t);
-    EXPECT(novel ? b->n_labels == 1 : a->n_labels == b->n_labels, "%s, turn %d: %d labels, %d read", task->name, t,
+    EXPECT(same_text(a->answer, b->answer), "%s, turn %d: %s became %s", task->name, t, a->answer,
+           b->answer);
+    EXPECT(a->part == b->part && a->forced == b->forced, "%s, turn %d: part or beginning",
+           task->name, t);
+    EXPECT(novel ? b->n_labels == 1 : a->n_labels == b->n_labels, "%s, turn %d: %d labels, %d read",
+           task->name, t,
            a->n_labels, b->n_labels);
     for (int i = 0; i < b->n_labels; i++)
-        EXPECT(same_text(a->label[i], b->label[i]), "%s, turn %d: label %s became %s", task->name, t, a->label[i],
+        EXPECT(same_text(a->label[i], b->label[i]), "%s, turn %d: label %s became %s", task->name,
+               t, a->label[i],
                b->label[i]);
-    for (int i = 0; i < 4; i++) EXPECT(same_text(a->options[i], b->options[i]), "%s: option %d", task->name, i);
+    for (int i = 0; i < 4; i++)
+        EXPECT(same_text(a->options[i], b->options[i]), "%s: option %d", task->name, i);
     EXPECT(isnan(b->depth), "a record says no depth");
 }
 
@@ -47,8 +53,10 @@ static void test_round(const Task *task) {
     if (record_parse(task, line.p, line.n, &b, &err)) {
         EXPECT(false, "%s: written and not read: %s", task->name, err.msg);
     } else {
-        EXPECT(a.n_turns == b.n_turns && same_text(a.context.p, b.context.p), "%s: turns or context", task->name);
-        EXPECT(same_text(a.lang, b.lang) && same_text(a.repo, b.repo) && same_text(a.family, b.family),
+        EXPECT(a.n_turns == b.n_turns && same_text(a.context.p, b.context.p),
+               "%s: turns or context", task->name);
+        EXPECT(same_text(a.lang, b.lang) && same_text(a.repo, b.repo) &&
+               same_text(a.family, b.family),
                "%s: lang, repo or family", task->name);
         EXPECT(a.n_numbers == b.n_numbers && (!a.n_numbers || !memcmp(a.numbers, b.numbers,
                (size_t)a.n_numbers * sizeof *a.numbers)), "%s: numbers", task->name);
@@ -63,7 +71,8 @@ static void refused(const char *task, const char *line, const char *words) {
     TaskSession s;
     Err err = { "", 0 };
     int rc = record_parse(task_find(task, &err), line, strlen(line), &s, &err);
-    EXPECT(rc && strstr(err.msg, words), "%s: '%s' expected for %s, got '%s'", task, words, line, err.msg);
+    EXPECT(rc && strstr(err.msg, words), "%s: '%s' expected for %s, got '%s'", task, words, line,
+           err.msg);
     if (!rc) session_clear(&s);
 }
 
@@ -73,28 +82,41 @@ static void test_fields(void) {
     refused("retr_kv", "{\"multi_turns\": []}", "field 'context' is missing");
     refused("retr_kv", "{\"context\": 3}", "field 'context' is not a string");
     refused("retr_kv", "{\"context\": \"x\"}", "field 'multi_turns' is not a list");
-    refused("retr_kv", "{\"context\": \"x\", \"multi_turns\": []}", "field 'multi_turns' is not a list of 1");
-    refused("retr_kv", "{\"context\": \"x\", \"multi_turns\": [3]}", "field 'multi_turns[0]' is not an object");
+    refused("retr_kv", "{\"context\": \"x\", \"multi_turns\": []}",
+            "field 'multi_turns' is not a list of 1");
+    refused("retr_kv", "{\"context\": \"x\", \"multi_turns\": [3]}",
+            "field 'multi_turns[0]' is not an object");
     refused("retr_kv", "{\"context\": \"x\", \"multi_turns\": [{\"answer\": \"a\"}]}",
             "field 'multi_turns[0].input' is missing");
     refused("retr_kv", "{\"context\": \"x\", \"multi_turns\": [{\"input\": \"q\", \"answer\": \"a\"}, {\"input\": \"q\"}]}",
             "field 'multi_turns[1].answer' is missing");
     refused("retr_kv", "{\"context\": \"x\", \"multi_turns\": [{\"input\": \"q\", \"answer\": 3}]}",
             "field 'multi_turns[0].answer' is not a string");
-    refused("retr_mh", "{\"input\": \"x\", \"multi_turns\": [{\"input\": \"q\", \"answer\": \"A\"}]}", "not a list of names");
-    refused("retr_mh", "{\"input\": \"x\", \"multi_turns\": [{\"input\": \"q\", \"answer\": [\"A\", 3]}]}", "something else");
-    refused("math_find", "{\"context\": \"1\", \"multi_turns\": []}", "field 'context' is not a list of integers");
-    refused("math_find", "{\"context\": [1, 2.5], \"multi_turns\": []}", "field 'context[1]' is not an integer");
-    refused("math_find", "{\"context\": [1], \"multi_turns\": [{\"input\": \"q\", \"answer\": \"1\"}]}", "is not a number");
+    refused("retr_mh",
+            "{\"input\": \"x\", \"multi_turns\": [{\"input\": \"q\", \"answer\": \"A\"}]}",
+            "not a list of names");
+    refused("retr_mh",
+            "{\"input\": \"x\", \"multi_turns\": [{\"input\": \"q\", \"answer\": [\"A\", 3]}]}",
+            "something else");
+    refused("math_find", "{\"context\": \"1\", \"multi_turns\": []}",
+            "field 'context' is not a list of integers");
+    refused("math_find", "{\"context\": [1, 2.5], \"multi_turns\": []}",
+            "field 'context[1]' is not an integer");
+    refused("math_find",
+            "{\"context\": [1], \"multi_turns\": [{\"input\": \"q\", \"answer\": \"1\"}]}",
+            "is not a number");
     refused("en_mc", "{\"context\": \"x\", \"multi_turns\": [{\"input\": \"q\", \"answer\": \"a\", \"options\": [\"a\"]}]}",
             "'multi_turns[0].options' is not a list of four");
     refused("en_mc", "{\"context\": \"x\", \"multi_turns\": [{\"input\": \"q\", \"answer\": \"a\", "
             "\"options\": [\"b\", \"c\", \"d\", \"e\"]}]}", "is none of the options");
-    refused("repoqa", "{\"context\": \"x\", \"repo\": \"r\", \"multi_turns\": []}", "field 'lang' is missing");
+    refused("repoqa", "{\"context\": \"x\", \"repo\": \"r\", \"multi_turns\": []}",
+            "field 'lang' is missing");
     refused("repoqa", "{\"context\": \"x\", \"lang\": \"go\", \"repo\": \"r\", \"multi_turns\": [{\"input\": \"q\", "
             "\"answer\": \"a\"}]}", "'multi_turns[0].name' is missing");
-    refused("mix_sum_niah", "{\"context\": \"x\", \"multi_turns\": [{\"input\": \"q\", \"answer\": \"a\", "
-            "\"task\": \"scbench_kv\"}]}", "field 'multi_turns[0].task' is neither 'scbench_summary'");
+    refused("mix_sum_niah",
+            "{\"context\": \"x\", \"multi_turns\": [{\"input\": \"q\", \"answer\": \"a\", "
+            "\"task\": \"scbench_kv\"}]}",
+            "field 'multi_turns[0].task' is neither 'scbench_summary'");
 }
 
 static void expect_next(Records *r, bool skip, int rc, int number, const char *words) {
@@ -102,14 +124,16 @@ static void expect_next(Records *r, bool skip, int rc, int number, const char *w
     Err err = { "", 0 };
     int got = records_next(r, &task_retr_kv, skip, &s, &err);
     EXPECT(got == rc, "record %d: %d, not %d (%s)", number, got, rc, err.msg);
-    EXPECT(got < 0 ? strstr(err.msg, words) != NULL : true, "'%s' expected, got '%s'", words, err.msg);
+    EXPECT(got < 0 ? strstr(err.msg, words) != NULL : true, "'%s' expected, got '%s'", words,
+           err.msg);
     if (got != 1) return;
     EXPECT(s.number == number, "session %d, not %d", s.number, number);
     session_clear(&s);
 }
 
 static void test_file(void) {
-    static const char good[] = "{\"context\": \"x\", \"multi_turns\": [{\"input\": \"q\", \"answer\": \"a\"}]}";
+    static const char good[] =
+        "{\"context\": \"x\", \"multi_turns\": [{\"input\": \"q\", \"answer\": \"a\"}]}";
     char path[] = "/tmp/recordsXXXXXX", where[64];
     FILE *f = fdopen(mkstemp(path), "w");
     fprintf(f, "%s\r\n\n%s\n{\"context\"\n%s", good, good, good);
@@ -136,7 +160,8 @@ static void test_file(void) {
     dup2(keep, 2);
     close(keep);
     remove(path);
-    EXPECT(records_open(&r, path, &err) && strstr(err.msg, "cannot be opened"), "a missing file: %s", err.msg);
+    EXPECT(records_open(&r, path, &err) && strstr(err.msg, "cannot be opened"),
+           "a missing file: %s", err.msg);
 }
 
 int main(void) {

@@ -98,7 +98,8 @@ static void mamba2(Slow *s, int l, const double *a, double *out) {
     const Config *c = s->c;
     int D = c->ssm_inner, N = c->ssm_state, G = c->ssm_groups, X = D + 2 * G * N, J = c->ssm_heads;
     int P = c->ssm_head_dim;
-    double *z = zeros((size_t)D), *in = zeros((size_t)X), *u = zeros((size_t)X), *dt = zeros((size_t)J);
+    double *z = zeros((size_t)D), *in = zeros((size_t)X), *u = zeros((size_t)X),
+        *dt = zeros((size_t)J);
     double *y = zeros((size_t)D), *state = s->layer[l].state;
     matvec(z, tensor(s, "layers.%d.wz", l), a, D, c->dim);
     matvec(in, tensor(s, "layers.%d.wx", l), a, X, c->dim);
@@ -128,7 +129,8 @@ static void mamba2(Slow *s, int l, const double *a, double *out) {
 static void mamba1(Slow *s, int l, const double *a, double *out) {
     const Config *c = s->c;
     int D = c->ssm_inner, N = c->ssm_state, R = c->ssm_dt_rank;
-    double *in = zeros((size_t)D), *g = zeros((size_t)D), *u = zeros((size_t)D), *y = zeros((size_t)D);
+    double *in = zeros((size_t)D), *g = zeros((size_t)D), *u = zeros((size_t)D),
+        *y = zeros((size_t)D);
     double *p = zeros((size_t)(R + 2 * N)), *dt = zeros((size_t)D), eps = (double)c->norm_eps;
     const float *A = tensor(s, "layers.%d.a", l);
     matvec(in, tensor(s, "layers.%d.wx", l), a, D, c->dim);
@@ -209,7 +211,8 @@ static void net(Slow *s, int l, const double *a, double *out) {
 static void slow_token(Slow *s, int id, double *logits) {
     const Config *c = s->c;
     int E = c->dim;
-    double *x = zeros((size_t)E), *a = zeros((size_t)E), *y = zeros((size_t)E), eps = (double)c->norm_eps;
+    double *x = zeros((size_t)E), *a = zeros((size_t)E), *y = zeros((size_t)E),
+        eps = (double)c->norm_eps;
     for (int i = 0; i < E; i++) x[i] = (double)tensor(s, "embed")[id * E + i];
     for (int l = 0; l < c->n_layers; l++) {
         norm(a, x, tensor(s, "layers.%d.attn_norm", l), E, eps);
@@ -253,7 +256,8 @@ static void test_model(int i, const char *path) {
     int32_t ids[LONGEST];
     Method full;
     ssm_write(c, 3 + (uint64_t)i, path);
-    CHECK(!file_open(&fast_file, path, true, &err) && !file_open(&slow_file, path, false, &err), "%s",
+    CHECK(!file_open(&fast_file, path, true, &err) && !file_open(&slow_file, path, false, &err),
+          "%s",
           err.msg);
     Slow s = { .c = c, .f = &slow_file };
     s.layer = (Memory *)calloc((size_t)c->n_layers, sizeof *s.layer);

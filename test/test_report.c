@@ -27,13 +27,19 @@ static void slurp_into(const char *path, StrBuf *out) {
 }
 
 static const char *const keys[] = {
-    "session", "turn", "task", "depth", "mode", "preset", "method", "params", "scaled", "history", "compress",
-    "query_aware", "group", "positions", "seed", "ctx", "chat", "n_prompt", "n_new", "stop", "ids_hash",
+    "session", "turn", "task", "depth", "mode", "preset", "method", "params", "scaled", "history",
+    "compress",
+    "query_aware", "group", "positions", "seed", "ctx", "chat", "n_prompt", "n_new", "stop",
+    "ids_hash",
     "prediction", "gold", "score", "error", "evictable", "rows_min_q", "rows_mean_q", "rows_max_q",
-    "kv_live_bytes_q", "kv_alloc_bytes_q", "rows_min_end", "rows_mean_end", "rows_max_end", "kv_live_bytes_end",
-    "kv_alloc_bytes_end", "shared", "policy_bytes", "ssm_bytes", "pairs_ratio", "prefill_s", "shared_prefill_s",
-    "first_token_s", "decode_tok_s", "peak_bytes", "logits_hash", "batch", "root_s", "decode_s", "policy_s",
-    "shared_policy_s", "restored", "turns", "part", "arm", "scorer", "lang", "similarity", "matched",
+    "kv_live_bytes_q", "kv_alloc_bytes_q", "rows_min_end", "rows_mean_end", "rows_max_end",
+    "kv_live_bytes_end",
+    "kv_alloc_bytes_end", "shared", "policy_bytes", "ssm_bytes", "pairs_ratio", "prefill_s",
+    "shared_prefill_s",
+    "first_token_s", "decode_tok_s", "peak_bytes", "logits_hash", "batch", "root_s", "decode_s",
+    "policy_s",
+    "shared_policy_s", "restored", "turns", "part", "arm", "scorer", "lang", "similarity",
+    "matched",
     "tokens_before", "tokens_after", "compress_s", "compress_read", "gold_kept", "question",
 };
 
@@ -72,24 +78,28 @@ static json_t *parse_row(const Row *r) {
 }
 
 static void test_schema(void) {
-    static const char *const never_null[] = { "session", "turn", "params", "scaled", "seed", "ctx", "chat" };
+    static const char *const never_null[] = { "session", "turn", "params", "scaled", "seed", "ctx",
+                                              "chat" };
     Row r = sample(1, 1);
     json_t *row = parse_row(&r), *value;
     const char *key;
     size_t i = 0;
     json_object_foreach(row, key, value) {
-        EXPECT(i < COUNTOF(keys) && !strcmp(key, keys[i]), "key %zu is %s, not %s", i, key, i < COUNTOF(keys) ? keys[i] : "-");
+        EXPECT(i < COUNTOF(keys) && !strcmp(key, keys[i]), "key %zu is %s, not %s", i, key,
+               i < COUNTOF(keys) ? keys[i] : "-");
         i++;
     }
     EXPECT(i == COUNTOF(keys), "%zu keys", i);
-    EXPECT(json_integer_value(json_object_get(row, "kv_alloc_bytes_q")) == 3000000, "bytes are integers");
+    EXPECT(json_integer_value(json_object_get(row, "kv_alloc_bytes_q")) == 3000000,
+           "bytes are integers");
     json_decref(row);
     row_clear(&r);
     r.params = "{}";
     row = parse_row(&r);
     json_object_foreach(row, key, value) {
         bool known = false;
-        for (size_t k = 0; k < COUNTOF(never_null); k++) known = known || !strcmp(key, never_null[k]);
+        for (size_t k = 0; k < COUNTOF(never_null); k++)
+            known = known || !strcmp(key, never_null[k]);
         EXPECT(known || json_is_null(value), "%s of an empty row is not null", key);
     }
     json_decref(row);
@@ -97,21 +107,26 @@ static void test_schema(void) {
 
 static void test_text(void) {
     static const char odd[] = "a\"b\\c\nd\te\x7f\x01\0z\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80|\xff|\xc3|\xed\xa0\x80|\xc0\xaf|\xe2\x82";
-    static const char clean[] = "a\"b\\c\nd\te\x7f\x01\0z\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80|\xef\xbf\xbd|\xef\xbf\xbd|"
+    static const char clean[] =
+        "a\"b\\c\nd\te\x7f\x01\0z\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80|\xef\xbf\xbd|\xef\xbf\xbd|"
                                 "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd|\xef\xbf\xbd\xef\xbf\xbd|\xef\xbf\xbd\xef\xbf\xbd";
     Row r = sample(1, 1);
     r.prediction = odd;
     r.prediction_len = sizeof odd - 1;
     json_t *row = parse_row(&r), *p = json_object_get(row, "prediction");
-    EXPECT(json_string_length(p) == sizeof clean - 1 && !memcmp(json_string_value(p), clean, sizeof clean - 1),
-           "the prediction came back as %zu bytes: %s", json_string_length(p), json_string_value(p));
+    EXPECT(json_string_length(p) == sizeof clean - 1 &&
+           !memcmp(json_string_value(p), clean, sizeof clean - 1),
+           "the prediction came back as %zu bytes: %s", json_string_length(p),
+           json_string_value(p));
     json_decref(row);
     r.score = NAN;
     r.prefill_s = INFINITY;
     r.prediction_len = 0;
     row = parse_row(&r);
-    EXPECT(json_is_null(json_object_get(row, "score")) && json_is_null(json_object_get(row, "prefill_s")), "NAN and inf are null");
-    EXPECT(!strcmp(json_string_value(json_object_get(row, "prediction")), ""), "an empty prediction is no null");
+    EXPECT(json_is_null(json_object_get(row, "score")) &&
+           json_is_null(json_object_get(row, "prefill_s")), "NAN and inf are null");
+    EXPECT(!strcmp(json_string_value(json_object_get(row, "prediction")), ""),
+           "an empty prediction is no null");
     json_decref(row);
 }
 
@@ -141,25 +156,32 @@ static void test_resume(void) {
     EXPECT(done[0] && !done[1] && !done[2], "done: %d %d %d", done[0], done[1], done[2]);
     slurp_into(rows_path, &left);
     EXPECT(!strcmp(left.p, whole.p), "left:\n%s", left.p);
-    EXPECT(!report_resume(dir, tasks, 1, 3, two, done, &err) && done[0], "a second time: %s", err.msg);
-    EXPECT(report_resume(dir, tasks, 1, 3, one, done, &err) && strstr(err.msg, "repeats"), "too many rows: %s", err.msg);
+    EXPECT(!report_resume(dir, tasks, 1, 3, two, done, &err) && done[0], "a second time: %s",
+           err.msg);
+    EXPECT(report_resume(dir, tasks, 1, 3, one, done, &err) && strstr(err.msg, "repeats"),
+           "too many rows: %s", err.msg);
     static const char *const others[] = { "qa" };
-    EXPECT(report_resume(dir, others, 1, 3, two, done, &err) && strstr(err.msg, "another run"), "other task: %s", err.msg);
+    EXPECT(report_resume(dir, others, 1, 3, two, done, &err) && strstr(err.msg, "another run"),
+           "other task: %s", err.msg);
     unlink(rows_path);
     memset(done, 0, sizeof done);
-    EXPECT(!report_resume(dir, tasks, 1, 3, two, done, &err) && !done[0], "no rows yet: %s", err.msg);
+    EXPECT(!report_resume(dir, tasks, 1, 3, two, done, &err) && !done[0], "no rows yet: %s",
+           err.msg);
     spill(rows_path, b.p);
-    EXPECT(report_resume(dir, tasks, 1, 3, shard, done, &err) && strstr(err.msg, "line 3 belongs to another run"),
+    EXPECT(report_resume(dir, tasks, 1, 3, shard, done, &err) &&
+           strstr(err.msg, "line 3 belongs to another run"),
            "a session of another shard: %s", err.msg);
     free(b.p);
     free(whole.p);
     free(left.p);
 }
 
-// tasks, modes and arms of different numbers of rows: a session is done when all of its own are there
+// tasks, modes and arms of different numbers of rows: a session is done when all of its own are
+// there
 static void test_resume_many(void) {
     static const char *const tasks[] = { "retr_kv", "mix_sum_niah" };
-    static const char *const modes[] = { "multi-turn", "multi-request" }, *const methods[] = { "full", "corm" };
+    static const char *const modes[] = { "multi-turn", "multi-request" },
+        *const methods[] = { "full", "corm" };
     // sessions 1 and 3 of this shard; the mix task has 3 turns in session 1 and 2 in session 3
     static const int want[6] = { 8, 0, 8, 12, 0, 8 };
     bool done[6] = { false };
@@ -169,7 +191,8 @@ static void test_resume_many(void) {
         for (int s = 1; s <= 3; s += 2) {
             for (int arm = 0; arm < 4; arm++) {
                 for (int t = 1; t <= want[k * 3 + s - 1] / 4; t++) {
-                    if (k == 0 && s == 3 && arm == 3 && t == 2) continue;      // one answer is missing
+                    // one answer is missing
+                    if (k == 0 && s == 3 && arm == 3 && t == 2) continue;
                     Row r = sample(s, t);
                     r.task = tasks[k];
                     r.mode = modes[arm / 2];
@@ -182,7 +205,8 @@ static void test_resume_many(void) {
     }
     spill(rows_path, b.p);
     EXPECT(!report_resume(dir, tasks, 2, 3, want, done, &err), "%s", err.msg);
-    EXPECT(done[0] && !done[1] && !done[2] && done[3] && !done[4] && done[5], "done: %d %d %d, %d %d %d", done[0],
+    EXPECT(done[0] && !done[1] && !done[2] && done[3] && !done[4] && done[5],
+           "done: %d %d %d, %d %d %d", done[0],
            done[1], done[2], done[3], done[4], done[5]);
     slurp_into(rows_path, &left);
     EXPECT(!strcmp(left.p, whole.p), "left:\n%s", left.p);
@@ -194,10 +218,12 @@ static void test_resume_many(void) {
         spill(rows_path, torn);
         memset(done, 0, sizeof done);
         EXPECT(!report_resume(dir, tasks, 2, 3, want, done, &err), "%s", err.msg);
-        EXPECT(done[0] && !done[2] && done[3] && !done[5], "torn at %zu: %d %d, %d %d", cut, done[0], done[2], done[3],
+        EXPECT(done[0] && !done[2] && done[3] && !done[5], "torn at %zu: %d %d, %d %d", cut,
+               done[0], done[2], done[3],
                done[5]);
         slurp_into(rows_path, &left);
-        EXPECT(left.n < cut && !memcmp(left.p, whole.p, left.n) && left.p[left.n - 1] == '\n', "torn at %zu", cut);
+        EXPECT(left.n < cut && !memcmp(left.p, whole.p, left.n) && left.p[left.n - 1] == '\n',
+               "torn at %zu", cut);
         free(torn);
     }
     unlink(rows_path);
@@ -207,14 +233,16 @@ static void test_resume_many(void) {
 }
 
 static void test_manifest(void) {
-    static const char *const text = "{\"options\": {\"seed\": 1, \"ctx\": 64}, \"model\": {\"hash\": \"ab\"}}";
+    static const char *const text =
+        "{\"options\": {\"seed\": 1, \"ctx\": 64}, \"model\": {\"hash\": \"ab\"}}";
     Err err = { "", 0 };
     char sub[96];
     snprintf(sub, sizeof sub, "%s/a/b", dir);
     EXPECT(!report_begin(sub, text, false, &err), "%s", err.msg);
     snprintf(manifest_path, sizeof manifest_path, "%s/manifest.json", sub);
     json_t *m = json_load_file(manifest_path, 0, NULL);
-    EXPECT(json_is_string(json_object_get(m, "started")) && json_is_null(json_object_get(m, "ended")), "dates");
+    EXPECT(json_is_string(json_object_get(m, "started")) &&
+           json_is_null(json_object_get(m, "ended")), "dates");
     json_decref(m);
     EXPECT(report_begin(sub, text, false, &err), "an existing directory is refused");
     EXPECT(!report_begin(sub, text, true, &err), "the same run goes on: %s", err.msg);
@@ -222,19 +250,27 @@ static void test_manifest(void) {
     m = json_load_file(manifest_path, 0, NULL);
     EXPECT(json_is_string(json_object_get(m, "ended")), "the end date");
     json_decref(m);
-    EXPECT(report_begin(sub, "{\"options\": {\"seed\": 1, \"ctx\": 65}, \"model\": {\"hash\": \"ab\"}}", true, &err) &&
+    EXPECT(report_begin(sub,
+                        "{\"options\": {\"seed\": 1, \"ctx\": 65}, \"model\": {\"hash\": \"ab\"}}",
+                        true, &err) &&
            strstr(err.msg, "another ctx: 64, not 65"), "other options: %s", err.msg);
-    EXPECT(report_begin(sub, "{\"options\": {\"seed\": 1, \"ctx\": 64}, \"model\": {\"hash\": \"cd\"}}", true, &err) &&
+    EXPECT(report_begin(sub,
+                        "{\"options\": {\"seed\": 1, \"ctx\": 64}, \"model\": {\"hash\": \"cd\"}}",
+                        true, &err) &&
            strstr(err.msg, "another model hash: \"ab\", not \"cd\""), "other model: %s", err.msg);
-    EXPECT(report_begin(sub, "{\"options\": {\"seed\": 1}, \"model\": {\"hash\": \"ab\"}}", true, &err) &&
+    EXPECT(report_begin(sub, "{\"options\": {\"seed\": 1}, \"model\": {\"hash\": \"ab\"}}", true,
+                        &err) &&
            strstr(err.msg, "another ctx: 64, not none"), "an option less: %s", err.msg);
-    EXPECT(report_begin(dir, text, true, &err) && strstr(err.msg, "there is no run"), "no manifest: %s", err.msg);
-    EXPECT(report_begin("/proc/none/x", text, false, &err) && strstr(err.msg, "/proc/none"), "no place: %s", err.msg);
+    EXPECT(report_begin(dir, text, true, &err) && strstr(err.msg, "there is no run"),
+           "no manifest: %s", err.msg);
+    EXPECT(report_begin("/proc/none/x", text, false, &err) && strstr(err.msg, "/proc/none"),
+           "no place: %s", err.msg);
     unlink(manifest_path);
     rmdir(sub);
     snprintf(sub, sizeof sub, "%s/a", dir);
     rmdir(sub);
-    EXPECT(write_whole("/dev/full/x", "a", 1, &err) && strstr(err.msg, "cannot be written"), "no file: %s", err.msg);
+    EXPECT(write_whole("/dev/full/x", "a", 1, &err) && strstr(err.msg, "cannot be written"),
+           "no file: %s", err.msg);
 }
 
 int main(void) {

@@ -1,5 +1,5 @@
-// test_tables.c - reports over hand-made runs: literal tables, the paper's averages, intervals that can
-// be worked out, merging of runs and shards, what is left out and what is refused.
+// test_tables.c - reports over hand-made runs: literal tables, the paper's averages, intervals that
+// can be worked out, merging of runs and shards, what is left out and what is refused.
 #include "scb.h"
 #include <jansson.h>
 #include <sys/stat.h>
@@ -24,19 +24,22 @@ static const char *run_make(const char *name, const char *hash, const char *opti
     mkdir(at, 0777);
     snprintf(path, sizeof path, "%s/results.jsonl", at);
     FILE *f = fopen(path, "wb");
-    CHECK(f && fwrite(rows.p ? rows.p : "", 1, rows.n, f) == rows.n && !fclose(f), "cannot write %s", path);
+    CHECK(f && fwrite(rows.p ? rows.p : "", 1, rows.n, f) == rows.n && !fclose(f),
+          "cannot write %s", path);
     snprintf(path, sizeof path, "%s/manifest.json", at);
     if (options) {
         f = fopen(path, "wb");
         CHECK(f, "cannot write %s", path);
-        fprintf(f, "{\"model\": {\"path\": \"m/tiny.bin\", \"hash\": \"%s\"}, \"options\": %s}", hash, options);
+        fprintf(f, "{\"model\": {\"path\": \"m/tiny.bin\", \"hash\": \"%s\"}, \"options\": %s}",
+                hash, options);
         fclose(f);
     }
     rows.n = 0;
     return at;
 }
 
-static Row row_of(const char *task, const char *mode, const char *method, int session, int turn, double score) {
+static Row row_of(const char *task, const char *mode, const char *method, int session, int turn,
+                  double score) {
     static const RowsAt q = { 3, 9, 4.5, 2000000, 3000000 };
     Row r;
     row_clear(&r);
@@ -65,12 +68,14 @@ static void put(const Row *r) {
     row_json(r, &rows);
     str_puts(&rows, "\n");
 }
-static void add(const char *task, const char *mode, const char *method, int session, int turn, double score) {
+static void add(const char *task, const char *mode, const char *method, int session, int turn,
+                double score) {
     Row r = row_of(task, mode, method, session, turn, score);
     put(&r);
 }
 
-static char *report(const char *const *dirs, int n, const char *table, const char *format, int cases) {
+static char *report(const char *const *dirs, int n, const char *table, const char *format,
+                    int cases) {
     char *text = NULL;
     size_t size;
     Err err = { "", 0 };
@@ -82,24 +87,27 @@ static char *report(const char *const *dirs, int n, const char *table, const cha
     return text;
 }
 
-static void same(int line, const char *dir, const char *table, const char *format, const char *want) {
+static void same(int line, const char *dir, const char *table, const char *format,
+                 const char *want) {
     char *got = report(&dir, 1, table, format, 0);
-    if (strcmp(got, want)) failures++, printf("line %d: --table %s:\n%s---- instead of\n%s", line, table, got, want);
+    if (strcmp(got, want))
+        failures++, printf("line %d: --table %s:\n%s---- instead of\n%s", line, table, got, want);
     free(got);
 }
 #define SAME(...) same(__LINE__, __VA_ARGS__)
 
 static void holds(int line, char *got, const char *const *wanted) {
     for (; *wanted; wanted++)
-        if (!strstr(got, *wanted)) failures++, printf("line %d: '%s' is not in\n%s\n", line, *wanted, got);
+        if (!strstr(got, *wanted))
+            failures++, printf("line %d: '%s' is not in\n%s\n", line, *wanted, got);
     free(got);
 }
 #define HOLDS(got, ...) holds(__LINE__, got, (const char *const[]){ __VA_ARGS__, NULL })
 #define REPORT(dir, ...) report((const char *const[]){ dir }, 1, __VA_ARGS__)
 
-// Four sessions, two turns. full is right but in session 4's turn 2. corm loses sessions 3 and 4 whole:
-// of four sessions that score 1 1 0 0 a resample is all zeros or all ones in one case of 16 each, so
-// the interval is 0 to 100.
+// Four sessions, two turns. full is right but in session 4's turn 2. corm loses sessions 3 and 4
+// whole: of four sessions that score 1 1 0 0 a resample is all zeros or all ones in one case of 16
+// each, so the interval is 0 to 100.
 static const char *small_run(void) {
     for (int s = 1; s <= 4; s++) {
         for (int t = 1; t <= 2; t++) {
@@ -163,24 +171,31 @@ static void test_small(void) {
     free(b);
 }
 
-// Rows of the paper's tables 11 and 12 (Llama-3.1-8B, Qwen2.5-72B full) and what its tables 4 and 10
-// make of them. A mix task's cell is the mean of its parts, here 3 points around it.
+// Rows of the paper's tables 11 and 12 (Llama-3.1-8B, Qwen2.5-72B full) and what its tables 4 and
+// 10 make of them. A mix task's cell is the mean of its parts, here 3 points around it.
 static const char *const paper_tasks[12] = {
-    "retr_kv", "retr_ps", "retr_mh", "repoqa", "en_qa", "zh_qa", "en_mc", "icl", "en_sum", "math_find",
+    "retr_kv", "retr_ps", "retr_mh", "repoqa", "en_qa", "zh_qa", "en_mc", "icl", "en_sum",
+    "math_find",
     "mix_sum_niah", "mix_repoqa_kv",
 };
 static const struct { const char *method, *mode; double cell[12], want[5]; } paper[] = {
-    { "full", "multi-turn", { 80.8, 42.8, 47.6, 40.4, 29.3, 21.1, 57.0, 42.6, 40.7, 22.0, 60.7, 70.7 },
+    { "full", "multi-turn",
+      { 80.8, 42.8, 47.6, 40.4, 29.3, 21.1, 57.0, 42.6, 40.7, 22.0, 60.7, 70.7 },
       { 57.1, 36.9, 35.1, 65.7, 48.7 } },
-    { "full", "multi-request", { 56.2, 16.8, 15.5, 45.0, 25.1, 9.8, 65.9, 54.1, 38.3, 38.4, 55.4, 23.0 },
+    { "full", "multi-request",
+      { 56.2, 16.8, 15.5, 45.0, 25.1, 9.8, 65.9, 54.1, 38.3, 38.4, 55.4, 23.0 },
       { 29.5, 36.4, 43.6, 39.2, 37.2 } },
-    { "minference", "multi-turn", { 70.8, 15.6, 30.8, 48.2, 30.1, 22.5, 57.9, 49.3, 39.8, 14.2, 56.3, 59.3 },
+    { "minference", "multi-turn",
+      { 70.8, 15.6, 30.8, 48.2, 30.1, 22.5, 57.9, 49.3, 39.8, 14.2, 56.3, 59.3 },
       { 39.1, 39.7, 34.4, 57.8, 42.7 } },
-    { "minference", "multi-request", { 48.6, 15.6, 22.5, 43.2, 23.6, 12.5, 62.9, 62.6, 36.6, 51.0, 45.9, 15.9 },
+    { "minference", "multi-request",
+      { 48.6, 15.6, 22.5, 43.2, 23.6, 12.5, 62.9, 62.6, 36.6, 51.0, 45.9, 15.9 },
       { 28.9, 35.6, 50.1, 30.9, 36.4 } },
-    { "qwen-full", "multi-turn", { 40.8, 62.2, 51.5, 65.5, 40.0, 10.9, 65.7, 66.7, 37.9, 12.2, 71.9, 82.0 },
+    { "qwen-full", "multi-turn",
+      { 40.8, 62.2, 51.5, 65.5, 40.0, 10.9, 65.7, 66.7, 37.9, 12.2, 71.9, 82.0 },
       { 51.5, 45.5, 38.9, 77.0, 53.2 } },
-    { "qwen-full", "multi-request", { 37.8, 45.2, 10.2, 64.3, 37.0, 3.8, 82.1, 74.1, 41.6, 43.2, 71.1, 33.6 },
+    { "qwen-full", "multi-request",
+      { 37.8, 45.2, 10.2, 64.3, 37.0, 3.8, 82.1, 74.1, 41.6, 43.2, 71.1, 33.6 },
       { 31.1, 46.8, 53.0, 52.4, 45.8 } },
 };
 
@@ -193,20 +208,24 @@ static double csv_mean(const char *csv, const char *kind, const char *method, co
         int k = 0;
         snprintf(text, sizeof text, "%.*s", (int)(n < 511 ? n : 511), line);
         while (k < 40 && (field[k] = strsep(&at, ",")) != NULL) k++;
-        if (k > 26 && !strcmp(field[0], kind) && !strcmp(field[4], method) && !strcmp(field[14], mode) &&
+        if (k > 26 && !strcmp(field[0], kind) && !strcmp(field[4], method) &&
+            !strcmp(field[14], mode) &&
             !strcmp(field[15], category)) mean = strtod(field[25], NULL);
     }
     return mean;
 }
 
 static void test_paper(void) {
-    static const char *const categories[] = { "Retr.String", "Retr.Semantic", "Global", "Multi-task" };
+    static const char *const categories[] = { "Retr.String", "Retr.Semantic", "Global",
+                                              "Multi-task" };
     for (size_t i = 0; i < COUNTOF(paper); i++) {
         for (int t = 0; t < 12; t++) {
-            Row r = row_of(paper_tasks[t], paper[i].mode, paper[i].method, 1, 1, paper[i].cell[t] / 100);
+            Row r = row_of(paper_tasks[t], paper[i].mode, paper[i].method, 1, 1,
+                           paper[i].cell[t] / 100);
             r.turns = t < 10 ? 1 : 2;
             for (int k = 0; k < r.turns; k++) {
-                if (t >= 10) r.part = k ? "b" : "a", r.score = (paper[i].cell[t] + (k ? 3 : -3)) / 100;
+                if (t >= 10)
+                    r.part = k ? "b" : "a", r.score = (paper[i].cell[t] + (k ? 3 : -3)) / 100;
                 r.turn = k + 1;
                 put(&r);
             }
@@ -216,9 +235,11 @@ static void test_paper(void) {
     char *csv = REPORT(dir, "categories", "csv", 0);
     for (size_t i = 0; i < COUNTOF(paper); i++) {
         for (int c = 0; c < 5; c++) {
-            double got = csv_mean(csv, c < 4 ? "category" : "average", paper[i].method, paper[i].mode,
+            double got = csv_mean(csv, c < 4 ? "category" : "average", paper[i].method,
+                                  paper[i].mode,
                                   c < 4 ? categories[c] : "");
-            EXPECT(fabs(got - paper[i].want[c]) < 0.0501, "%s, %s, %s: %.3f, not %.1f", paper[i].method,
+            EXPECT(fabs(got - paper[i].want[c]) < 0.0501, "%s, %s, %s: %.3f, not %.1f",
+                   paper[i].method,
                    paper[i].mode, c < 4 ? categories[c] : "AVG", got, paper[i].want[c]);
         }
     }
@@ -228,7 +249,8 @@ static void test_paper(void) {
           "  Mix.Sum+NIAH  Mix.RepoQA+KV  mean\n",
           "full        -          80.8     42.8     47.6    40.4   29.3   21.1   57.0  42.6    40.7       22.0"
           "          60.7           70.7  46.3\n",
-          "minference  -         -10.0    -27.2    -16.8    +7.8", "full        -         57.7    63.7    67.7     73.7",
+          "minference  -         -10.0    -27.2    -16.8    +7.8",
+          "full        -         57.7    63.7    67.7     73.7",
           "multi-request: parts of the mix tasks in %");
 }
 
@@ -278,9 +300,11 @@ static void test_corm_tables(void) {
         for (int k = 0; k < 3; k++) {
             double got = md_cell(md, method, 4 - k),
                    want = json_number_value(json_object_get(printed, key[k]));
-            EXPECT(fabs(got - want) < 1e-9, "%s, %s: %.1f, the paper has %.1f", method, key[k], got, want);
+            EXPECT(fabs(got - want) < 1e-9, "%s, %s: %.1f, the paper has %.1f", method, key[k], got,
+                   want);
         }
-        EXPECT(md_cell(md, method, 1) == 4.5 && md_cell(md, method, 0) == 50, "%s: %g rows, %g %% dropped",
+        EXPECT(md_cell(md, method, 1) == 4.5 && md_cell(md, method, 0) == 50,
+               "%s: %g rows, %g %% dropped",
                method, md_cell(md, method, 1), md_cell(md, method, 0));
     }
     json_decref(file);
@@ -298,7 +322,8 @@ static void test_lengths(void) {
         put(&r);
     }
     const char *dir = run_make("lengths", "ab", NULL);
-    HOLDS(REPORT(dir, "longbench", "text", 0), "LongBench-E, multi-turn: score per set in % by words",
+    HOLDS(REPORT(dir, "longbench", "text", 0),
+          "LongBench-E, multi-turn: score per set in % by words",
           "                  qasper_e\nmethod  budget    0-4k  4-8k   8k+\n",
           "full    -         25.0     -  41.7\n");
     HOLDS(REPORT(dir, NULL, "text", 0), "LongBench-E, multi-turn");
@@ -319,7 +344,8 @@ static void test_means(void) {
     }
     const char *dir = run_make("means", "ab", NULL);
     // turns 50 50 0: their mean is 33.3; of all five answers two are right
-    HOLDS(REPORT(dir, "tasks", "text", 0), "full    -        33.3  33.3", "full    -        40.0  40.0");
+    HOLDS(REPORT(dir, "tasks", "text", 0), "full    -        33.3  33.3",
+          "full    -        40.0  40.0");
 }
 
 static void test_pairs(void) {
@@ -360,9 +386,11 @@ static void test_pairs(void) {
 "--------------------------------------------------------------------------------------------------------------------------------------\n"
 "full    -       golden   default         100.0       100.0          100.0           0.0      0.0 .. 0.0            0.0      0.0 .. 0.0\n"
 "corm    -       golden   default          50.0       100.0            0.0         +50.0  +50.0 .. +50.0          -50.0  -50.0 .. -50.0\n");
-    HOLDS(REPORT(dir, "turns", "text", 0), "method  budget  history  query_aware", "corm    -       own      default",
+    HOLDS(REPORT(dir, "turns", "text", 0), "method  budget  history  query_aware",
+          "corm    -       own      default",
           "corm    -       golden   no");
-    HOLDS(REPORT(small_run(), "history", NULL, 0), "error: --table history: no method was run with both histories");
+    HOLDS(REPORT(small_run(), "history", NULL, 0),
+          "error: --table history: no method was run with both histories");
     HOLDS(REPORT(small_run(), "query", NULL, 0), "error: --table query: no method was run both");
 }
 
@@ -394,14 +422,19 @@ static void test_left_out(void) {
     }
     str_puts(&rows, "{\"session\": 6, \"tur");
     const char *dir = run_make("cut", "ab", NULL);
-    HOLDS(REPORT(dir, "methods", NULL, 0), "results.jsonl: the last line is torn and was left out\n",
-          "1 session with a failed turn counts in no mean", "1 unfinished session is left out\n", "100.0");
+    HOLDS(REPORT(dir, "methods", NULL, 0),
+          "results.jsonl: the last line is torn and was left out\n",
+          "1 session with a failed turn counts in no mean", "1 unfinished session is left out\n",
+          "100.0");
     str_puts(&rows, "{\"session\": 6}\n");
-    HOLDS(REPORT(run_make("bad", "ab", NULL), NULL, NULL, 0), "bad/results.jsonl: line 1 is no result row");
-    HOLDS(REPORT(run_make("empty", "ab", NULL), NULL, NULL, 0), "empty/results.jsonl: holds no whole row yet");
+    HOLDS(REPORT(run_make("bad", "ab", NULL), NULL, NULL, 0),
+          "bad/results.jsonl: line 1 is no result row");
+    HOLDS(REPORT(run_make("empty", "ab", NULL), NULL, NULL, 0),
+          "empty/results.jsonl: holds no whole row yet");
     HOLDS(REPORT(root, NULL, NULL, 0), "holds neither results.jsonl nor shard-*/results.jsonl");
     add("retr_kv", "upside-down", "full", 1, 1, 1);
-    HOLDS(REPORT(run_make("mode", "ab", NULL), NULL, NULL, 0), "line 1 has the unknown mode 'upside-down'");
+    HOLDS(REPORT(run_make("mode", "ab", NULL), NULL, NULL, 0),
+          "line 1 has the unknown mode 'upside-down'");
     HOLDS(REPORT(dir, "turn", NULL, 0), "unknown --table 'turn'; did you mean turns?");
     HOLDS(REPORT(dir, NULL, "html", 0), "unknown --format 'html'; it is one of text, csv, md");
 }
@@ -426,16 +459,20 @@ static void test_merge(void) {
     free(whole);
     free(merged);
     const char *const twice[] = { all, sub };
-    HOLDS(report(twice, 2, NULL, NULL, 0), "all/results.jsonl line 1 and ", "run/shard-1/results.jsonl line 1 are the same turn "
+    HOLDS(report(twice, 2, NULL, NULL, 0), "all/results.jsonl line 1 and ",
+          "run/shard-1/results.jsonl line 1 are the same turn "
           "(retr_kv, full, multi-turn, turn 1)");
     for (int s = 5; s <= 8; s++) add("retr_kv", "multi-turn", "full", s, 1, 1);
     const char *const more[] = { all, run_make("more", "ab", "{\"ctx\": 128}") };
-    HOLDS(report(more, 2, "turns", NULL, 0), "retr_kv: accuracy in % by turn, 8 sessions", "full    -         75.0  75.0");
+    HOLDS(report(more, 2, "turns", NULL, 0), "retr_kv: accuracy in % by turn, 8 sessions",
+          "full    -         75.0  75.0");
     add("retr_kv", "multi-turn", "full", 1, 1, 1);
     const char *const models[] = { all, run_make("other", "cd", "{\"ctx\": 128}") };
-    HOLDS(report(models, 2, "turns", NULL, 0), "model    method  budget", "tiny ab  full", "tiny cd  full");
+    HOLDS(report(models, 2, "turns", NULL, 0), "model    method  budget", "tiny ab  full",
+          "tiny cd  full");
     run_make("run/shard-2", "ab", "{\"ctx\": 129, \"shard\": \"2/2\"}");
-    HOLDS(REPORT(sub, NULL, NULL, 0), "shard-2/manifest.json: the run there has another ctx: 129, not 128; only shards "
+    HOLDS(REPORT(sub, NULL, NULL, 0),
+          "shard-2/manifest.json: the run there has another ctx: 129, not 128; only shards "
           "of one run lie together");
 }
 
@@ -465,7 +502,8 @@ static void test_cases(void) {
     }
     dir = run_make("better", "ab", NULL);
     // 0 to 1 in three of four: a resample without any is one in 256, so the interval begins at 25
-    HOLDS(REPORT(dir, "turns", NULL, 0), "warning: 北京 beats full on Retr.KV, multi-turn, by 75.0 points (95 % interval "
+    HOLDS(REPORT(dir, "turns", NULL, 0),
+          "warning: 北京 beats full on Retr.KV, multi-turn, by 75.0 points (95 % interval "
           "25.0 to 100.0)", "method  budget", "full    - ", "北京    - ");
 }
 

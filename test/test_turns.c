@@ -30,7 +30,8 @@ static Context *fake_context_open(Model *m, const int32_t *ids, int n, const Nee
     c.n = n;
     return &c;
 }
-static Context *fake_context_get(Model *m, SaveDir *d, const Method *method, const int32_t *ids, int n,
+static Context *fake_context_get(Model *m, SaveDir *d, const Method *method, const int32_t *ids,
+                                 int n,
                                  const Needs *needs, bool *restored, double *seconds, Err *err) {
     (void)d; (void)method;
     *restored = false;
@@ -39,7 +40,8 @@ static Context *fake_context_get(Model *m, SaveDir *d, const Method *method, con
 }
 static void fake_context_drop(Context *c) { (void)c; call("context drop\n"); }
 
-static Branch *fake_branch_open(Model *m, Context *ctx, const Method *method, int reserve, Err *err) {
+static Branch *fake_branch_open(Model *m, Context *ctx, const Method *method, int reserve,
+                                Err *err) {
     Branch *b = (Branch *)calloc(1, sizeof *b);
     (void)m; (void)err;
     call(ctx ? "open on context" : "open");
@@ -113,7 +115,8 @@ static BranchStats fake_branch_stats(const Branch *b) {
     BranchStats s;
     memset(&s, 0, sizeof s);
     s.pos = b->pos;
-    s.rows_max = s.rows_min = b->budget && !no_compression && b->budget < b->pos ? b->budget : (int)b->pos;
+    s.rows_max = s.rows_min = b->budget && !no_compression &&
+        b->budget < b->pos ? b->budget : (int)b->pos;
     s.rows_mean = s.rows_max;
     s.evictable = (size_t)(b->pos - s.rows_max);
     s.kv_live_bytes = 10 * (size_t)s.rows_max;
@@ -121,9 +124,11 @@ static BranchStats fake_branch_stats(const Branch *b) {
     return s;
 }
 static Phases fake_model_phases(Model *m) { Phases p = { .evict_s = 0.25 }; (void)m; return p; }
-static Mem *fake_model_mem(Model *m) { static Mem mem = { 7, 1000, 0, NULL, NULL }; (void)m; return &mem; }
+static Mem *fake_model_mem(Model *m) { static Mem mem = { 7, 1000, 0, NULL,
+                                                          NULL }; (void)m; return &mem; }
 static bool fake_tok_is_stop(const Tok *t, int id) { (void)t; return id == STOP; }
-static void fake_tok_decode(const Tok *t, const int32_t *ids, size_t n, unsigned flags, StrBuf *out) {
+static void fake_tok_decode(const Tok *t, const int32_t *ids, size_t n, unsigned flags,
+                            StrBuf *out) {
     (void)t; (void)flags;
     for (size_t i = 0; i < n; i++) str_fmt(out, "<%d>", ids[i]);
 }
@@ -212,7 +217,8 @@ static Arm *arm_aware(const char *name, Mode mode, Aware aware) {
     return a;
 }
 static Arm *arm(const char *name, Mode mode) {
-    return arm_aware(name, mode, mode == MULTI_TURN ? AWARE_FIRST : mode == SINGLE ? AWARE_EACH : AWARE_NO);
+    return arm_aware(name, mode,
+                     mode == MULTI_TURN ? AWARE_FIRST : mode == SINGLE ? AWARE_EACH : AWARE_NO);
 }
 
 static void begin(int stop, int max_new) {
@@ -247,8 +253,10 @@ static int play(const char *expected, const char *what) {
     int rc = bench_session(&bench, &task_retr_kv, &session, ctx, &err);
     fclose(bench.rows);
     str_add(&calls, "", 0);
-    EXPECT(!expected || !strcmp(calls.p, expected), "%s: expected\n%sgot\n%s", what, expected, calls.p);
-    for (char *line = rows_text, *end; (end = strchr(line, '\n')) != NULL && n_rows < 16; line = end + 1)
+    EXPECT(!expected || !strcmp(calls.p, expected), "%s: expected\n%sgot\n%s", what, expected,
+           calls.p);
+    for (char *line = rows_text, *end; (end = strchr(line, '\n')) != NULL &&
+         n_rows < 16; line = end + 1)
         rows[n_rows++] = json_loadb(line, (size_t)(end - line), 0, NULL);
     for (int i = 0; i < n_rows; i++) EXPECT(rows[i], "%s: row %d is no JSON", what, i);
     return rc;
@@ -287,7 +295,8 @@ static void test_line_end(void) {
         fclose(bench.rows);
         rows[0] = json_loads(rows_text, JSON_DISABLE_EOF_CHECK, NULL);
         n_rows = 1;
-        EXPECT(!strcmp(text_of(0, "prediction"), t[i].want) && !strcmp(text_of(0, "stop"), t[i].why),
+        EXPECT(!strcmp(text_of(0, "prediction"), t[i].want) &&
+               !strcmp(text_of(0, "stop"), t[i].why),
                "%s, line end %d, stop after %d: %s, %s", t[i].task, t[i].newline, t[i].stop,
                text_of(0, "prediction"), text_of(0, "stop"));
     }
@@ -302,19 +311,24 @@ static void test_multi_turn(void) {
     EXPECT(!strcmp(text_of(0, "prediction"), "<500><501>") && !strcmp(text_of(0, "stop"), "eos"),
            "prediction %s stop %s", text_of(0, "prediction"), text_of(0, "stop"));
     EXPECT(real_of(0, "score") == 1 && real_of(1, "score") == 0, "scores");
-    EXPECT(int_of(0, "n_prompt") == 5 && int_of(1, "n_prompt") == 8 && int_of(1, "n_new") == 2, "lengths");
-    EXPECT(real_of(0, "policy_s") == 0.75 && real_of(1, "policy_s") == 0.75, "a feed and two steps: %g s",
+    EXPECT(int_of(0, "n_prompt") == 5 && int_of(1, "n_prompt") == 8 && int_of(1, "n_new") == 2,
+           "lengths");
+    EXPECT(real_of(0, "policy_s") == 0.75 && real_of(1, "policy_s") == 0.75,
+           "a feed and two steps: %g s",
            real_of(0, "policy_s"));
     EXPECT(int_of(0, "rows_max_q") == 5 && int_of(0, "rows_max_end") == 7, "rows at q and end");
-    EXPECT(int_of(0, "session") == 3 && int_of(1, "turn") == 2 && real_of(1, "depth") == 0.75, "names");
-    EXPECT(!strcmp(text_of(0, "history"), "golden") && !strcmp(text_of(0, "query_aware"), "first"), "switches");
+    EXPECT(int_of(0, "session") == 3 && int_of(1, "turn") == 2 && real_of(1, "depth") == 0.75,
+           "names");
+    EXPECT(!strcmp(text_of(0, "history"), "golden") && !strcmp(text_of(0, "query_aware"), "first"),
+           "switches");
     EXPECT(json_is_null(json_object_get(rows[0], "evictable")), "full has nothing evictable");
     EXPECT(json_is_null(json_object_get(rows[0], "shared_prefill_s")) &&
            json_is_null(json_object_get(rows[0], "root_s")), "no context was shared");
     int32_t fed[8] = { 1, 2, 3, 10, 11, 19, 25, 26 };
     char hash[17];
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)XXH64(fed, sizeof fed, 0));
-    EXPECT(!strcmp(text_of(1, "ids_hash"), hash), "ids_hash %s, by hand %s", text_of(1, "ids_hash"), hash);
+    EXPECT(!strcmp(text_of(1, "ids_hash"), hash), "ids_hash %s, by hand %s", text_of(1, "ids_hash"),
+           hash);
     XXH64_state_t state;
     XXH64_reset(&state, 0);
     for (int k = 1; k <= 3; k++) {      // the recorder's logits: chosen after argmax counts on
@@ -323,7 +337,8 @@ static void test_multi_turn(void) {
         XXH64_update(&state, x, sizeof x);
     }
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)XXH64_digest(&state));
-    EXPECT(!strcmp(text_of(0, "logits_hash"), hash), "logits_hash %s, by hand %s", text_of(0, "logits_hash"), hash);
+    EXPECT(!strcmp(text_of(0, "logits_hash"), hash), "logits_hash %s, by hand %s",
+           text_of(0, "logits_hash"), hash);
 
     begin(2, 2);        // the limit comes before the stop id: its last id is not fed
     arm("full", MULTI_TURN);
@@ -351,7 +366,8 @@ static void test_own_history(void) {
     begin(9, 2);        // cut by the limit: the last id goes in front of the next feed
     bench.own_history = true;
     arm("full", MULTI_TURN);
-    play("open full tail 6\nfeed first 1 2 3 10 11\nstep 500\nfeed 501 25 26\nstep 500\ndrop\n", "own, cut");
+    play("open full tail 6\nfeed first 1 2 3 10 11\nstep 500\nfeed 501 25 26\nstep 500\ndrop\n",
+         "own, cut");
     EXPECT(!strcmp(text_of(1, "history"), "own"), "history own");
 }
 
@@ -362,7 +378,8 @@ static void test_query_aware_no(void) {
          "feed 19 25 26\nmark\nstep 500\nrewind\ndrop\n", "query-aware no");
     EXPECT(!strcmp(text_of(0, "query_aware"), "no"), "query_aware no");
     EXPECT(json_is_number(json_object_get(rows[0], "shared_prefill_s")) &&
-           json_is_null(json_object_get(rows[1], "shared_prefill_s")), "the context's prefill, once");
+           json_is_null(json_object_get(rows[1], "shared_prefill_s")),
+           "the context's prefill, once");
 }
 
 static void test_multi_request(void) {
@@ -370,7 +387,8 @@ static void test_multi_request(void) {
     arm("full", MULTI_REQUEST);
     play("open full tail 0\nfeed first silent 1 2 3\nfork tail 82\nfeed 10 11\nfork tail 82\n"
            "feed 20 21\nstep 500 500\ndrop\ndrop\ndrop\n", "multi-request");
-    EXPECT(int_of(0, "n_prompt") == 5 && int_of(1, "n_prompt") == 5, "every request sees the bare context");
+    EXPECT(int_of(0, "n_prompt") == 5 && int_of(1, "n_prompt") == 5,
+           "every request sees the bare context");
     int32_t fed[5] = { 1, 2, 3, 20, 21 };
     char hash[17];
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)XXH64(fed, sizeof fed, 0));
@@ -391,7 +409,8 @@ static void test_one_by_one(void) {
 }
 
 static void test_sweep(void) {
-    static const char *const turn = "feed first 10 11\nmark\nstep 500\nrewind\nfeed 19 25 26\nmark\n"
+    static const char *const turn =
+        "feed first 10 11\nmark\nstep 500\nrewind\nfeed 19 25 26\nmark\n"
                                     "step 500\nrewind\ndrop\n";
     static const char *const request = "feed first silent\nfork tail 82\nfeed 10 11\nfork tail 82\n"
            "feed 20 21\nstep 500 500\ndrop\ndrop\ndrop\n";
@@ -408,14 +427,16 @@ static void test_sweep(void) {
     arm("keep-last", MULTI_TURN);
     arm("full", MULTI_REQUEST);
     bench.arms[1].budget = 32;
-    str_fmt(&expected, "context 1 2 3\nopen on context full tail 85\n%sopen on context keep-last tail 85\n%s"
+    str_fmt(&expected,
+            "context 1 2 3\nopen on context full tail 85\n%sopen on context keep-last tail 85\n%s"
             "open on context full tail 0\n%scontext drop\n", turn, turn, request);
     play(expected.p, "sweep");
     EXPECT(n_rows == 6, "%d rows in a sweep", n_rows);
     EXPECT(!strcmp(text_of(1, "ids_hash"), alone[0]) && !strcmp(text_of(5, "ids_hash"), alone[1]),
            "a shared context changes the ids hash");
     EXPECT(json_is_number(json_object_get(rows[0], "shared_prefill_s")) &&
-           json_is_null(json_object_get(rows[1], "shared_prefill_s")), "the context's prefill, once");
+           json_is_null(json_object_get(rows[1], "shared_prefill_s")),
+           "the context's prefill, once");
     free(expected.p);
 }
 
@@ -425,7 +446,8 @@ static void test_request_aware(void) {
     arm_aware("full", MULTI_REQUEST, AWARE_FIRST);
     play("open full tail 0\nfeed first silent 1 2 3 10 11\ncut 3\nfork tail 82\nfeed 10 11\nfork tail 82\n"
            "feed 20 21\nstep 500 500\ndrop\ndrop\ndrop\n", "query-aware first");
-    EXPECT(!strcmp(text_of(0, "query_aware"), "first"), "query_aware %s", text_of(0, "query_aware"));
+    EXPECT(!strcmp(text_of(0, "query_aware"), "first"), "query_aware %s",
+           text_of(0, "query_aware"));
     int32_t fed[5] = { 1, 2, 3, 20, 21 };
     char hash[17];
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)XXH64(fed, sizeof fed, 0));
@@ -436,27 +458,32 @@ static void test_request_aware(void) {
     play("context 1 2 3\nopen on context full tail 2\nfeed first silent 10 11\ncut 3\nfork tail 82\nfeed 10 11\nfork tail 82\n"
            "feed 20 21\nstep 500 500\ndrop\ndrop\ndrop\nopen on context full tail 0\n"
          "feed first silent\nfork tail 82\nfeed 10 11\nfork tail 82\n"
-           "feed 20 21\nstep 500 500\ndrop\ndrop\ndrop\ncontext drop\n", "query-aware first on a shared context");
+           "feed 20 21\nstep 500 500\ndrop\ndrop\ndrop\ncontext drop\n",
+           "query-aware first on a shared context");
     EXPECT(!strcmp(text_of(1, "ids_hash"), hash), "the same hash on a shared context");
 }
 
 // a root per question, on the context that the questions share
 static void test_single(void) {
-    static const char *const calls_of_both = "context 1 2 3\nopen on context full tail 82\nfeed first 10 11\n"
+    static const char *const calls_of_both =
+        "context 1 2 3\nopen on context full tail 82\nfeed first 10 11\n"
         "open on context full tail 82\nfeed first 20 21\nstep 500 500\ndrop\ndrop\ncontext drop\n";
     begin(1, 80);
     arm("full", SINGLE);
     play(calls_of_both, "single");
-    EXPECT(!strcmp(text_of(1, "query_aware"), "each") && !strcmp(text_of(1, "mode"), "single"), "names of single");
+    EXPECT(!strcmp(text_of(1, "query_aware"), "each") && !strcmp(text_of(1, "mode"), "single"),
+           "names of single");
     EXPECT(json_is_null(json_object_get(rows[1], "history")), "no history in single");
-    EXPECT(int_of(0, "n_prompt") == 5 && int_of(1, "n_prompt") == 5, "every prompt is the context and its question");
+    EXPECT(int_of(0, "n_prompt") == 5 && int_of(1, "n_prompt") == 5,
+           "every prompt is the context and its question");
     begin(1, 80);
     arm_aware("full", MULTI_REQUEST, AWARE_EACH);
     play(calls_of_both, "query-aware each");
     session.s.n_turns = 1;
     begin(1, 80);
     arm("full", SINGLE);
-    play("open full tail 80\nfeed first 1 2 3 10 11\nstep 500\ndrop\n", "one question owns its rows");
+    play("open full tail 80\nfeed first 1 2 3 10 11\nstep 500\ndrop\n",
+         "one question owns its rows");
     session.s.n_turns = TURNS;
 }
 
@@ -466,9 +493,11 @@ static void test_follower(void) {
     arm("corm", MULTI_TURN);
     arm("keep-last", MULTI_TURN)->follows = 0;
     play(NULL, "follower");
-    EXPECT(n_rows == 4 && bench.failures == 0, "%d rows, %d failures: %s", n_rows, bench.failures, bench.first_failure);
+    EXPECT(n_rows == 4 && bench.failures == 0, "%d rows, %d failures: %s", n_rows, bench.failures,
+           bench.first_failure);
     json_t *params = json_object_get(rows[2], "params");
-    EXPECT(json_integer_value(json_object_get(params, "budget")) == 7, "budget %d, the mean of 5 and 8 is 6.5",
+    EXPECT(json_integer_value(json_object_get(params, "budget")) == 7,
+           "budget %d, the mean of 5 and 8 is 6.5",
            (int)json_integer_value(json_object_get(params, "budget")));
 }
 
@@ -488,7 +517,8 @@ static void test_harness(void) {
     bench.prompter.harness = bench.own_history = true;
     ints_push(&plain.ids[CHAT_ASSISTANT_CLOSE], STOP);
     arm("full", MULTI_TURN);
-    play("open full tail 6\nfeed first 1 2 3 4 5 6\nstep 500\nfeed 599 25 26\nstep 500\ndrop\n", "harness, own, cut");
+    play("open full tail 6\nfeed first 1 2 3 4 5 6\nstep 500\nfeed 599 25 26\nstep 500\ndrop\n",
+         "harness, own, cut");
     plain.ids[CHAT_ASSISTANT_CLOSE].n = session.joint.n = 0;
 }
 
@@ -502,7 +532,8 @@ static void test_lengths(void) {
     begin(1, 80);
     arm("full", MULTI_TURN);
     Lengths l = lengths_in(&bench, &task_retr_kv, &session, MULTI_TURN, AWARE_NO);
-    EXPECT(l.context == 3 && l.first == 3 && l.later == 85, "alone: %d %d %d", l.context, l.first, l.later);
+    EXPECT(l.context == 3 && l.first == 3 && l.later == 85, "alone: %d %d %d", l.context, l.first,
+           l.later);
     l = lengths_in(&bench, &task_retr_kv, &session, MULTI_REQUEST, AWARE_FIRST);
     EXPECT(l.first == 5 && l.later == 82, "first: %d %d", l.first, l.later);
     l = lengths_in(&bench, &task_retr_kv, &session, SINGLE, AWARE_EACH);
@@ -517,7 +548,8 @@ static void test_lengths(void) {
     session.s.turns[1].part = 0;
     EXPECT(harness_max_input(&task_retr_kv, 131072, 5, MULTI_TURN) == 130322, "retr_kv");
     EXPECT(harness_max_input(&task_mix_sum_niah, 131072, 5, MULTI_TURN) == 129035, "mix_sum_niah");
-    EXPECT(harness_max_input(&task_mix_repoqa_kv, 131072, 5, MULTI_REQUEST) == 127312, "mix_repoqa_kv");
+    EXPECT(harness_max_input(&task_mix_repoqa_kv, 131072, 5, MULTI_REQUEST) == 127312,
+           "mix_repoqa_kv");
     EXPECT(harness_max_input(&task_math_find, 131072, 5, MULTI_TURN) == 131047, "math_find");
 }
 
@@ -534,11 +566,13 @@ static void cut_check(int limit, const char *expected) {
     if (session_cut(&s, limit, &err)) str_puts(&got, "refused");
     else for (size_t i = 0; i < s.context.n; i++) str_fmt(&got, "%d", s.context.p[i]);
     EXPECT(!strcmp(got.p, expected), "a cut to %d leaves %s, not %s", limit, got.p, expected);
-    EXPECT((s.whole == 12) == (limit < 12 && strcmp(expected, "refused")), "cut to %d: whole %d", limit, s.whole);
+    EXPECT((s.whole == 12) == (limit < 12 && strcmp(expected, "refused")), "cut to %d: whole %d",
+           limit, s.whole);
     for (int i = 0; i < 12; i++) ints_push(&s.joint, i);
     session_cut_harness(&s, limit, -1);
     size_t want = limit < 12 ? (size_t)(limit / 2 * 2) : 12;
-    EXPECT(s.joint.n == want && (limit >= 12 || s.joint.p[want / 2] == 12 - limit / 2), "harness cut to %d", limit);
+    EXPECT(s.joint.n == want && (limit >= 12 || s.joint.p[want / 2] == 12 - limit / 2),
+           "harness cut to %d", limit);
     session_free(&s);
     free(got.p);
 }
@@ -549,7 +583,8 @@ static void test_failures(void) {
     arm("full", MULTI_REQUEST);
     bad_logits_at = 1;
     int rc = play(NULL, "NaN");
-    EXPECT(rc == 0 && bench.failures == 2 && n_rows == 2, "NaN logits: rc %d, %d failures, %d rows", rc,
+    EXPECT(rc == 0 && bench.failures == 2 && n_rows == 2, "NaN logits: rc %d, %d failures, %d rows",
+           rc,
            bench.failures, n_rows);
     EXPECT(strstr(text_of(0, "error"), "not a number"), "error says %s", text_of(0, "error"));
     EXPECT(json_is_null(json_object_get(rows[0], "score")), "a failed turn has no score");
@@ -562,7 +597,8 @@ static void test_failures(void) {
     for (int i = 0; i < 60; i++) ints_push(&session.context, 1);
     play(NULL, "no compression");
     session.context.n = 3;
-    EXPECT(bench.failures == 1 && strstr(text_of(0, "error"), "internal error: keep-last"), "no compression: %s",
+    EXPECT(bench.failures == 1 && strstr(text_of(0, "error"), "internal error: keep-last"),
+           "no compression: %s",
            text_of(0, "error"));
 
     begin(5, 80);

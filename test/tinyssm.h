@@ -1,5 +1,5 @@
-// tinyssm.h - small Mamba-2 and Jamba files for the tests: the program's own list of tensors, walked
-// by a loader that writes random weights.
+// tinyssm.h - small Mamba-2 and Jamba files for the tests: the program's own list of tensors,
+// walked by a loader that writes random weights.
 #ifndef TINYSSM_H
 #define TINYSSM_H
 #include "tinymodel.h"

@@ -1,5 +1,6 @@
 // Linear layers: cuda_matvec (1 to 16 rows) and cuda_gemm (any) against linear(), every dtype,
-// columns and channels on both sides of what a warp and a block take, bias, residual, jobs of one call.
+// columns and channels on both sides of what a warp and a block take, bias, residual, jobs of one
+// call.
 #include "products.h"
 #include "test/cuda/twin.h"
 #include <vector>

@@ -17,7 +17,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     while (task_at(n_tasks)) n_tasks++;
     const Task *task = task_at(data[size - 1] / 2 % n_tasks);
     Scorer which = data[size - 1] % 2 ? SCORER_HARNESS : SCORER_OURS;
-    if (predictions_score(nowhere, task, path, which, &err)) CHECK(err.msg[0], "refused without a word");
+    if (predictions_score(nowhere, task, path, which, &err))
+        CHECK(err.msg[0], "refused without a word");
     return 0;
 }
 

@@ -1,5 +1,5 @@
-// fuzz_report.c - any bytes as a results.jsonl: refused with a sentence, or every table can be printed
-// in every format, and resume leaves whole lines. The last byte of the input chooses.
+// fuzz_report.c - any bytes as a results.jsonl: refused with a sentence, or every table can be
+// printed in every format, and resume leaves whole lines. The last byte of the input chooses.
 #include "fuzz.h"
 
 static char dir[64], path[96];
@@ -15,7 +15,8 @@ static void spill(const uint8_t *data, size_t size) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static const char *const tables[] = { NULL, "turns", "tasks", "categories", "methods", "query", "reuse",
+    static const char *const tables[] = { NULL, "turns", "tasks", "categories", "methods", "query",
+                                          "reuse",
                                           "history", "depth" };
     static const char *const formats[] = { "text", "csv", "md" };
     static const char *const tasks[] = { "retr_kv", "mix_sum_niah" };
