@@ -723,12 +723,19 @@ static int sparse_marks(const Method *m, int chunk) {
 
 size_t kv_sparse_bytes(const AttnShape *s, const Method *m, int len, int chunk) {
     if (!m->prefill) return 0;
+    if (s->device) return device_sparse_bytes(s, m, len, chunk);
     return probe_bytes(s) + sparse_bytes(s, len, method_verticals(m), sparse_marks(m, chunk));
 }
 
 void kv_work_sparse(KVWork *w, const Method *m, int len, int chunk) {
     size_t heads = (size_t)w->s->n_heads;
     if (!m->prefill) return;
+#ifdef SCB_CUDA
+    if (w->device) {
+        device_sparse_reserve(w, m, len, chunk);
+        return;
+    }
+#endif
     if (!w->sparse) {
         w->sparse = sparse_open(w->mem, w->s);
         w->sparse_keys = (KeyList *)xrealloc(NULL, heads * sizeof *w->sparse_keys);

@@ -155,6 +155,8 @@ typedef struct {                // of a call on a device: (layers, caches of the
     char *turned;               // lists that POSITIONS_CACHE reads, their keys and values
     size_t turned_bytes;
     int window_at;              // row of the window buffer, of 2 W in bf16, where its rows begin
+    struct DeviceSparse *sparse;        // NULL until a feed wants it
+    int64_t *pairs;             // where that feed's count belongs
 } DeviceWork;
 
 struct KVWork {
@@ -234,6 +236,7 @@ void *work_grow(KVWork *w, void *p, size_t *have, size_t want, const char *what)
 static inline bool on_device(const KVCache *c) { return c->mem->ops != NULL; }
 // n numbers of the account's memory for the host to read: p itself, or a copy in *to
 const int32_t *ints_seen(const Mem *mem, const int32_t *p, int n, IntVec *to);
+size_t device_sparse_bytes(const AttnShape *s, const Method *m, int len, int chunk);
 #ifdef SCB_CUDA
 // the lists of cache i of the call in a layer, and what heads they have
 static inline size_t device_at(const KVCache *c, const KVWork *w, int layer, int i) {
@@ -256,6 +259,9 @@ static inline const struct KeyList *device_lists_read(const KVCache *c, const KV
     return kv_turns(c) ? (const struct KeyList *)(const void *)w->d.turned
                        : w->d.list + device_at(c, w, layer, 0);
 }
+void device_sparse_reserve(KVWork *w, const Method *m, int len, int chunk);     // kv_work_sparse
+// of the layer and chunk last planned and attended to; marks where the policy looks at every query
+const struct SparseLists *device_sparse_lists(const KVWork *w);
 void device_feed_begin(KVCache *c, KVWork *w, int layer);       // sends the lists of a layer
 void device_settle(KVCache *c, KVWork *w, int layer);           // layer_settle, kv_release and
 void device_release(KVCache *c);                                // cache_gather there
@@ -304,7 +310,7 @@ void policy_feed_end(KVCache *c, KVWork *w, int layer, int64_t t, const void *wi
 void policy_step(KVCache *c, KVWork *w, int layer, int64_t t);
 #ifdef SCB_CUDA
 // The same on a device. Queries of a chunk, with their lse2 in w->lse2; the step of cache i of n.
-void device_queries(KVCache *c, KVWork *w, int layer, const KVDeviceRows *r);
+void device_queries(KVCache *c, KVWork *w, int layer, const KVDeviceRows *r, bool sparse);
 void device_policy_step(KVCache *c, KVWork *w, int layer, int i, int n, int64_t t);
 // rows that a rule with a budget names of a list of len; -1: only its marks say
 int rows_named_of(const KVCache *c, int layer, int len, int64_t t);

@@ -1183,9 +1183,18 @@ static Observed observed_of(const KVCache *c, const KVWork *w, int layer, int i,
     return o;
 }
 
-void device_queries(KVCache *c, KVWork *w, int layer, const KVDeviceRows *r) {
+void device_queries(KVCache *c, KVWork *w, int layer, const KVDeviceRows *r, bool sparse) {
     int most = layer_most(c, layer);
     LookRows a = look_rows(c, device_lists_read(c, w, layer), most, r->q16, r->n);
+    if (sparse) {
+        const SparseLists *l = device_sparse_lists(w);
+        a.behind = w->feed_n - r->first - r->n;
+        a.sparse = l->plan.head;
+        a.marks = l->marks;
+        a.mark_blocks = CEIL_DIV(r->n, SPARSE_ROWS);
+        a.mark_words = (int)(l->plan.ld / 64);
+        a.row0 = r->first;
+    }
     Observed o = observed_of(c, w, layer, 0, w->lse2 + r->first, (size_t)w->lse2_ld, r->pos + 1);
     cuda_look(look_kind(c->method.policy), &a, &o, stream_of(w));
 }

@@ -227,7 +227,7 @@ typedef struct {
 // Without estimates (without means) the buffers of that part may be NULL.
 void cuda_sparse_plan(const SparsePlan *a, bool estimates, bool means, void *stream);
 
-typedef struct {                // lists of rows [first, first + n) of the feed, first % 64 = 0
+typedef struct SparseLists {    // lists of rows [first, first + n) of the feed, first % 64 = 0
     SparsePlan plan;
     const uint16_t *q;          // (n, H, hd), for means
     int first, n;

@@ -6,6 +6,67 @@
 #include "cache.h"
 #include "kernels.h"
 
+// ---------------------------------------------------------------------------
+// Room for the lists of a sparse feed's layer, one block
+
+typedef struct DeviceSparse {
+    char *mem;
+    size_t bytes;
+    int chunk;                  // rows whose lists there is room for
+    unsigned long long *pairs;  // computed in the feed under way
+    HeadPattern *pattern;       // (L, H) of a pattern file, else (H)
+    SparseLists lists;
+} DeviceSparse;
+
+// Offsets of lists of len entries, what stays for a feed first; returns the bytes.
+static size_t sparse_carve(const AttnShape *s, const Method *m, int len, int chunk, uintptr_t base,
+                           DeviceSparse *d) {
+    SparseLists *l = &d->lists;
+    SparsePlan *p = &l->plan;
+    size_t H = (size_t)s->n_heads, words = (size_t)CEIL_DIV(len, 64), ld = words * 64, at = 0,
+           items = H * (size_t)CEIL_DIV(chunk < len ? chunk : len, SPARSE_ROWS),
+           lists = method_wide(m) ? H : (size_t)s->n_kv_heads,
+           layers = m->pattern ? (size_t)m->pattern->n_layers : 1;
+    int verticals = method_verticals(m) < len ? method_verticals(m) : len;
+    size_t some = verticals > 0, marks = m->policy->every_query;
+    memset(l, 0, sizeof *l);
+    p->ld = ld;
+    l->most_spans = verticals + (int)words + 2;
+    l->most_columns = verticals + SPARSE_ROWS;
+#define CARVE(field, type, count)                                                                  \
+    ((field) = (type *)(base + at), at += carve_bytes((size_t)(count) * sizeof(type)))
+    CARVE(d->pairs, unsigned long long, 1);
+    CARVE(d->pattern, HeadPattern, layers * H);
+    CARVE(p->head, HeadLists, H);
+    CARVE(p->choice, Choice, 2 * H);
+    CARVE(p->k_mean, uint16_t, lists * words * (size_t)s->head_dim);
+    CARVE(p->vertical, int32_t, some * H * ld);
+    CARVE(p->slash, uint64_t, some * H * words);
+    CARVE(p->column, float, some * H * ld);
+    CARVE(p->distance, float, some * H * ld);
+    CARVE(p->lse2, float, some * H * SPARSE_ROWS);
+    CARVE(p->parts, float, some * 2 * LOOK_SPLITS * H * SPARSE_ROWS);
+    CARVE(p->diagonals, float, some * H * (size_t)CEIL_DIV(len, 128) * LOOK_DIAGONAL);
+    CARVE(p->keep, uint8_t, some * H * ld);
+    CARVE(l->span, KeySpan, items * (size_t)l->most_spans);
+    CARVE(l->n_spans, int, items);
+    CARVE(l->block, BlockTiles, items);
+    CARVE(l->tile, int32_t, items * (words + 1));
+    CARVE(l->column, int32_t, items * (size_t)l->most_columns);
+    CARVE(l->score, float, items * words);
+    CARVE(l->chosen, int32_t, items * words);
+    CARVE(l->choice, Choice, items);
+    CARVE(l->marks, uint64_t, marks * items * words);
+#undef CARVE
+    if (!marks) l->marks = NULL;
+    return at;
+}
+
+size_t device_sparse_bytes(const AttnShape *s, const Method *m, int len, int chunk) {
+    DeviceSparse d;                             // only offsets are wanted
+    return sparse_carve(s, m, len, chunk, 0, &d);
+}
+
 #ifdef SCB_CUDA
 template <class T> static void pinned_grow(T **p, size_t n) {
     CUDA_OK(cudaFreeHost(*p));
@@ -32,6 +93,8 @@ void device_work_close(KVWork *w) {
     mem_give(w->mem, w->d.parts, w->d.parts_bytes);
     mem_give(w->mem, w->d.rule, w->d.rule_bytes);
     mem_give(w->mem, w->d.turned, w->d.turned_bytes);
+    if (w->d.sparse) mem_give(w->mem, w->d.sparse->mem, w->d.sparse->bytes);
+    free(w->d.sparse);
     CUDA_OK(cudaFreeHost(w->d.sent_list));
     CUDA_OK(cudaFreeHost(w->d.sent_head));
 }
@@ -151,22 +214,101 @@ static void window_keep(KVWork *w, const KVDeviceRows *r) {
     w->window_rows = r->first + r->n - start;
 }
 
+// ---------------------------------------------------------------------------
+// A sparse feed
+
+void device_sparse_reserve(KVWork *w, const Method *m, int len, int chunk) {
+    size_t bytes = device_sparse_bytes(w->s, m, len, chunk), heads = (size_t)w->s->n_heads;
+    DeviceSparse *d = w->d.sparse;
+    if (!d) {
+        d = w->d.sparse = (DeviceSparse *)xrealloc(NULL, sizeof *d);
+        memset(d, 0, sizeof *d);
+        w->sparse_head = (HeadPattern *)xrealloc(NULL, heads * sizeof *w->sparse_head);
+    }
+    d->chunk = chunk;
+    if (bytes <= d->bytes) return;
+    mem_give(w->mem, d->mem, d->bytes);
+    d->bytes = bytes;
+    d->mem = (char *)mem_take(w->mem, bytes, 1, "lists of sparse attention");
+}
+
+const SparseLists *device_sparse_lists(const KVWork *w) { return &w->d.sparse->lists; }
+
+static bool some_head(const KVWork *w, HeadKind kind) {
+    for (int h = 0; h < w->s->n_heads; h++) if (w->sparse_head[h].kind == kind) return true;
+    return false;
+}
+
+void kv_device_plan(KVCache *c, KVWork *w, int layer, const uint16_t *q16, int rows) {
+    const AttnShape *s = c->s;
+    const Method *m = &c->method;
+    DeviceSparse *d = w->d.sparse;
+    SparsePlan *p = &d->lists.plan;
+    size_t H = (size_t)s->n_heads, hd = (size_t)s->head_dim;
+    int most = layer_most(c, layer), G = s->n_kv_heads;
+    int64_t *all = c->building ? &c->base->all_pairs : &c->all_pairs;
+    sparse_carve(w->s, m, most, d->chunk, (uintptr_t)d->mem, d);
+    method_heads(m, layer, s->n_heads, w->sparse_head);
+    if (layer == 0) {
+        const PatternFile *file = m->pattern;
+        mem_put(w->mem, d->pattern, file ? file->head : w->sparse_head,
+                (file ? (size_t)file->n_layers : 1) * H * sizeof *d->pattern);
+        CUDA_OK(cudaMemsetAsync(d->pairs, 0, sizeof *d->pairs, (cudaStream_t)stream_of(w)));
+        w->d.pairs = c->building ? &c->base->pairs : &c->pairs;
+    }
+    for (int g = 0; g < G; g++)
+        *all += s->n_heads / G * sparse_all_pairs(kv_len(c, layer, g), w->feed_n);
+    LookRows last = { .list = device_lists(c, w, layer, 0, 1, most), .max_len = most, .q = q16,
+                      .q_row = H * hd, .q_head = hd, .rows = rows, .n_heads = s->n_heads,
+                      .n_lists = G, .head_dim = s->head_dim, .scale = s->scale };
+    p->rows = last;
+    p->pattern = d->pattern + (m->pattern ? (size_t)layer * H : 0);
+    p->n = w->feed_n;
+    p->dense_rows = m->prefill_size.dense_rows;
+    cuda_sparse_plan(p, some_head(w, HEAD_VERTICAL_SLASH), some_head(w, HEAD_BLOCK_SPARSE),
+                     stream_of(w));
+}
+
+// the lists of a chunk's rows, and attention to them
+static void sparse_attend(KVWork *w, const KVDeviceRows *r, CudaAttend *a) {
+    SparseLists *l = &w->d.sparse->lists;
+    CHECK(r->n <= w->d.sparse->chunk, "a chunk of %d rows in room for %d", r->n,
+          w->d.sparse->chunk);
+    l->q = r->q16;
+    l->first = r->first;
+    l->n = r->n;
+    cuda_sparse_lists(l, some_head(w, HEAD_BLOCK_SPARSE), stream_of(w));
+    a->after = w->feed_n - r->first - r->n;
+    a->block = l->block;
+    a->tile = l->tile;
+    a->column = l->column;
+    a->pairs = w->d.sparse->pairs;
+}
+
+void kv_device_counted(KVWork *w) {
+    unsigned long long pairs;
+    mem_get(w->mem, &pairs, w->d.sparse->pairs, sizeof pairs);
+    *w->d.pairs += (int64_t)pairs;
+}
+
 void kv_device_chunk(KVCache *c, KVWork *w, int layer, const KVDeviceRows *r, bool sparse) {
     const AttnShape *s = c->s;
     int most = layer_most(c, layer);
     bool all = c->method.policy->every_query;
-    CHECK(!sparse, "a sparse feed on the device");
     if (w->window_cap) window_keep(w, r);
-    if (reads_chosen(c)) {
+    if (!sparse && reads_chosen(c)) {
         device_read_rows(c, w, layer, r);
         return;
     }
-    CudaAttend a = { .list = device_lists(c, w, layer, 0, 1, most), .most = most, .q = r->q,
-                     .n = r->n, .act = r->act, .act_ld = (size_t)padded(s->n_heads * s->head_dim),
+    const KeyList *list =
+        sparse ? device_lists_read(c, w, layer) : device_lists(c, w, layer, 0, 1, most);
+    CudaAttend a = { .list = list, .most = most, .q = r->q, .n = r->n, .act = r->act,
+                     .act_ld = (size_t)padded(s->n_heads * s->head_dim),
                      .lse2 = all ? w->lse2 + r->first : NULL, .lse_ld = (size_t)w->lse2_ld,
-                     .parts = parts_room(w, cuda_attend_parts(s, r->n, most, false)) };
+                     .parts = parts_room(w, cuda_attend_parts(s, r->n, most, sparse)) };
+    if (sparse) sparse_attend(w, r, &a);
     cuda_attend(s, &a, stream_of(w));
-    if (all) device_queries(c, w, layer, r);
+    if (all) device_queries(c, w, layer, r, sparse);
 }
 
 // ---------------------------------------------------------------------------

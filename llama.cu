@@ -656,12 +656,16 @@ void feed_attend_begin(Forward *f, const FeedBuffers *b, int layer, int kv_layer
         n = f->n - i < f->chunk ? f->n - i : f->chunk;
         qkv(f, b, layer, kv_layer, i, n, MAKE_KV, i);
         t = phase_s(f);
-        kv_feed_keys(f->kv, kv_layer, n, f->pos + i, b->k, b->v);
+        if (!f->device) kv_feed_keys(f->kv, kv_layer, n, f->pos + i, b->k, b->v);
         f->phases->attn_s += phase_s(f) - t;
     }
     if (!f->sparse) return;
     qkv(f, b, layer, kv_layer, f->n - last, last, MAKE_Q, f->n);
     t = phase_s(f);
+#ifdef SCB_CUDA
+    if (f->device) kv_device_plan(f->kv, f->work, kv_layer, b->q16, last);
+    else
+#endif
     kv_feed_plan(f->kv, f->work, kv_layer, b->q, last);
     f->phases->attn_s += phase_s(f) - t;
 }
@@ -706,6 +710,9 @@ void feed_logits(Forward *f, const FeedBuffers *b) {
         logits_of(f, b, b->x + (size_t)(f->n - 1) * f->c->dim, &f->logits, 1);
         if (f->device) mem_get(f->mem, f->logits, b->logits, V * sizeof(float));
     }
+#ifdef SCB_CUDA
+    if (f->device && f->sparse) kv_device_counted(f->work);
+#endif
 }
 
 #ifdef SCB_CUDA

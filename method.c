@@ -756,8 +756,5 @@ int method_on_device(const Method *m, Err *err) {
     if (m->size.signs)
         return FAIL_CODE(err, EXIT_USAGE, "method %s: with --preset harness the queries of a whole "
                          "feed choose pages together, on the CPU alone; use --device cpu", m->name);
-    if (m->prefill)
-        return FAIL_CODE(err, EXIT_USAGE, "method %s does not run on the GPU yet; use --device cpu",
-                         m->name);
     return 0;
 }

@@ -799,7 +799,8 @@ void kv_release(KVCache *c);
 void kv_poison(KVCache *c);                     // for tests: dead rows nobody else holds become NaN
 // The same on a device, where a layer's KeyLists lie for the length of a call. A feed: begin, then
 // per chunk append (rotates, and stores what is given) and chunk (attends to the end of what is
-// stored; a sparse feed stored all before), end. A step: device_begin once, then append and step.
+// stored), end. A sparse feed stores all rows before, then plans with its last rows <= 64 query
+// rows (rows, H, hd) in bf16. A step: device_begin once, then append and step.
 typedef struct {                // rows of a chunk or step, on the device
     const float *q;             // (n, H, hd) rotated
     const uint16_t *q16;        // the same in bf16
@@ -810,8 +811,10 @@ typedef struct {                // rows of a chunk or step, on the device
 struct RopeAppend;
 void kv_device_begin(const StepOf *of, int n, KVWork *w);
 void kv_device_append(KVCache *c, KVWork *w, int layer, struct RopeAppend *a);
+void kv_device_plan(KVCache *c, KVWork *w, int layer, const uint16_t *q16, int rows);
 void kv_device_chunk(KVCache *c, KVWork *w, int layer, const KVDeviceRows *rows, bool sparse);
 void kv_device_step(const StepOf *of, int n, KVWork *w, int layer, const KVDeviceRows *rows);
+void kv_device_counted(KVWork *w);      // the pairs of a sparse feed, when it has ended
 size_t kv_device_end(const StepOf *of, int n, KVWork *w);       // when it has ended: as kv_step
 bool kv_step_repeats(const KVCache *c); // its steps launch the same but for what is sent
 // what a step's launches depend on after kv_device_begin: counts, and where buffers lie
