@@ -246,6 +246,7 @@ KVCache *kv_open(Mem *mem, const AttnShape *s, int n_layers, KVBase *base, const
     c->first_done = c->n_heads == 0;            // without layers there is nothing to settle
     for (int i = 0; i < c->n_heads; i++) {
         Head *h = &c->head[i];
+        head_use(c, i);
         h->len = base_rows(c, h);
         if (base && reserve) h->own = rows_take(mem, s, reserve);
         if (c->words) list_room(c, h, h->len + reserve, false, true);
@@ -313,6 +314,7 @@ KVCache *kv_fork(KVCache *c, int reserve) {
     for (int i = 0; i < c->n_heads; i++) {
         Head *to = &f->head[i];
         const Head *from = &c->head[i];
+        head_use(c, i);
         list_copy(f, to, from);
         if (from->n_pages) {
             to->pages = (char *)mem_take(f->mem, (size_t)from->n_pages, page_bytes(f->s),
@@ -344,6 +346,7 @@ KVMark *kv_mark(KVCache *c) {
     k->head = (Head *)xrealloc(NULL, sizeof *k->head * (size_t)c->n_heads);
     memset(k->head, 0, sizeof *k->head * (size_t)c->n_heads);
     for (int i = 0; i < c->n_heads; i++) {
+        head_use(c, i);
         list_copy(c, &k->head[i], &c->head[i]);
         k->head[i].own.n = c->head[i].own.n;
     }
@@ -396,6 +399,7 @@ void kv_cut(KVCache *c, int64_t pos) {
     IntVec copy = { 0 };
     CHECK(c->marks == 0, "a cut under an open mark");
     for (int i = 0; i < c->n_heads; i++) {
+        head_use(c, i);
         Head *h = &c->head[i];
         Rows *base = c->base ? base_of(c, h) : NULL;
         int in_base = base ? base->n : 0, below = base ? rows_before(c->mem, base, c->s, pos) : 0;
@@ -612,13 +616,19 @@ static size_t thread_bytes(const AttnShape *s) {
     return (b + 4095) & ~(size_t)4095;
 }
 
-KVWork *kv_work_open(Mem *mem, const AttnShape *s, Device *device) {
+KVWork *kv_work_open(Mem *mem, const AttnShape *s, Device *device, int from, int to) {
     KVWork *w = (KVWork *)xrealloc(NULL, sizeof *w);
     memset(w, 0, sizeof *w);
     w->mem = mem;
     w->s = s;
     w->device = device;
-    if (device) return w;
+    w->d.from = from;
+    w->d.to = to;
+    if (device) {
+        w->d.inv_freq = TAKE(mem, float, s->rope_dim / 2, "rotary frequencies");
+        mem_copy(mem, w->d.inv_freq, s->inv_freq, (size_t)(s->rope_dim / 2) * sizeof(float));
+        return w;
+    }
     w->per_thread = thread_bytes(s);
     w->threads = cpu_threads();
     w->thread = TAKE(mem, char, w->per_thread * (size_t)w->threads, "attention scratch");

@@ -147,6 +147,8 @@ typedef struct {                // of a call on a device: (layers, caches of the
     struct KeyList *list, *sent_list;   // there, and as they were sent, in pinned memory
     struct DeviceHead *head, *sent_head;
     int room, caches;           // entries; caches of the call
+    int from, to;               // layers that this scratch is of
+    float *inv_freq;            // rotary frequencies on this device
     int most, shared;           // of a step: longest list; entries that all caches name alike
     float *parts;               // of attention that is split over the keys
     size_t parts_bytes;
@@ -237,6 +239,11 @@ static inline bool on_device(const KVCache *c) { return c->mem->ops != NULL; }
 // n numbers of the account's memory for the host to read: p itself, or a copy in *to
 const int32_t *ints_seen(const Mem *mem, const int32_t *p, int n, IntVec *to);
 size_t device_sparse_bytes(const AttnShape *s, const Method *m, int len, int chunk);
+// the device that a head's layer lies on is in use
+static inline void head_use(const KVCache *c, int i) {
+    Device *d = (Device *)c->mem->device;
+    if (d) device_use(d, device_part_of(d, i / c->s->n_kv_heads));
+}
 #ifdef SCB_CUDA
 // the lists of cache i of the call in a layer, and what heads they have
 static inline size_t device_at(const KVCache *c, const KVWork *w, int layer, int i) {

@@ -224,11 +224,14 @@ int opt_choose(const char *option, const char *value, const char *const *names, 
     return -1;
 }
 
-int device_choice(const char *value, bool *device, Err *err) {
+int device_choice(const char *value, int gpus, bool *device, Err *err) {
     static const char *const devices[] = { "cpu", "cuda" };
     int k = value ? opt_choose("--device", value, devices, 2, err) : 0;
     *device = k == 1;
-    return k < 0 || (k == 1 && !device_memory_available(err)) ? -1 : 0;
+    if (k < 0) return -1;
+    if (gpus < 1 || gpus > MAX_GPUS || (gpus > 1 && !*device))
+        return FAIL_CODE(err, EXIT_USAGE, "--gpus wants 1 to %d, and --device cuda", MAX_GPUS);
+    return *device && !device_memory_available(gpus, err) ? -1 : 0;
 }
 
 void path_stem(const char *path, char *out, size_t n) {

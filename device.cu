@@ -1,4 +1,4 @@
-// device.cu - the GPU that a model computes on: one device, its memory, one stream. What runs there
+// device.cu - the GPUs that a model computes on: their memory, a stream on each. What runs there
 // is launched by the forward pass itself (llama.cu, mamba.cu, jamba.cu), whose pieces have a plain
 // loop and a kernel each, and by the cache (cache.cu, evict.cu, read.cu).
 #include "device.h"
@@ -13,44 +13,49 @@ typedef struct {
     Phases counts;              // of one step; its times are 0
 } Recorded;
 
+typedef struct { cudaStream_t stream; CudaGemm *gemm; cudaEvent_t left; } Part;
+
 struct Device {
-    cudaStream_t stream;
-    CudaGemm *gemm;
+    Part part[MAX_GPUS];
+    int n, n_layers, now;
     char name[256];
     Recorded graph[GRAPHS];
     int n_graphs, oldest;
     int64_t replays;
 };
 
+static const Part *device_now(const Device *d) { return &d->part[d->now]; }
+static cudaStream_t stream_now(const Device *d) { return device_now(d)->stream; }
+
 // Blocks are taken and given in the order of the stream, so one that a launched kernel still reads
 // may be given back at once.
 static void *device_take(void *device, size_t bytes) {
     Device *d = (Device *)device;
     void *p = NULL;
-    cudaError_t e = cudaMallocAsync(&p, bytes, d->stream);
+    cudaError_t e = cudaMallocAsync(&p, bytes, stream_now(d));
     if (e == cudaErrorMemoryAllocation) {
         (void)cudaGetLastError();               // it is told by the NULL
         return NULL;
     }
     CUDA_OK(e);
-    CUDA_OK(cudaMemsetAsync(p, 0, bytes, d->stream));
+    CUDA_OK(cudaMemsetAsync(p, 0, bytes, stream_now(d)));
     return p;
 }
 static void device_give(void *device, void *p) {
-    CUDA_OK(cudaFreeAsync(p, ((Device *)device)->stream));
+    CUDA_OK(cudaFreeAsync(p, stream_now((Device *)device)));
 }
 static void device_put(void *device, void *to, const void *from, size_t bytes) {
     Device *d = (Device *)device;
-    CUDA_OK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, d->stream));
-    CUDA_OK(cudaStreamSynchronize(d->stream));
+    CUDA_OK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_now(d)));
+    CUDA_OK(cudaStreamSynchronize(stream_now(d)));
 }
 static void device_get(void *device, void *to, const void *from, size_t bytes) {
     Device *d = (Device *)device;
-    CUDA_OK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, d->stream));
-    CUDA_OK(cudaStreamSynchronize(d->stream));
+    CUDA_OK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_now(d)));
+    CUDA_OK(cudaStreamSynchronize(stream_now(d)));
 }
 static void device_copy(void *device, void *to, const void *from, size_t bytes) {
-    CUDA_OK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, ((Device *)device)->stream));
+    CUDA_OK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_now((Device *)device)));
 }
 
 // Host memory that kernels read over the bus: each row of a step once, which is all a copy would do.
@@ -75,58 +80,116 @@ void device_pinned(Device *d, Mem *mem) {
     mem->device = d;
 }
 
-static int device_find(Err *err) {
+static int device_find(int wanted, Err *err) {
     int n = 0;
     cudaError_t e = cudaGetDeviceCount(&n);
-    if (e == cudaSuccess && n > 0) return 0;
+    if (e == cudaSuccess && n >= wanted) return 0;
     (void)cudaGetLastError();
+    if (e == cudaSuccess && n > 0)
+        return FAIL(err, "--gpus %d: this machine has %d", wanted, n);
     return FAIL(err, "no NVIDIA GPU can be used here (%s); use --device cpu",
                 e == cudaSuccess ? "the driver lists none" : cudaGetErrorString(e));
 }
 
-Device *device_open(Mem *mem, size_t unpacked, Err *err) {
-    static const MemOps ops = { device_take, device_give, device_put, device_get, device_copy };
+// every device may copy from every other's blocks
+static int device_peers(int n, Err *err) {
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < n; j++) {
+            int can = 1;
+            cudaMemPool_t pool;
+            cudaMemAccessDesc access;
+            if (i == j) continue;
+            CUDA_OK(cudaDeviceCanAccessPeer(&can, i, j));
+            if (!can) return FAIL(err, "--gpus %d: GPU %d cannot reach GPU %d", n, i, j);
+            CUDA_OK(cudaSetDevice(i));
+            cudaError_t e = cudaDeviceEnablePeerAccess(j, 0);
+            if (e != cudaErrorPeerAccessAlreadyEnabled) CUDA_OK(e);
+            (void)cudaGetLastError();
+            CUDA_OK(cudaDeviceGetDefaultMemPool(&pool, j));
+            memset(&access, 0, sizeof access);
+            access.location.type = cudaMemLocationTypeDevice;
+            access.location.id = i;
+            access.flags = cudaMemAccessFlagsProtReadWrite;
+            CUDA_OK(cudaMemPoolSetAccess(pool, &access, 1));
+        }
+    return 0;
+}
+
+static void part_open(Part *p, int i, size_t unpacked) {
     uint64_t keep = UINT64_MAX;
     cudaMemPool_t pool;
+    CUDA_OK(cudaSetDevice(i));
+    CUDA_OK(cudaStreamCreateWithFlags(&p->stream, cudaStreamNonBlocking));
+    CUDA_OK(cudaEventCreateWithFlags(&p->left, cudaEventDisableTiming));
+    CUDA_OK(cudaDeviceGetDefaultMemPool(&pool, i));     // what was given back is taken again
+    CUDA_OK(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep));
+    p->gemm = cuda_gemm_open(unpacked);
+}
+
+Device *device_open(Mem *mem, int n, int n_layers, size_t unpacked, Err *err) {
+    static const MemOps ops = { device_take, device_give, device_put, device_get, device_copy };
     cudaDeviceProp about;
-    size_t total;
-    if (device_find(err)) return NULL;
+    if (!(mem->limit = device_memory_available(n, err)) || device_peers(n, err)) return NULL;
     Device *d = (Device *)xrealloc(NULL, sizeof *d);
     memset(d, 0, sizeof *d);
-    CUDA_OK(cudaSetDevice(0));
+    d->n = n;
+    d->n_layers = n_layers;
     CUDA_OK(cudaGetDeviceProperties(&about, 0));
     snprintf(d->name, sizeof d->name, "%s", about.name);
-    CUDA_OK(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking));
-    CUDA_OK(cudaDeviceGetDefaultMemPool(&pool, 0));     // what was given back is taken again
-    CUDA_OK(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep));
-    CUDA_OK(cudaMemGetInfo(&mem->limit, &total));
+    for (int i = n - 1; i >= 0; i--) part_open(&d->part[i], i, unpacked);
     mem->ops = &ops;
     mem->device = d;
-    d->gemm = cuda_gemm_open(unpacked);
-    mem->used += device_products_bytes(unpacked);
+    mem->used += (size_t)n * device_products_bytes(unpacked);
     return d;
 }
 
 void device_close(Device *d) {
     if (!d) return;
-    CUDA_OK(cudaStreamSynchronize(d->stream));
+    device_wait(d);
     for (int i = 0; i < d->n_graphs; i++) CUDA_OK(cudaGraphExecDestroy(d->graph[i].run));
-    cuda_gemm_close(d->gemm);
-    CUDA_OK(cudaStreamDestroy(d->stream));
+    for (int i = 0; i < d->n; i++) {
+        CUDA_OK(cudaSetDevice(i));
+        CUDA_OK(cudaStreamSynchronize(d->part[i].stream));
+        cuda_gemm_close(d->part[i].gemm);
+        CUDA_OK(cudaEventDestroy(d->part[i].left));
+        CUDA_OK(cudaStreamDestroy(d->part[i].stream));
+    }
+    CUDA_OK(cudaSetDevice(0));
     free(d);
 }
 
-void device_wait(Device *d) { CUDA_OK(cudaStreamSynchronize(d->stream)); }
-
-size_t device_memory_available(Err *err) {
-    size_t have, total;
-    if (device_find(err)) return 0;
-    CUDA_OK(cudaMemGetInfo(&have, &total));
-    return have;
+int device_parts(const Device *d) { return d ? d->n : 1; }
+int device_part_of(const Device *d, int layer) {
+    return d && d->n > 1 ? (int)((int64_t)layer * d->n / d->n_layers) : 0;
 }
 
-void *device_stream(const Device *d) { return d->stream; }
-CudaGemm *device_gemm(const Device *d) { return d->gemm; }
+// All streams are one order: the one entered waits for the one left.
+void device_use(Device *d, int part) {
+    if (!d || part == d->now) return;
+    CUDA_OK(cudaEventRecord(d->part[d->now].left, d->part[d->now].stream));
+    CUDA_OK(cudaStreamWaitEvent(d->part[part].stream, d->part[d->now].left, 0));
+    CUDA_OK(cudaSetDevice(part));
+    d->now = part;
+}
+
+void device_wait(Device *d) { CUDA_OK(cudaStreamSynchronize(device_now(d)->stream)); }
+
+size_t device_memory_available(int n, Err *err) {
+    size_t least = SIZE_MAX, have, total;
+    int before;
+    if (device_find(n, err)) return 0;
+    CUDA_OK(cudaGetDevice(&before));
+    for (int i = n - 1; i >= 0; i--) {
+        CUDA_OK(cudaSetDevice(i));
+        CUDA_OK(cudaMemGetInfo(&have, &total));
+        if (have < least) least = have;
+    }
+    CUDA_OK(cudaSetDevice(before));
+    return least * (size_t)n;
+}
+
+void *device_stream(const Device *d) { return device_now(d)->stream; }
+CudaGemm *device_gemm(const Device *d) { return device_now(d)->gemm; }
 
 // ---------------------------------------------------------------------------
 // Graphs of steps: a launch by the host costs more than a small kernel takes, a replay does not
@@ -135,7 +198,7 @@ bool device_replay(Device *d, const void *key, size_t bytes, Phases *counts) {
     for (int i = 0; i < d->n_graphs; i++) {
         const Recorded *g = &d->graph[i];
         if (g->bytes != bytes || memcmp(g->key, key, bytes)) continue;
-        CUDA_OK(cudaGraphLaunch(g->run, d->stream));
+        CUDA_OK(cudaGraphLaunch(g->run, stream_now(d)));
         counts->linear_flops += g->counts.linear_flops;
         counts->weight_bytes += g->counts.weight_bytes;
         counts->kv_bytes += g->counts.kv_bytes;
@@ -146,14 +209,14 @@ bool device_replay(Device *d, const void *key, size_t bytes, Phases *counts) {
 }
 
 void device_record(Device *d) {
-    CUDA_OK(cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal));
+    CUDA_OK(cudaStreamBeginCapture(stream_now(d), cudaStreamCaptureModeThreadLocal));
 }
 
 void device_recorded(Device *d, const void *key, size_t bytes, const Phases *before,
                      const Phases *after) {
     cudaGraph_t graph;
     CHECK(bytes <= KEY_BYTES, "a key of %zu bytes", bytes);
-    CUDA_OK(cudaStreamEndCapture(d->stream, &graph));
+    CUDA_OK(cudaStreamEndCapture(stream_now(d), &graph));
     Recorded *g = &d->graph[d->n_graphs < GRAPHS ? d->n_graphs : d->oldest];
     if (d->n_graphs < GRAPHS) d->n_graphs++;
     else {
@@ -168,7 +231,7 @@ void device_recorded(Device *d, const void *key, size_t bytes, const Phases *bef
     g->counts.linear_flops = after->linear_flops - before->linear_flops;
     g->counts.weight_bytes = after->weight_bytes - before->weight_bytes;
     g->counts.kv_bytes = after->kv_bytes - before->kv_bytes;
-    CUDA_OK(cudaGraphLaunch(g->run, d->stream));
+    CUDA_OK(cudaGraphLaunch(g->run, stream_now(d)));
 }
 
 int64_t device_replays(const Device *d) { return d->replays; }
@@ -195,9 +258,9 @@ template <class F> static double shortest(Device *d, double seconds, F call) {
     double t0 = now_s();
     for (int i = 0; i < 2 || now_s() - t0 < seconds; i++) {
         float ms;
-        CUDA_OK(cudaEventRecord(from, d->stream));
+        CUDA_OK(cudaEventRecord(from, stream_now(d)));
         call();
-        CUDA_OK(cudaEventRecord(to, d->stream));
+        CUDA_OK(cudaEventRecord(to, stream_now(d)));
         CUDA_OK(cudaEventSynchronize(to));
         CUDA_OK(cudaEventElapsedTime(&ms, from, to));
         if (1e-3 * ms < best) best = 1e-3 * ms;
@@ -220,7 +283,7 @@ Ceilings device_ceilings(Device *d, size_t bytes, double seconds) {
          *y = device_take(d, (size_t)N * N * 4);
     CudaJob job = { { DT_BF16, N, N, N, w, NULL }, NULL, (float *)y, N, false };
     CHECK(w && x && y, "no memory for the speed probe");
-    double gemm = shortest(d, seconds / 2, [&] { cuda_gemm(d->gemm, &job, x, N, d->stream); });
+    double gemm = shortest(d, seconds / 2, [&] { cuda_gemm(device_gemm(d), &job, x, N, stream_now(d)); });
     top.gemm_tflops = top.tile_tflops = 2e-12 * N * N * N / gemm;
     device_give(d, w);
     device_give(d, x);
@@ -229,7 +292,7 @@ Ceilings device_ceilings(Device *d, size_t bytes, double seconds) {
     uint4 *p = (uint4 *)device_take(d, (pieces + 1) * sizeof *p);
     CHECK(p, "no memory for the speed probe");
     double read = shortest(d, seconds / 2, [&] {
-        LAUNCH(read_k, CEILING_BLOCKS, 256, 0, d->stream, p, pieces, (unsigned *)(p + pieces));
+        LAUNCH(read_k, CEILING_BLOCKS, 256, 0, stream_now(d), p, pieces, (unsigned *)(p + pieces));
     });
     top.read_gbs = 1e-9 * (double)(pieces * sizeof *p) / read;
     device_give(d, p);
@@ -242,14 +305,21 @@ static int no_device(Err *err) {
     return FAIL(err, "this build computes on the CPU only: build with make CUDA=1, or use "
                      "--device cpu");
 }
-Device *device_open(Mem *mem, size_t unpacked, Err *err) {
-    (void)mem; (void)unpacked;
+Device *device_open(Mem *mem, int n, int n_layers, size_t unpacked, Err *err) {
+    (void)mem; (void)n; (void)n_layers; (void)unpacked;
     no_device(err);
     return NULL;
 }
-size_t device_memory_available(Err *err) {
+size_t device_memory_available(int n, Err *err) {
+    (void)n;
     no_device(err);
     return 0;
+}
+int device_parts(const Device *d) { return d ? 0 : 1; }
+int device_part_of(const Device *d, int layer) { return d ? layer : 0; }
+void device_use(Device *d, int part) {
+    (void)part;
+    device_close(d);
 }
 void device_close(Device *d) { CHECK(!d, "a GPU in a build without one"); }
 Ceilings device_ceilings(Device *d, size_t bytes, double seconds) {

@@ -90,6 +90,7 @@ void device_work_close(KVWork *w) {
     device_wait(w->device);
     mem_give(w->mem, w->d.list, (size_t)w->d.room * sizeof *w->d.list);
     mem_give(w->mem, w->d.head, (size_t)w->d.room * sizeof *w->d.head);
+    mem_give(w->mem, w->d.inv_freq, (size_t)(w->s->rope_dim / 2) * sizeof(float));
     mem_give(w->mem, w->d.parts, w->d.parts_bytes);
     mem_give(w->mem, w->d.rule, w->d.rule_bytes);
     mem_give(w->mem, w->d.turned, w->d.turned_bytes);
@@ -150,7 +151,7 @@ const KeyList *device_lists(const KVCache *c, KVWork *w, int layer, int i, int n
     if (!kv_turns(c)) return list;
     w->d.turned = (char *)work_grow(w, w->d.turned, &w->d.turned_bytes,
                                     kv_turned_bytes(s, &c->method, most, n), "keys at their places");
-    cuda_turn_lists(list, lists, most, s->head_dim, s->rope_dim, s->inv_freq,
+    cuda_turn_lists(list, lists, most, s->head_dim, s->rope_dim, w->d.inv_freq,
                     (uint16_t *)(void *)(w->d.turned + head), (KeyList *)(void *)w->d.turned,
                     stream_of(w));
     return (const KeyList *)(const void *)w->d.turned;
@@ -161,7 +162,7 @@ const KeyList *device_lists(const KVCache *c, KVWork *w, int layer, int i, int n
 
 void device_feed_begin(KVCache *c, KVWork *w, int layer) {
     int G = c->s->n_kv_heads;
-    if (layer == 0) {
+    if (layer == w->d.from) {
         device_wait(w->device);                 // what was sent before has arrived
         w->d.caches = 1;
         lists_room(w, c->n_layers * G);
@@ -181,6 +182,7 @@ void kv_device_append(KVCache *c, KVWork *w, int layer, RopeAppend *a) {
     a->head = w->d.head + at;
     a->n_lists = c->s->n_kv_heads;
     a->by_index = kv_turns(c);
+    a->inv_freq = w->d.inv_freq;
     cuda_rope_append(a, stream_of(w));
     for (int g = 0; a->k && !a->step && g < c->s->n_kv_heads; g++) {
         head_of(c, layer, g)->own.n += a->n;
@@ -339,24 +341,26 @@ static int step_bucket(int len) {
 void kv_device_begin(const StepOf *of, int n, KVWork *w) {
     const KVCache *c = of[0].kv;
     int layers = c->n_layers, G = c->s->n_kv_heads, most = 0;
+    size_t at;
     if (!layers) return;
     device_wait(w->device);
     w->d.caches = n;
     lists_room(w, layers * n * G);
     for (int i = 0; i < n; i++) {
         KVCache *o = of[i].kv;
-        o->named = o->dropped = 0;
-        for (int h = 0; h < o->n_heads; h++) {
+        if (w->d.from == 0) o->named = o->dropped = 0;
+        for (int h = w->d.from * G; h < w->d.to * G; h++) {
             head_room(o, &o->head[h], 1);
             device_pages_room(o, &o->head[h], o->head[h].len + 1);
         }
-        for (int l = 0; l < layers; l++) lists_fill(o, w, l, i);
+        for (int l = w->d.from; l < w->d.to; l++) lists_fill(o, w, l, i);
         if (kv_max_len(o) + 1 > most) most = kv_max_len(o) + 1;
     }
     w->d.most = step_bucket(most);
     w->d.shared = shared_entries(of, n);
     parts_room(w, cuda_step_parts(c->s, n, w->d.most));
-    lists_send(w, 0, (size_t)layers * n * G);
+    at = device_at(c, w, w->d.from, 0);
+    lists_send(w, at, (size_t)(w->d.to - w->d.from) * n * G);
 }
 
 // keys are read in one way, or chosen by one rule
@@ -402,21 +406,23 @@ void kv_device_step(const StepOf *of, int n, KVWork *w, int layer, const KVDevic
 
 size_t kv_device_end(const StepOf *of, int n, KVWork *w) {
     const KVCache *c = of[0].kv;
-    size_t read = 0;
+    int G = c->s->n_kv_heads;
+    size_t read = 0, at = device_at(c, w, w->d.from, 0);
     bool came_back = false;
     for (int i = 0; i < n; i++) {
         KVCache *o = of[i].kv;
         bool steps = o->method.size.steps;
         if (steps && !came_back)
-            mem_get(w->mem, w->d.sent_list, w->d.list,
-                    (size_t)o->n_layers * n * c->s->n_kv_heads * sizeof *w->d.list);
+            mem_get(w->mem, w->d.sent_list + at, w->d.list + at,
+                    (size_t)(w->d.to - w->d.from) * n * G * sizeof *w->d.list);
         came_back = came_back || steps;
-        for (int l = 0; steps && l < o->n_layers; l++) lists_back(o, w, l, i, 1, of[i].pos + 1);
-        for (int h = 0; !steps && h < o->n_heads; h++) {
+        for (int l = w->d.from; steps && l < w->d.to; l++)
+            lists_back(o, w, l, i, 1, of[i].pos + 1);
+        for (int h = w->d.from * G; !steps && h < w->d.to * G; h++) {
             o->head[h].len++;
             o->head[h].own.n++;
         }
-        for (int h = 0; h < o->n_heads; h++)
+        for (int h = w->d.from * G; h < w->d.to * G; h++)
             read += (size_t)(o->head[h].len - (i ? w->d.shared : 0));
     }
     return read * kv_row_bytes(c->s);
@@ -550,18 +556,31 @@ static void release_head(KVCache *c, Head *h, Release *r) {
     list_trim(c, h);
 }
 
+// heads from .. of one part of the device
+static int part_end(const KVCache *c, int from) {
+    const Device *d = (const Device *)c->mem->device;
+    int G = c->s->n_kv_heads, part = device_part_of(d, from / G), end = from;
+    while (end < c->n_heads && device_part_of(d, end / G) == part) end += G;
+    return end;
+}
+
 void device_release(KVCache *c) {
     size_t most = 2 * (size_t)c->n_heads;
     IntVec seen = { 0 };
-    int n = 0;
     KeyList *list = (KeyList *)xrealloc(NULL, most * sizeof *list);
     char **to = (char **)xrealloc(NULL, most * sizeof *to);
     Release *plan = (Release *)xrealloc(NULL, (size_t)c->n_heads * sizeof *plan);
-    for (int i = 0; i < c->n_heads; i++)
-        if (has_dead(c, &c->head[i])) plan[i] = release_plan(c, &c->head[i], list, to, &n, &seen);
-    gather(c->mem, c->s, list, to, n);
-    for (int i = 0; i < c->n_heads; i++)
-        if (has_dead(c, &c->head[i])) release_head(c, &c->head[i], &plan[i]);
+    for (int from = 0, end; from < c->n_heads; from = end) {
+        int n = 0;
+        end = part_end(c, from);
+        head_use(c, from);
+        for (int i = from; i < end; i++)
+            if (has_dead(c, &c->head[i]))
+                plan[i] = release_plan(c, &c->head[i], list, to, &n, &seen);
+        gather(c->mem, c->s, list, to, n);
+        for (int i = from; i < end; i++)
+            if (has_dead(c, &c->head[i])) release_head(c, &c->head[i], &plan[i]);
+    }
     free(seen.p);
     free(list);
     free(to);
@@ -570,6 +589,7 @@ void device_release(KVCache *c) {
 
 void device_gather(const KVCache *c, const Head *h, char *mem) {
     size_t bytes = (size_t)h->len * kv_row_bytes(c->s);
+    head_use(c, (int)(h - c->head));
     Rows there = rows_take(c->mem, c->s, h->len);
     KeyList list = head_list(c, h);
     gather(c->mem, c->s, &list, &there.mem, 1);

@@ -536,9 +536,31 @@ static void device_send(const Forward *f, const FeedBuffers *b) {
     mem_put(f->mem, b->ids, f->ids, (size_t)f->n * sizeof *b->ids);
     mem_put(f->mem, b->pos, pos, (size_t)f->n * sizeof *pos);
     free(pos);
-    if (f->of && f->work) kv_device_begin(f->of, f->n, f->work);
+    for (int p = 0; f->of && f->work && p < device_parts(f->device); p++) {
+        device_use(f->device, p);
+        kv_device_begin(f->of, f->n, f->works[p]);
+    }
+    device_use(f->device, 0);
 }
 #endif
+
+void layer_enter(Forward *f, FeedBuffers *b, int layer) {
+    int part = device_part_of(f->device, layer);
+    size_t n = (size_t)f->n, turns = n * (f->c->rope_dim / 2) * sizeof(float);
+    FeedBuffers to;
+    if (f->load) f->load(f->load_user, layer);
+    if (part == f->part) return;
+    device_use(f->device, part);
+    f->part = part;
+    f->scratch = f->scratches[part];
+    f->work = f->works[part];
+    buffers_carve(f->c, f->n < 1 ? 1 : f->n, f->of ? f->n : f->chunk, (char *)f->scratch, &to);
+    mem_copy(f->mem, to.x, b->x, n * f->c->dim * sizeof(float));
+    mem_copy(f->mem, to.cos, b->cos, turns);
+    mem_copy(f->mem, to.sin, b->sin, turns);
+    mem_copy(f->mem, to.pos, b->pos, n * sizeof *b->pos);
+    *b = to;
+}
 
 void embed_rows(const Forward *f, const FeedBuffers *b) {
 #ifdef SCB_CUDA
@@ -627,6 +649,7 @@ static void logits_of(Forward *f, const FeedBuffers *b, const float *x, float *c
     }
     norm_act(f, b, x, f->w->final_norm, n);
     products(f, b, &head, 1, n);
+    f->device_logits = b->logits;
     f->phases->linear_s += phase_s(f) - t;
 }
 
@@ -719,7 +742,7 @@ void feed_logits(Forward *f, const FeedBuffers *b) {
 // Whether a step's launches depend on nothing but what is sent before it. Policies that act or look
 // at steps are told the time, experts are launched by how many rows they have.
 static bool step_repeats(const Forward *f) {
-    if (f->tap.fn || f->timed || f->c->n_experts) return false;
+    if (f->tap.fn || f->timed || f->c->n_experts || device_parts(f->device) > 1) return false;
     for (int i = 0; i < f->n; i++) if (!kv_step_repeats(f->of[i].kv)) return false;
     return true;
 }
@@ -742,15 +765,18 @@ static void device_step(Forward *f, const FeedBuffers *b, void (*body)(Forward *
                                &key.list, &key.parts);
     if (!step_repeats(f)) {
         body(f, of);
-    } else if (!device_replay(f->device, &key, sizeof key, f->phases)) {
+    } else if (device_replay(f->device, &key, sizeof key, f->phases)) {
+        f->device_logits = b->logits;
+    } else {
         device_record(f->device);
         body(f, of);
         device_recorded(f->device, &key, sizeof key, &done, f->phases);
     }
     for (int i = 0; i < f->n; i++)              // the one wait of a step
-        mem_get(f->mem, f->of[i].logits, b->logits + (size_t)i * f->c->vocab_size,
+        mem_get(f->mem, f->of[i].logits, f->device_logits + (size_t)i * f->c->vocab_size,
                 (size_t)f->c->vocab_size * sizeof(float));
-    if (f->work) f->phases->kv_bytes += (double)kv_device_end(f->of, f->n, f->work);
+    for (int p = 0; f->work && p < device_parts(f->device); p++)
+        f->phases->kv_bytes += (double)kv_device_end(f->of, f->n, f->works[p]);
 }
 #endif
 
@@ -780,7 +806,7 @@ int llama_feed(Forward *f, Err *err) {
     buffers_carve(f->c, f->n < 1 ? 1 : f->n, f->chunk, (char *)f->scratch, &b);
     embed_rows(f, &b);
     for (int l = 0; l < f->c->n_layers; l++) {
-        if (f->load) f->load(f->load_user, l);
+        layer_enter(f, &b, l);
         feed_attend_begin(f, &b, l, l);
         for (int i = 0; i < f->n; i += f->chunk) {
             int n = f->n - i < f->chunk ? f->n - i : f->chunk;
@@ -797,10 +823,10 @@ int llama_feed(Forward *f, Err *err) {
 }
 
 static void step_layers(Forward *f, void *buffers) {
-    const FeedBuffers *b = (const FeedBuffers *)buffers;
+    FeedBuffers *b = (FeedBuffers *)buffers;
     embed_rows(f, b);
     for (int l = 0; l < f->c->n_layers; l++) {
-        if (f->load) f->load(f->load_user, l);
+        layer_enter(f, b, l);
         feed_attend(f, b, l, l, 0, f->n);
         ffn(f, b, l, 0, f->n);
         feed_tap(f, l, b);

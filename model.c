@@ -259,6 +259,9 @@ typedef struct {
     uint64_t seed;
     bool device;                // every matrix row-major, as CudaWeight has it
     size_t widest;              // bytes of the largest q8 matrix as bf16, on a device
+    int parts, n_layers;        // of a device
+    char *part[MAX_GPUS];       // their arenas
+    size_t part_at[MAX_GPUS];
     const Mem *mem;             // of the arena
     char *arena, *slot;         // NULL: only count
     size_t at;
@@ -270,6 +273,16 @@ typedef struct {
 
 static int layer_of(const char *name) { // "layers.3.wq" -> 3, -1: of no layer
     return strncmp(name, "layers.", 7) ? -1 : atoi(name + 7);
+}
+
+// where a tensor goes on a device: the part of its layer, the first for the embedding, the last for
+// what comes after all layers. NULL while counting.
+static char *device_place(Source *s, const char *name, size_t bytes) {
+    int layer = layer_of(name), last = s->parts - 1,
+        p = layer >= 0 ? layer * s->parts / s->n_layers : strcmp(name, "embed") ? last : 0;
+    size_t at = s->part_at[p];
+    s->part_at[p] += aligned64(bytes);
+    return s->part[p] ? s->part[p] + at : NULL;
 }
 
 // where a packed matrix goes: behind the others, or in the slot
@@ -301,33 +314,48 @@ static int count_matrix(Loader *l, Weight *w, const char *name, int n, int k, bo
     size_t unpacked = (size_t)n * (size_t)padded(k) * 2;
     bool in_slot;
     (void)w; (void)err;
-    if (!rows || s->seed || s->device) place(s, name, matrix_bytes(s, dtype, n, k), &in_slot);
+    if (s->device) device_place(s, name, matrix_bytes(s, dtype, n, k));
+    else if (!rows || s->seed) place(s, name, matrix_bytes(s, dtype, n, k), &in_slot);
     if (s->device && dtype == DT_Q8 && unpacked > s->widest) s->widest = unpacked;
     return 0;
 }
 static size_t vector_len(int n, int k) { return (size_t)n * (size_t)(k ? k : 1); }
 static int count_vector(Loader *l, float **v, const char *name, int n, int k, Err *err) {
-    (void)v; (void)name; (void)err;
-    ((Source *)l)->at += aligned64(vector_len(n, k) * sizeof(float));
+    Source *s = (Source *)l;
+    (void)v; (void)err;
+    if (s->device) device_place(s, name, vector_len(n, k) * sizeof(float));
+    else s->at += aligned64(vector_len(n, k) * sizeof(float));
     return 0;
 }
 
-// bytes of the arena; *slot: those at its end that all layers share; *unpacked: see Source.widest
-static size_t arena_size(const Config *c, size_t *slot, size_t *unpacked) {
+static int config_parts(const Config *c) { return c->gpus > 1 ? c->gpus : 1; }
+
+// bytes of the arena; *slot: those at its end that all layers share; *unpacked: see Source.widest;
+// parts (MAX_GPUS): of each part of a device
+static size_t arena_size(const Config *c, size_t *slot, size_t *unpacked, size_t *parts) {
     Source s = { .l = { count_matrix, count_vector }, .dtype = c->dtype, .device = c->device,
-                 .one_layer = c->stream, .layer = -1 };
+                 .parts = config_parts(c), .n_layers = c->n_layers, .one_layer = c->stream,
+                 .layer = -1 };
     Weights w;
     Err err;
     weights_bind(&w, c, &s.l, &err);
     weights_free(&w);
     *slot = s.slot_bytes;
     *unpacked = s.widest;
+    memcpy(parts, s.part_at, sizeof s.part_at);
+    for (int p = 0; p < MAX_GPUS; p++) s.at += parts[p];
     return s.at + s.slot_bytes;
 }
 
+// the embedding once more, for a head that lies elsewhere
+static size_t tied_bytes(const Config *c) {
+    return c->tied && config_parts(c) > 1 ? cuda_weight_bytes(c->dtype, c->vocab_size, c->dim) : 0;
+}
+
 size_t config_weight_bytes(const Config *c) {
-    size_t slot, unpacked, arena = arena_size(c, &slot, &unpacked);
-    return arena + (c->device ? device_products_bytes(unpacked) : 0);
+    size_t slot, unpacked, parts[MAX_GPUS], arena = arena_size(c, &slot, &unpacked, parts),
+           n = (size_t)config_parts(c);
+    return arena + tied_bytes(c) + (c->device ? n * device_products_bytes(unpacked) : 0);
 }
 
 static void advise(const ModelFile *f, const FileTensor *t, int advice) {
@@ -363,9 +391,8 @@ static void stream_layer(void *user, int layer) {
 
 // a row-major matrix of the file's layout into its place on the device
 static void device_matrix(Source *s, Weight *w, const char *name, const void *rows) {
-    bool in_slot;
     size_t bytes = matrix_bytes(s, w->dtype, w->n, w->k);
-    char *to = s->arena + place(s, name, bytes, &in_slot);
+    char *to = device_place(s, name, bytes);
     void *laid = xrealloc(NULL, bytes);
     CudaWeight there;
     cuda_weight_lay(&there, w->dtype, w->n, w->k, rows, laid, to);
@@ -399,12 +426,17 @@ static int file_matrix(Loader *l, Weight *w, const char *name, int n, int k, boo
     else pack_and_drop(s->file, w, t);
     return 0;
 }
+static float *vector_place(Source *s, const char *name, size_t n) {
+    size_t at = s->at, bytes = n * sizeof(float);
+    if (s->device) return (float *)(void *)device_place(s, name, bytes);
+    s->at += aligned64(bytes);
+    return (float *)(void *)(s->arena + at);
+}
 static int file_vector(Loader *l, float **v, const char *name, int n, int k, Err *err) {
     Source *s = (Source *)l;
     const FileTensor *t = file_want(s->file, name, DT_F32, n, k, err);
     if (!t) return -1;
-    *v = (float *)(void *)(s->arena + s->at);
-    s->at += aligned64(vector_len(n, k) * sizeof(float));
+    *v = vector_place(s, name, vector_len(n, k));
     mem_put(s->mem, *v, file_data(s->file, t), vector_len(n, k) * sizeof(float));
     return 0;
 }
@@ -453,8 +485,7 @@ static int random_vector(Loader *l, float **v, const char *name, int n, int k, E
     Source *s = (Source *)l;
     const char *part = strrchr(name, '.');
     (void)err;
-    *v = (float *)(void *)(s->arena + s->at);
-    s->at += aligned64(vector_len(n, k) * sizeof(float));
+    *v = vector_place(s, name, vector_len(n, k));
     float *x = (float *)xrealloc(NULL, vector_len(n, k) * sizeof *x);
     for (size_t i = 0; i < vector_len(n, k); i++) {
         float u = (float)(mix64(s->seed + i) >> 40) * 5.9604645e-8f;
@@ -535,7 +566,7 @@ size_t memory_available(void) {
 
 size_t config_memory(const Config *c) {
     Err none;                                   // said by who opened the device
-    return c->device ? device_memory_available(&none) : memory_available();
+    return c->device ? device_memory_available(config_parts(c), &none) : memory_available();
 }
 
 static Model *model_new(const Config *c, const ModelOpts *opts) {
@@ -576,9 +607,16 @@ static int model_device(Model *m, const char *path, Err *err) {
         c->head_dim != 128 && c->head_dim != 256)
         return FAIL_CODE(err, EXIT_USAGE, "%s: a GPU computes heads of 64, 80, 96, 128 or 256 "
                          "channels, not of %d; use --device cpu", path, c->head_dim);
-    size_t slot, unpacked;
-    arena_size(c, &slot, &unpacked);
-    if (!(m->device = device_open(&m->mem, unpacked, err))) return -1;
+    if (c->gpus > 1 && c->arch != ARCH_LLAMA)
+        return FAIL_CODE(err, EXIT_USAGE, "%s: --gpus shares out the layers of a transformer; this "
+                         "model runs on one GPU", path);
+    if (c->gpus > c->n_layers)
+        return FAIL_CODE(err, EXIT_USAGE, "--gpus %d: %s has %d layers", c->gpus, path,
+                         c->n_layers);
+    size_t slot, unpacked, parts[MAX_GPUS];
+    arena_size(c, &slot, &unpacked, parts);
+    m->device = device_open(&m->mem, config_parts(c), c->n_layers, unpacked, err);
+    if (!m->device) return -1;
     float *there = TAKE(&m->mem, float, c->rope_dim / 2, "rotary frequencies");
     mem_put(&m->mem, there, m->inv_freq, (size_t)(c->rope_dim / 2) * sizeof *there);
     free(m->inv_freq);
@@ -591,18 +629,44 @@ static int model_device(Model *m, const char *path, Err *err) {
     return 0;
 }
 
+static void model_tied_head(Model *m) {
+    Weight *w = &m->w.head;
+    const char *from = (const char *)w->rows;
+    device_use(m->device, config_parts(&m->c) - 1);
+    m->tied_head = TAKE(&m->mem, char, m->tied_bytes, "the weights");
+    mem_copy(&m->mem, m->tied_head, from, m->tied_bytes);
+    w->rows = m->tied_head;
+    if (w->scale)
+        w->scale = (const uint16_t *)(const void *)(m->tied_head + ((const char *)(const void *)
+                                                                    w->scale - from));
+}
+
 static int model_bind(Model *m, Source *s, Err *err) {
     size_t slot, unpacked;
-    m->arena_bytes = arena_size(&m->c, &slot, &unpacked);
+    m->arena_bytes = arena_size(&m->c, &slot, &unpacked, m->arenas_bytes);
     s->device = m->c.device;
     s->mem = &m->mem;
+    s->parts = config_parts(&m->c);
+    s->n_layers = m->c.n_layers;
     if (s->seed && !m->c.tied && !s->device)
         m->arena_bytes += aligned64(weight_bytes(DT_BF16, m->c.vocab_size, m->c.dim));
-    m->arena = TAKE(&m->mem, char, m->arena_bytes, "the weights");
+    for (int p = 0; s->device && p < s->parts; p++) {
+        device_use(m->device, p);
+        m->arenas[p] = s->part[p] = TAKE(&m->mem, char, m->arenas_bytes[p], "the weights");
+    }
+    if (!s->device) m->arena = TAKE(&m->mem, char, m->arena_bytes, "the weights");
     s->arena = m->arena;
     s->slot = m->arena + m->arena_bytes - slot;
     if (weights_bind(&m->w, &m->c, &s->l, err)) return -1;
-    if (config_attn_layers(&m->c)) m->work = kv_work_open(&m->mem, &m->shape, m->device);
+    if ((m->tied_bytes = tied_bytes(&m->c))) model_tied_head(m);
+    int layers = config_attn_layers(&m->c);
+    for (int p = 0, from = 0, to; layers && p < s->parts; p++, from = to) {
+        for (to = from; to < layers && device_part_of(m->device, to) == p;) to++;
+        device_use(m->device, p);
+        m->works[p] = kv_work_open(&m->mem, &m->shape, m->device, from, to);
+    }
+    device_use(m->device, 0);
+    m->work = m->works[0];
     return 0;
 }
 
@@ -612,6 +676,7 @@ Model *model_open(ModelFile *f, const ModelOpts *opts, Err *err) {
     c.stream = opts && opts->stream;
     c.device = opts && opts->device;
     c.offload = c.device && opts->offload;
+    c.gpus = c.device ? opts->gpus : 0;
     if (opts && opts->norm_groups) {
         if (c.arch != ARCH_MAMBA2 || c.ssm_inner % opts->norm_groups) {
             FAIL_CODE(err, EXIT_USAGE, "mamba.norm_groups=%d: %s", opts->norm_groups,
@@ -647,6 +712,7 @@ Model *model_random(const Config *c, const ModelOpts *opts, uint64_t seed, Err *
     bf16.stream = false;
     bf16.device = opts && opts->device;
     bf16.offload = bf16.device && opts->offload;
+    bf16.gpus = bf16.device ? opts->gpus : 0;
     if (config_check(&bf16, "shape", err)) return NULL;
     Model *m = model_new(&bf16, opts);
     Source s = { .l = { random_matrix, random_vector }, .dtype = DT_BF16,
@@ -659,11 +725,13 @@ Model *model_random(const Config *c, const ModelOpts *opts, uint64_t seed, Err *
 
 void model_close(Model *m) {
     if (!m) return;
-    kv_work_close(m->work);
+    for (int p = 0; p < MAX_GPUS; p++) kv_work_close(m->works[p]);
     weights_free(&m->w);
     free(m->streamed);
     mem_give(&m->mem, m->arena, m->arena_bytes);
-    mem_give(&m->mem, m->scratch, m->scratch_bytes);
+    for (int p = 0; p < MAX_GPUS; p++) mem_give(&m->mem, m->arenas[p], m->arenas_bytes[p]);
+    mem_give(&m->mem, m->tied_head, m->tied_bytes);
+    for (int p = 0; p < MAX_GPUS; p++) mem_give(&m->mem, m->scratches[p], m->scratch_bytes);
     if (m->device) mem_give(&m->mem, m->inv_freq, (size_t)(m->c.rope_dim / 2) * sizeof(float));
     else free(m->inv_freq);
     device_close(m->device);
@@ -699,13 +767,25 @@ Phases model_phases(Model *m) {
 
 struct Mark { KVMark *kv; int64_t pos; char *state; };
 
-static void work_reserve(Model *m, const Method *of, int len, int n, int window, int batch) {
-    if (m->work) kv_work_reserve(m->work, of, len, n, window, batch);
-}
-
 // chunks of a sparse feed are whole blocks of rows
 static int feed_chunk(bool sparse, int chunk) {
     return sparse ? CEIL_DIV(chunk, SPARSE_ROWS) * SPARSE_ROWS : chunk;
+}
+
+static void work_reserve(Model *m, const Method *of, int len, int n, int window, int batch) {
+    for (int p = 0; m->work && p < config_parts(&m->c); p++) {
+        device_use(m->device, p);
+        kv_work_reserve(m->works[p], of, len, n, window, batch);
+    }
+    device_use(m->device, 0);
+}
+
+static void sparse_reserve_all(Model *m, const Method *of, int len) {
+    for (int p = 0; m->work && p < config_parts(&m->c); p++) {
+        device_use(m->device, p);
+        kv_work_sparse(m->works[p], of, len, feed_chunk(true, m->chunk));
+    }
+    device_use(m->device, 0);
 }
 
 static Forward forward_of(Model *m, KVCache *kv, const int32_t *ids, int n, int64_t pos,
@@ -733,12 +813,16 @@ static Forward forward_of(Model *m, KVCache *kv, const int32_t *ids, int n, int6
     f.load_user = m;
     f.phases = &m->phases;
     size_t want = arch_of(&m->c)->scratch(&m->c, n, chunk);
-    if (want > m->scratch_bytes) {
-        mem_give(&m->mem, m->scratch, m->scratch_bytes);
-        m->scratch = TAKE(&m->mem, char, want, "activations of a feed");
-        m->scratch_bytes = want;
+    for (int p = 0; want > m->scratch_bytes && p < config_parts(&m->c); p++) {
+        device_use(m->device, p);
+        mem_give(&m->mem, m->scratches[p], m->scratch_bytes);
+        m->scratches[p] = mem_take(&m->mem, want, 1, "activations of a feed");
     }
-    f.scratch = m->scratch;
+    if (want > m->scratch_bytes) m->scratch_bytes = want;
+    device_use(m->device, 0);
+    f.scratch = m->scratches[0];
+    f.scratches = m->scratches;
+    f.works = m->works;
     return f;
 }
 
@@ -792,7 +876,7 @@ Context *context_open_sparse(Model *m, const Method *method, const int32_t *ids,
                               : kv_open(&m->mem, &m->shape, layers, NULL, &full, 0);
     if (!needs->sums) kv_first_begin(kv);
     work_reserve(m, kv_method(kv), n, n, needs->window, 1);
-    if (m->work) kv_work_sparse(m->work, kv_method(kv), n, feed_chunk(true, m->chunk));
+    sparse_reserve_all(m, kv_method(kv), n);
     Forward f = forward_of(m, kv, ids, n, 0, m->chunk);
     f.first = true;
     f.logits = c->logits;
@@ -893,8 +977,7 @@ int branch_feed(Branch *b, const int32_t *ids, int n, unsigned flags, Err *err) 
     if (window > b->pos + n) window = (int)b->pos + n;
     work_reserve(m, &b->method, kv_max_len(b->kv) + n, n ? n : 1,
                  m->look && n > window ? n : window, 1);
-    if (m->work)
-        kv_work_sparse(m->work, &b->method, kv_max_len(b->kv) + n, feed_chunk(true, m->chunk));
+    sparse_reserve_all(m, &b->method, kv_max_len(b->kv) + n);
     if (!b->ctx && !b->fed) kv_first_begin(b->kv);
     Forward f = forward_of(m, b->kv, ids, n, b->pos, m->chunk);
     f.first = first;
@@ -1087,10 +1170,10 @@ static size_t scratch_bytes(const Config *c, const Method *m, int n, int rows, i
     bool sparse = m->prefill && config_attn_layers(c);
     int window = method_window(m) < rows ? method_window(m) : rows;
     chunk = feed_chunk(sparse, chunk ? chunk : 512);
-    return arch_of(c)->scratch(c, n, chunk) +
+    size_t one = arch_of(c)->scratch(c, n, chunk) +
            (config_attn_layers(c) ? kv_work_bytes(&s, m, rows, n, window, 1) : 0) +
-           (sparse ? kv_sparse_bytes(&s, m, m->prefill_size.every_feed ? rows : n, chunk) : 0) +
-           (size_t)c->vocab_size * sizeof(float);
+           (sparse ? kv_sparse_bytes(&s, m, m->prefill_size.every_feed ? rows : n, chunk) : 0);
+    return (size_t)config_parts(c) * one + (size_t)c->vocab_size * sizeof(float);
 }
 
 // rows of a head after the first feed, at most

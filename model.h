@@ -13,13 +13,18 @@ struct Model {
     Mem pinned;                 // of settled rows that a device reads from the host
     Device *device;             // NULL: the CPU
     KVWork *work;
-    char *arena;                // all packed weights and vectors
-    size_t arena_bytes;
+    KVWork *works[MAX_GPUS];    // of every part of the device; work is the first
+    char *arena;                // all packed weights and vectors; on a device those of its first part
+    size_t arena_bytes;         // of all
+    char *arenas[MAX_GPUS];
+    size_t arenas_bytes[MAX_GPUS];
+    char *tied_head;            // the embedding again, where the head lies on another device
+    size_t tied_bytes;
     ModelFile *file;            // of streamed weights, else NULL
     struct Streamed *streamed;  // (n_streamed) their matrices, in layer order
     int n_streamed, in_slot;    // in_slot: the layer in memory, -1: none
     float *inv_freq;            // (rope_dim / 2)
-    char *scratch;              // of feeds and steps, grown to the longest
+    void *scratches[MAX_GPUS];  // of feeds and steps on every part, grown to the longest
     size_t scratch_bytes;
     int chunk;
     uint64_t hash;

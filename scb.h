@@ -145,6 +145,7 @@ typedef struct {                // file keys have the same names
     bool stream;                // layers are read as a feed comes to them
     bool device;                // weights, rows and scratch lie on a GPU
     bool offload;               // settled rows lie in pinned host memory, which it reads
+    int gpus;                   // that share the layers; 0: one
 } Config;
 
 // File keys of mamba2: vocab_size dim n_layers max_ctx norm_eps ssm_inner ssm_state ssm_conv
@@ -184,18 +185,24 @@ typedef struct {
     int norm_groups;            // Mamba-2's gated norm runs over so many parts; 0: as the file says
     bool device;                // computes on a GPU; bf16 and q8 models alone
     bool offload;               // whose settled rows stay on the host
+    int gpus;                   // of a transformer: consecutive layers on each; 0: one
 } ModelOpts;
 
 // ===========================================================================
-// A GPU (device.cu): its memory, its stream, and what products need besides
+// GPUs (device.cu): their memory, a stream on each, and what products need besides. Of several one is
+// in use at a time, for allocations and launches; what is launched on the next one comes after it.
 typedef struct Device Device;
-// The first one, whose memory mem is from now on the account of, up to what is free. unpacked: of
+enum { MAX_GPUS = 8 };
+// The first n, whose memory mem is from now on the account of, up to what is free. unpacked: of
 // the largest q8 matrix as bf16, which products need besides. NULL with a sentence where there is
 // none, or where this build has no kernels.
-Device *device_open(Mem *mem, size_t unpacked, Err *err);
+Device *device_open(Mem *mem, int n, int n_layers, size_t unpacked, Err *err);
 void device_close(Device *d);
 void device_wait(Device *d);                    // for everything launched so far
-size_t device_memory_available(Err *err);       // bytes free on it; 0 with a sentence
+size_t device_memory_available(int n, Err *err);        // bytes free on n; 0 with a sentence
+int  device_parts(const Device *d);             // n; 1 for NULL
+int  device_part_of(const Device *d, int layer);
+void device_use(Device *d, int part);           // NULL: nothing happens
 void device_pinned(Device *d, Mem *mem);        // mem is an account of host memory that it can read
 const char *device_name(const Device *d);
 size_t device_products_bytes(size_t unpacked);  // of what products need besides
@@ -706,8 +713,8 @@ typedef struct KVWork KVWork;
 
 size_t kv_row_bytes(const AttnShape *s);        // K, V and position of one row of one KV head
 
-// device: NULL, or where mem's blocks lie
-KVWork *kv_work_open(Mem *mem, const AttnShape *s, Device *device);
+// device: NULL, or where mem's blocks lie; the scratch is that of layers [from, to)
+KVWork *kv_work_open(Mem *mem, const AttnShape *s, Device *device, int from, int to);
 void kv_work_close(KVWork *w);
 // grows the scratch for lists of up to len entries, feeds of n tokens (0: only steps), window rows
 // and what the method looks at, and steps of batch branches at once
@@ -891,6 +898,10 @@ typedef struct {                        // one feed or step
     float *logits;                      // (V) of the last token, or NULL
     void *scratch;                      // llama_scratch bytes
     Device *device;                     // NULL: the CPU
+    KVWork *const *works;               // (parts of the device) and scratch of each; work and
+    void *const *scratches;             // scratch are those in use, of this part
+    int part;
+    const float *device_logits;         // where a step has left its logits
     bool timed;                         // phases are those of the device, which is waited for
     Mem *mem;                           // of scratch, rows and state
     Tap tap;
@@ -943,6 +954,9 @@ void feed_attend_end(Forward *f, int kv_layer);                              // 
 void ffn(Forward *f, const FeedBuffers *b, int layer, int first, int n);
 void feed_logits(Forward *f, const FeedBuffers *b);     // of the last row, of every row of a step
 bool feed_report(Forward *f, int layer, int done);      // true: stop
+// before a layer: its weights are there, and where it lies on another device than the one before,
+// the call's rows go there and b, f->work and f->scratch are that device's
+void layer_enter(Forward *f, FeedBuffers *b, int layer);
 void feed_tap(const Forward *f, int layer, const FeedBuffers *b);
 // A step: body(f, of) from the embedding to feed_logits. On a device its launches are recorded once
 // and replayed by all steps that would launch the same.
@@ -1017,8 +1031,8 @@ bool list_next(const char **cursor, char *out, size_t cap);
 
 // the index of value among n names; a usage error that names the option otherwise
 int  opt_choose(const char *option, const char *value, const char *const *names, int n, Err *err);
-// --device cpu|cuda; a GPU must be there
-int  device_choice(const char *value, bool *device, Err *err);
+// --device cpu|cuda, --gpus N; so many must be there
+int  device_choice(const char *value, int gpus, bool *device, Err *err);
 void path_stem(const char *path, char *out, size_t n); // file name without directories and suffix
 
 void interrupt_install(void);   // SIGINT, SIGTERM raise a flag; a second one ends the process

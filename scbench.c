@@ -18,7 +18,7 @@ typedef struct {
         *rate;
     const char *out, *device, *shape, *save_context;
     int64_t save_limit, seed;
-    int sessions, turns, max_new, batch, chunk, threads;
+    int sessions, turns, max_new, batch, chunk, threads, gpus;
     StrList set;
     bool no_baselines, plan, verify, quiet, dump_prompts, chat, no_chat, resume, skip_bad, stream,
         help;
@@ -135,6 +135,8 @@ static const OptSpec run_opts[] = {
       "write every feed to DIR/prompts.jsonl" },
     { "--device", NULL, OPT_STR, AT(device), "cpu", "cpu|cuda",
       "where the model computes; the encoder of llmlingua2 stays on the CPU" },
+    { "--gpus", NULL, OPT_INT, AT(gpus), "1", "N",
+      "GPUs that share the layers of a transformer; changes no bit" },
     { "--threads", NULL, OPT_INT, AT(threads), "0", "N", "0: all cores; changes no bit" },
     { "--quiet", NULL, OPT_FLAG, AT(quiet), NULL, NULL, "no progress" },
     { "--help", "-h", OPT_FLAG, AT(help), NULL, NULL, "this text" },
@@ -445,7 +447,8 @@ static int switches_resolve(Run *r, Err *err) {
         (b->positions = opt_choose("--positions", o->positions, positions, 2, err)) < 0)
         return -1;
     if (choices_resolve(r, err)) return -1;
-    if (device_choice(o->device, &r->config.device, err)) return -1;
+    r->config.gpus = o->gpus ? o->gpus : 1;
+    if (device_choice(o->device, r->config.gpus, &r->config.device, err)) return -1;
     if (o->scorer && (k = opt_choose("--scorer", o->scorer, scorers, 2, err)) < 0) return -1;
     b->scorer = o->scorer ? (Scorer)k : lb ? SCORER_HARNESS : SCORER_OURS;
     if (o->chunk < 0 || o->max_new < 0 || o->threads < 0 || o->sessions < 0 || o->turns < 0 ||
@@ -1121,9 +1124,11 @@ static int run_prepare(Run *r, const char *model, Err *err) {
     if (words_open(r, err)) return -1;
     if (cpu_init(r->o.threads, err) || file_open(&r->file, model, r->o.verify, err)) return -1;
     bool device = r->config.device;
+    int gpus = r->config.gpus;
     if (config_read(&r->file, &r->config, err) || !(r->tok = tok_open(&r->file, err))) return -1;
     r->config.stream = r->o.stream;
     r->config.device = device;
+    r->config.gpus = gpus;
     if (arms_patterns(r, err) || encoder_prepare(r, err)) return -1;
     if (r->o.chat && !tok_chat(r->tok)->present)
         return FAIL(err, "%s has no chat template; leave --chat out", model);
@@ -1357,7 +1362,7 @@ static int cmd_run(Run *r, const char *model, Err *err) {
                         ? r->o.save_context : dir.p) >= (int)room)
         rc = FAIL(err, "%s: this path is too long", dir.p);
     ModelOpts opts = { r->o.chunk, r->o.stream, r->b.norm_groups, r->config.device,
-                       r->config.offload };
+                       r->config.offload, r->config.gpus };
     if (!rc && !(r->b.model = model_open(&r->file, &opts, err))) rc = -1;
     if (!rc) rc = file_all_used(&r->file, err);
     if (!rc) {

@@ -336,7 +336,7 @@ static int speed_json(FILE *out, const Race *o, const Round *r, const Work *w, E
 
 typedef struct {
     const char *shape, *method;
-    int ctx, budget, batch, n_decode, rounds, chunk, threads;
+    int ctx, budget, batch, n_decode, rounds, chunk, threads, gpus;
     const char *device;
     StrList set;
     bool json, verify, help;
@@ -358,6 +358,8 @@ static const OptSpec speed_opts[] = {
     { "--json", NULL, OPT_FLAG, AT(json), NULL, NULL, "one JSON object instead of text" },
     { "--chunk", NULL, OPT_INT, AT(chunk), "0", "N", "tokens per prefill chunk; 0: 512" },
     { "--device", NULL, OPT_STR, AT(device), "cpu", "cpu|cuda", "where to compute" },
+    { "--gpus", NULL, OPT_INT, AT(gpus), "1", "N",
+      "GPUs that share the layers of a transformer" },
     { "--threads", NULL, OPT_INT, AT(threads), "0", "N", "0: all cores" },
     { "--verify", NULL, OPT_FLAG, AT(verify), NULL, NULL,
       "check the model file's checksums (always below 1 GB)" },
@@ -453,9 +455,11 @@ static int speed_run(const SpeedOpts *o, const StrList *pos, Err *err) {
     memset(&file, 0, sizeof file);
     memset(&race, 0, sizeof race);
     if (speed_check(o, err) || cpu_init(o->threads, err)) return -1;
-    if (device_choice(o->device, &opts.device, err)) return -1;
+    if (device_choice(o->device, o->gpus, &opts.device, err)) return -1;
+    opts.gpus = o->gpus;
     int rc = config_of(o->shape, pos, o->verify, &file, &c, err);
     c.device = opts.device;
+    c.gpus = opts.gpus;
     if (!rc) rc = race_open(o, &c, &race, err);
     if (!rc) m = o->shape ? model_random(&c, &opts, 1, err) : model_open(&file, &opts, err);
     speed_name(o, pos->n ? pos->p[0] : "", name, sizeof name);

@@ -1180,11 +1180,15 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
     p->memoryBusWidth = 64;
     return cudaSuccess;
 }
-cudaError_t cudaDeviceCanAccessPeer(int *can, int, int) {
-    *can = 0;
+// copies alone pass between devices: a kernel that reads another one's memory is a violation, since
+// not every machine can do it
+cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer) {
+    *can = device != peer && device < n_devices && peer < n_devices;
     return cudaSuccess;
 }
-cudaError_t cudaDeviceEnablePeerAccess(int, unsigned) { return fail(cudaErrorInvalidValue); }
+cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned) {
+    return peer == device_now || peer >= n_devices ? fail(cudaErrorInvalidDevice) : cudaSuccess;
+}
 cudaError_t cudaDeviceSynchronize(void) {
     if (may_wait("cudaDeviceSynchronize")) drain_all();
     return cudaSuccess;

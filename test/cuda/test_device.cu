@@ -2,20 +2,20 @@
 // and steps, alone, forked, marked, in a batch and on a shared context; the same bits repeated.
 #include "models.h"
 
-// rows that lie on the host give the same bits
-static void offloaded(Model *gpu, Play play, const char *name, int budget) {
+// rows that lie on the host, and layers on two devices, give the same bits
+static void elsewhere(Model *gpu, bool offload, int gpus, Play play, const char *name, int budget) {
     Method method = method_of(name, 160, budget);
-    ModelOpts opts = { 64, false, 0, true, true };
+    ModelOpts opts = { 64, false, 0, true, offload, gpus };
     Err err;
-    Model *host = model_open(&file, &opts, &err);
-    need(host ? 0 : -1, &err);
-    Trace want = played(gpu, play, &method), got = played(host, play, &method);
-    twin_equal("rows on the host", got.p, want.p, (size_t)got.n * n_vocab);
-    if (!host->pinned.high) {
+    Model *m = model_open(&file, &opts, &err);
+    need(m ? 0 : -1, &err);
+    Trace want = played(gpu, play, &method), got = played(m, play, &method);
+    twin_equal(offload ? "rows on the host" : "two devices", got.p, want.p, (size_t)got.n * n_vocab);
+    if (offload && !m->pinned.high) {
         printf("%s: no row was on the host\n", name);
         twin_failures++;
     }
-    model_close(host);
+    model_close(m);
     free(want.p);
     free(got.p);
 }
@@ -70,8 +70,14 @@ int main(void) {
         compare(files[i], "root", cpu, gpu, root, "full", 0, 0.05);
         compare(files[i], "shared", cpu, gpu, shared, "full", 0, 0.05);
         tapped(cpu, gpu);
-        offloaded(gpu, root, "full", 0);
-        offloaded(gpu, shared, "full", 0);
+        elsewhere(gpu, true, 1, root, "full", 0);
+        int n = 0;
+        CUDA_OK(cudaGetDeviceCount(&n));
+        if (n > 1) {
+            elsewhere(gpu, false, 2, shared, "snapkv", 48);
+            elsewhere(gpu, false, 2, root, "h2o", 48);
+            elsewhere(gpu, true, 2, shared, "corm", 0);
+        }
         Ceilings top = model_ceilings(gpu, 1 << 16, 0);
         if (!(top.tile_tflops > 0 && top.read_gbs > 0)) twin_failures++;
         model_close(cpu);
