@@ -666,6 +666,9 @@ static WorkSizes work_sizes(const AttnShape *s, const Method *m, int len, int n,
 size_t kv_work_bytes(const AttnShape *s, const Method *m, int len, int n, int window, int batch) {
     WorkSizes z = work_sizes(s, m, len, n, window, batch);
     size_t threads = s->device ? 0 : (size_t)cpu_threads();
+#ifdef SCB_CUDA
+    if (s->device) z.parts = device_parts_bytes(s, len, n, batch);
+#endif
     return thread_bytes(s) * threads + z.panels + z.parts + z.scores + z.lse2 +
            z.keep + z.rank + z.window + z.readers + z.rule;
 }

@@ -274,6 +274,8 @@ void device_settle(KVCache *c, KVWork *w, int layer);           // layer_settle,
 void device_release(KVCache *c);                                // cache_gather there
 void device_gather(const KVCache *c, const Head *h, char *mem);
 void device_work_close(KVWork *w);
+// partial results of attention: feeds of n tokens, steps of batch caches, lists of up to len
+size_t device_parts_bytes(const AttnShape *s, int len, int n, int batch);
 #endif
 
 // read.cu: n newest tokens of a layer, q and out (n, H, hd), each over rows of its own choice

@@ -185,7 +185,7 @@ size_t device_memory_available(int n, Err *err) {
         if (have < least) least = have;
     }
     CUDA_OK(cudaSetDevice(before));
-    return least * (size_t)n;
+    return (least - least / 50) * (size_t)n;    // blocks are rounded up, libraries take some
 }
 
 void *device_stream(const Device *d) { return device_now(d)->stream; }

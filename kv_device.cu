@@ -338,6 +338,13 @@ static int step_bucket(int len) {
     return CEIL_DIV(len, unit) * unit;
 }
 
+size_t device_parts_bytes(const AttnShape *s, int len, int n, int batch) {
+    enum { ROWS = 512 };                        // of a chunk, where nothing else is said
+    size_t step = cuda_step_parts(s, batch, step_bucket(len + 1)),
+           feed = n ? cuda_attend_parts(s, n < ROWS ? n : (int)ROWS, len, false) : 0;
+    return (step > feed ? step : feed) * sizeof(float);
+}
+
 void kv_device_begin(const StepOf *of, int n, KVWork *w) {
     const KVCache *c = of[0].kv;
     int layers = c->n_layers, G = c->s->n_kv_heads, most = 0;

@@ -6,8 +6,8 @@
 #include <sys/stat.h>
 
 typedef struct {
-    const char *prompt, *file, *ids, *method, *logits, *encode, *decode, *encode_jsonl;
-    int n, threads;
+    const char *prompt, *file, *ids, *method, *logits, *encode, *decode, *encode_jsonl, *device;
+    int n, threads, gpus;
     int64_t seed;
     double temp;
     bool chat, stream, help;
@@ -27,6 +27,8 @@ static const OptSpec options[] = {
     { "--method", NULL, OPT_STR, AT(method), "full", "NAME", "what the KV cache keeps" },
     { "--logits", NULL, OPT_STR, AT(logits), NULL, "OUT.f32",
       "write the logits after the prompt and after each new token: raw rows of fp32" },
+    { "--device", NULL, OPT_STR, AT(device), "cpu", "cpu|cuda", "where to compute" },
+    { "--gpus", NULL, OPT_INT, AT(gpus), "1", "N", "GPUs that share the layers of a transformer" },
     { "--threads", NULL, OPT_INT, AT(threads), "0", "N", "0: all cores" },
     { "--stream-weights", NULL, OPT_FLAG, AT(stream), NULL, NULL,
       "hold one layer at a time: for a model larger than the memory" },
@@ -351,7 +353,9 @@ static int chat(Run *r, Err *err) {
 static int run_model(Run *r, Err *err) {
     const Opts *o = r->o;
     ModelOpts opts = { .stream = o->stream };
-    if (cpu_init(o->threads, err)) return -1;
+    if (device_choice(o->device, o->gpus, &opts.device, err) || cpu_init(o->threads, err))
+        return -1;
+    opts.gpus = o->gpus;
     r->model = model_open(&r->file, &opts, err);
     if (!r->model || file_all_used(&r->file, err)) return -1;
     model_set_progress(r->model, on_progress, r);

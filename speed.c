@@ -259,6 +259,7 @@ static void speed_text(FILE *out, const Race *o, const Round *r, const Work *w) 
             o->name, o->unit, cpu_threads(), cpu_threads() == 1 ? "" : "s", o->ctx, o->n_decode,
             o->rounds, o->rounds == 1 ? "" : "s");
     if (o->batch > 1) fprintf(out, " of %d branches", o->batch);
+    if (o->plan.host) fprintf(out, "\nsettled rows, %zu MB, lie in host memory", o->plan.host >> 20);
     fprintf(out, "\nmethod %s%s%s\n", o->method.name, size.n > 2 ? " " : "",
             size.n > 2 ? size.p : "");
     fprintf(out, "ceilings in the same rounds: matrix unit %.2f TF/s, own matrix product %.2f "
@@ -405,6 +406,13 @@ static void speed_name(const SpeedOpts *o, const char *path, char *out, size_t n
 }
 
 // the sizes that a run has before it begins; refuses what does not fit
+static Plan race_plan(const SpeedOpts *o, const Config *c, const Method *m) {
+    Plan p = plan_run(c, m, o->ctx, o->ctx, o->n_decode, false, -1, o->chunk);
+    if (o->batch > 1)
+        plan_more(&p, c, m, o->ctx, o->ctx, o->n_decode, false, -1, o->batch - 1);
+    return p;
+}
+
 static int race_open(const SpeedOpts *o, Config *c, Race *race, Err *err) {
     int64_t tokens = (int64_t)o->ctx + o->n_decode;
     if (o->shape && tokens > c->max_ctx)        // random weights take any length
@@ -419,11 +427,12 @@ static int race_open(const SpeedOpts *o, Config *c, Race *race, Err *err) {
     race->batch = o->batch;
     race->n_decode = o->n_decode;
     race->rounds = o->rounds;
-    race->plan = plan_run(c, m, o->ctx, o->ctx, o->n_decode, false, -1, o->chunk);
-    if (o->batch > 1)
-        plan_more(&race->plan, c, m, o->ctx, o->ctx, o->n_decode, false, -1, o->batch - 1);
+    race->plan = race_plan(o, c, m);
     size_t have = config_memory(c);
     if (!have || race->plan.upper_bound || race->plan.total <= have) return 0;
+    c->offload = c->device;                     // rows on the host, if that is enough
+    if (c->offload) race->plan = race_plan(o, c, m);
+    if (c->offload && race->plan.total <= have) return 0;
     return FAIL_CODE(err, EXIT_MEMORY, "needs %zu MB, %zu MB are available; try a smaller --ctx",
                      race->plan.total >> 20, have >> 20);
 }
@@ -461,6 +470,7 @@ static int speed_run(const SpeedOpts *o, const StrList *pos, Err *err) {
     c.device = opts.device;
     c.gpus = opts.gpus;
     if (!rc) rc = race_open(o, &c, &race, err);
+    opts.offload = c.offload;
     if (!rc) m = o->shape ? model_random(&c, &opts, 1, err) : model_open(&file, &opts, err);
     speed_name(o, pos->n ? pos->p[0] : "", name, sizeof name);
     race.name = name;

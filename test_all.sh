@@ -9,7 +9,7 @@ exec </dev/null
 shopt -s nullglob
 
 LIMIT=$([ "${SOAK:-0}" = 1 ] && echo 7200 || echo 420)      # seconds for one test
-BUDGET=$([ "${SOAK:-0}" = 1 ] && echo 999999 || echo 1200)  # seconds after which no test begins
+BUDGET=$([ "${SOAK:-0}" = 1 ] && echo 999999 || echo 1380)  # seconds after which no test begins
 
 # all cores that this machine, or this container's quota, really gives
 cores=$(nproc)
@@ -57,6 +57,27 @@ run() {
     return 1
 }
 
+# Tests of one thread run side by side: `beside NAME COMMAND...` is run() in the background, as many
+# as there are cores; `together` waits for them and counts.
+beside() {
+    while [ "$(jobs -pr | wc -l)" -ge "$cores" ]; do wait -n; done
+    {
+        passed=0 failed=0 skipped=0
+        run "$@" >"$logs/beside.$BASHPID.out"
+        echo "$passed $failed $skipped" >"$logs/beside.$BASHPID.count"
+    } &
+}
+together() {
+    local count p f k
+    wait
+    for count in "$logs"/beside.*.count; do
+        cat "${count%.count}.out"
+        read -r p f k <"$count"
+        passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + k))
+        rm -f "$count" "${count%.count}.out"
+    done
+}
+
 # unit VARIANT FLAGS TARGETS: builds one variant, then runs its unit tests; one whose build fails
 # counts as failed itself, whatever an older build left
 unit() {
@@ -77,8 +98,9 @@ run python-packages test/venv.sh
 unit cpu '' 'all tests'
 for source in test/cuda/test_*.cu; do
     name=$(basename "$source" .cu)
-    run "emu/$name" sh -c "make -s build/emu/cuda/$name && exec build/emu/cuda/$name"
+    beside "emu/$name" sh -c "make -s build/emu/cuda/$name && exec build/emu/cuda/$name"
 done
+together
 # the same on the GPU, where there is one
 if reason=$(test/gpu.sh); then
     run build/cuda make -s -k -j"$cores" CUDA=1 all tests

@@ -38,6 +38,16 @@ EMU_MEMORY=44 build/emu/scbench data/tiny_llama.bin --task retr_kv --ctx 400 --s
     --method full --device cuda --plan 2>&1 | grep -q 'MB, stay in host memory, which it reads' ||
     complain "44 MB are enough for all"
 
+# peak METHOD...: bytes held at the peak are those planned, within 3 %
+peak() {
+    build/emu/scbench speed data/tiny_llama.bin --ctx 300 --n-decode 2 --rounds 1 --device cuda \
+        --method "$@" >"$tmp/log" 2>&1 || { cat "$tmp/log"; complain "speed of $* fails"; }
+    awk '/^peak/ { d = $2 / $8 - 1; ok = d < 0.03 && d > -0.03 } END { exit !ok }' "$tmp/log" ||
+        complain "$1 held otherwise than planned: $(grep '^peak' "$tmp/log")"
+}
+peak full
+peak snapkv --budget 64
+
 # refuses CODE WORDS ENV OPTIONS...: the exit code and the sentence
 refuses() {
     local code=$1 words=$2 rc

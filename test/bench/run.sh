@@ -7,3 +7,8 @@ for ctx in 2048 8000; do ./scbench speed --shape smollm2-135m --ctx "$ctx"; echo
 "$1"
 echo
 "$2"
+if test/gpu.sh; then
+    make -s -j"$(nproc)" CUDA=1 all tests
+    echo
+    test/bench/gpu.sh
+fi

@@ -424,6 +424,41 @@ static void sparses(void) {
 }
 
 // make try K=attention: one layer of an 8B model, a token and a chunk behind 4K, 32K and 128K keys
+// a whole prompt over itself: what test/bench/gpu.sh holds against PyTorch's
+static void time_causal(int n) {
+    enum { DIM = 128, H = 32, G = 8 };
+    AttnShape s = shape_of(DIM, H, G, false);
+    size_t cells = (size_t)n * H * DIM, rows = (size_t)n * DIM;
+    float *q = device_zeros<float>(cells);
+    uint16_t *act = device_zeros<uint16_t>(cells), *kv = device_zeros<uint16_t>(2 * G * rows);
+    KeyList list[G];
+    memset(list, 0, sizeof list);
+    for (int g = 0; g < G; g++) {
+        list[g].k[1] = kv + (size_t)g * 2 * rows;
+        list[g].v[1] = kv + (size_t)(g * 2 + 1) * rows;
+        list[g].len = n;
+    }
+    KeyList *lists = to_device(list, G);
+    size_t split = cuda_attend_parts(&s, n, n, false);
+    float *scratch = device_zeros<float>(split);
+    CudaAttend all;
+    char label[48];
+    memset(&all, 0, sizeof all);
+    all.list = lists;
+    all.most = all.n = n;
+    all.q = q;
+    all.act = act;
+    all.act_ld = (size_t)H * DIM;
+    all.parts = split ? scratch : NULL;
+    snprintf(label, sizeof label, "%d causal rows", n);
+    twin_time(label, [&] { cuda_attend(&s, &all, twin_stream()); });
+    cudaFree(q);
+    cudaFree(act);
+    cudaFree(kv);
+    cudaFree(lists);
+    cudaFree(scratch);
+}
+
 static void times(void) {
     enum { DIM = 128, H = 32, G = 8, CHUNK_ROWS = 512 };
     const int lens[] = { 4096, 32768, 131072 };
@@ -473,7 +508,11 @@ int main(void) {
     Err err;
     int none = twin_begin();
     if (none) return none;
-    if (twin_timing()) { times(); return 0; }
+    if (twin_timing()) {
+        times();
+        time_causal(16384);
+        return 0;
+    }
     if (cpu_init(1, &err)) die_code(EXIT_USER, "%s", err.msg);
     steps();
     denses();
