@@ -34,6 +34,9 @@ same full data/tiny_llama.bin --task retr_kv --ctx 400 --sessions 1 --turns 2 --
 EMU_MEMORY=44 same host data/tiny_llama.bin --task retr_kv --ctx 400 --sessions 1 --turns 1 \
     --method full
 
+same lossy data/tiny_llama.bin --task retr_kv --ctx 300 --sessions 1 --turns 1 \
+    --method h2o,quest --no-baselines --keep 0.6
+
 EMU_MEMORY=44 build/emu/scbench data/tiny_llama.bin --task retr_kv --ctx 400 --sessions 1 --turns 1 \
     --method full --device cuda --plan 2>&1 | grep -q 'MB, stay in host memory, which it reads' ||
     complain "44 MB are enough for all"
@@ -60,6 +63,8 @@ refuses() {
 }
 refuses 1 'no NVIDIA GPU can be used here.*use --device cpu' EMU_DEVICES=0
 refuses 3 'does not fit the GPU: weights [0-9]* + KV [0-9]* + scratch' EMU_MEMORY=46
+refuses 2 'sinkcache.*runs on the CPU alone' EMU_DEVICES=1 --method streamingllm \
+    --set streamingllm.positions=sinkcache
 refuses 2 '.--stream-weights is for the CPU alone' EMU_DEVICES=1 --stream-weights
 ./scbench data/tiny_llama.bin --task retr_kv --device cuda >"$tmp/log" 2>&1
 [ $? = 1 ] && grep -q 'this build computes on the CPU only' "$tmp/log" ||
