@@ -48,7 +48,7 @@ LIBS  := libpcre2-8 libutf8proc jansson libxxhash
 CPPFLAGS += -I. $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
 LDLIBS   += $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lm
 
-CU_SRC := device.cu matmul.cu sparse_attn.cu flash.cu cache.cu kv_device.cu evict.cu read.cu llama.cu mamba.cu jamba.cu lingua.cu
+CU_SRC := device.cu matmul.cu sparse_attn.cu sparse_lists.cu flash.cu cache.cu kv_device.cu evict.cu read.cu llama.cu mamba.cu jamba.cu lingua.cu
 TASK_SRC := $(wildcard tasks/*.c)
 C_SRC  := file.c method.c pattern.c search.c model.c context_file.c tokenizer.c tok_words.c cli.c \
           commands.c report.c results.c tables.c turns.c lingua_words.c compress.c probe.c \

@@ -206,7 +206,30 @@ void cuda_read_scores(const Reading *a, const float *scores, size_t scores_ld, c
 void cuda_read_lists(const Reading *a, void *stream);   // keep, rows and out from both
 
 // ===========================================================================
-// sparse_attn.cu: what the heads of one layer of a sparse feed look at. Estimated sums are within
+// sparse_lists.cu and sparse_attn.cu: which scores a head's lists hang on
+enum { FORCED_COLUMNS = 30, FORCED_DISTANCES = 100, LEAST_VERTICALS = 30, LEAST_SLASHES = 50 };
+
+HD static inline int at_least(int x, int least) { return x > least ? x : least; }
+
+// Whether its lists hang on scores in a feed of n rows at the end of len entries. They do not, each
+// is whole, where every distance or every column is kept, or where the forced distances reach back
+// to the forced columns from the end e of the last block: of the band of w they keep at least
+// [e - w - 63, e).
+HD static inline bool estimated(const HeadPattern *p, int len, int n) {
+    int columns = at_least(p->a, LEAST_VERTICALS), distances = at_least(p->b, LEAST_SLASHES);
+    int band = distances < FORCED_DISTANCES ? distances : FORCED_DISTANCES;
+    int e = len - n + CEIL_DIV(n, SPARSE_ROWS) * SPARSE_ROWS;
+    return p->kind == HEAD_VERTICAL_SLASH && columns < len && distances < len &&
+           e - band - (SPARSE_ROWS - 1) > FORCED_COLUMNS;
+}
+
+// tiles of keys that the first row of a block sees
+HD static inline int list_tiles(const HeadLists *h, int block) {
+    return (h->len - h->n + block * SPARSE_ROWS) / SPARSE_ROWS + 1;
+}
+
+// ===========================================================================
+// sparse_lists.cu: what the heads of one layer of a sparse feed look at. Estimated sums are within
 // 1e-5 of the plain loop's, everything made of them is the same.
 typedef struct {
     LookRows rows;              // the last min(64, n) query rows, over the lists with all keys

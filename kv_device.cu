@@ -251,7 +251,7 @@ void kv_device_plan(KVCache *c, KVWork *w, int layer, const uint16_t *q16, int r
     int64_t *all = c->building ? &c->base->all_pairs : &c->all_pairs;
     sparse_carve(w->s, m, most, d->chunk, (uintptr_t)d->mem, d);
     method_heads(m, layer, s->n_heads, w->sparse_head);
-    if (layer == 0) {
+    if (layer == w->d.from) {
         const PatternFile *file = m->pattern;
         mem_put(w->mem, d->pattern, file ? file->head : w->sparse_head,
                 (file ? (size_t)file->n_layers : 1) * H * sizeof *d->pattern);

@@ -734,7 +734,8 @@ void feed_logits(Forward *f, const FeedBuffers *b) {
         if (f->device) mem_get(f->mem, f->logits, b->logits, V * sizeof(float));
     }
 #ifdef SCB_CUDA
-    if (f->device && f->sparse) kv_device_counted(f->work);
+    for (int p = 0; f->device && f->sparse && p < device_parts(f->device); p++)
+        kv_device_counted(f->works[p]);
 #endif
 }
 

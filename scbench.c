@@ -466,6 +466,8 @@ static int switches_resolve(Run *r, Err *err) {
     b->batch = o->batch;
     if (o->save_limit < 0 || (o->save_limit && !o->save_context))
         return FAIL_CODE(err, EXIT_USAGE, "--save-limit is a number of MB for --save-context");
+    if (o->save_context && r->config.gpus > 1)
+        return FAIL_CODE(err, EXIT_USAGE, "--save-context is for one GPU");
     if (o->save_context && b->preset == PRESET_HARNESS)
         return FAIL_CODE(err, EXIT_USAGE, "--save-context has nothing to keep with --preset "
                          "harness, which shares nothing");

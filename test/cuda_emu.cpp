@@ -1215,6 +1215,15 @@ cudaError_t emu_malloc(void **p, size_t bytes, bool host) {
     return cudaSuccess;
 }
 
+// what was given back in the order of a stream is there for those who ask in that order
+cudaError_t emu_malloc_async(void **p, size_t bytes) {
+    cudaError_t e = emu_malloc(p, bytes, false);
+    if (e != cudaErrorMemoryAllocation || capturing()) return e;
+    drain_all();
+    pending = cudaSuccess;
+    return emu_malloc(p, bytes, false);
+}
+
 static void free_now(char *p, Block *b) {
     b->freed = true;
     live[span_of(p)] -= b->bytes;

@@ -280,8 +280,9 @@ template <class T> static inline cudaError_t cudaHostAlloc(T **p, size_t bytes, 
     return emu_malloc((void **)p, bytes, true);
 }
 // in the order of a stream: memory may be given back while launches that read it are under way
+cudaError_t emu_malloc_async(void **p, size_t bytes);
 template <class T> static inline cudaError_t cudaMallocAsync(T **p, size_t bytes, cudaStream_t) {
-    return emu_malloc((void **)p, bytes, false);
+    return emu_malloc_async((void **)p, bytes);
 }
 cudaError_t cudaFreeAsync(void *p, cudaStream_t s);
 typedef struct EmuPool *cudaMemPool_t;

@@ -75,7 +75,7 @@ int main(void) {
         CUDA_OK(cudaGetDeviceCount(&n));
         if (n > 1) {
             elsewhere(gpu, false, 2, shared, "snapkv", 48);
-            elsewhere(gpu, false, 2, root, "h2o", 48);
+            elsewhere(gpu, false, 2, root, "tri-shape+h2o", 48);
             elsewhere(gpu, true, 2, shared, "corm", 0);
         }
         Ceilings top = model_ceilings(gpu, 1 << 16, 0);
