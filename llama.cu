@@ -773,7 +773,7 @@ static void device_step(Forward *f, const FeedBuffers *b, void (*body)(Forward *
         body(f, of);
         device_recorded(f->device, &key, sizeof key, &done, f->phases);
     }
-    for (int i = 0; i < f->n; i++)              // the one wait of a step
+    for (int i = 0; i < f->n; i++)              // waits for all of the step
         mem_get(f->mem, f->of[i].logits, f->device_logits + (size_t)i * f->c->vocab_size,
                 (size_t)f->c->vocab_size * sizeof(float));
     for (int p = 0; f->work && p < device_parts(f->device); p++)

@@ -447,7 +447,7 @@ static int switches_resolve(Run *r, Err *err) {
         (b->positions = opt_choose("--positions", o->positions, positions, 2, err)) < 0)
         return -1;
     if (choices_resolve(r, err)) return -1;
-    r->config.gpus = o->gpus ? o->gpus : 1;
+    r->config.gpus = o->device ? o->gpus : 1;   // a plan of a shape asks for none
     if (device_choice(o->device, r->config.gpus, &r->config.device, err)) return -1;
     if (o->scorer && (k = opt_choose("--scorer", o->scorer, scorers, 2, err)) < 0) return -1;
     b->scorer = o->scorer ? (Scorer)k : lb ? SCORER_HARNESS : SCORER_OURS;
