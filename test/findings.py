@@ -14,7 +14,8 @@ import subprocess
 import sys
 
 PAIR = ("retr_kv", "retr_mh")
-TASKS = ("retr_kv", "retr_ps", "retr_mh", "math_find")
+RETRIEVAL = ("retr_kv", "retr_ps", "retr_mh")
+TASKS = {"retr_kv": "KV", "retr_ps": "PS", "retr_mh": "MH", "math_find": "MF"}
 MODELS = ("tiny_llama", "tiny_jamba", "tiny_mamba2")
 LENGTHS = (768, 1536, 3072)
 MODES = ("multi-turn", "multi-request")
@@ -35,7 +36,7 @@ class Run:
                 row["arm"] += " at corm's rows"
         self.arms = list(dict.fromkeys(row["arm"] for row in self.rows))
 
-    def mean(self, arm, mode, tasks=PAIR, turn=""):
+    def mean(self, arm, mode, tasks=RETRIEVAL, turn=""):
         """mean over tasks in %, of one turn or of all; None where a task is missing"""
         kind = "turn" if turn else "task"
         found = [float(r["mean"]) for r in self.rows
@@ -68,15 +69,27 @@ def head(*cells):
 def halves(dir):
     """every method at half of the rows"""
     half, own = (Run(os.path.join(dir, d)) for d in ("half", "own"))
-    out = head("", "rows", "KV", "MH", *(f"turn {t}" for t in range(1, 6)), "own", "KV", "MH")
-    out.append(line("", "", "multi-turn", *[""] * 7, "multi-request", ""))
+    out = head("", "rows", *TASKS.values(), *(f"turn {t}" for t in range(1, 6)), "own",
+               *TASKS.values())
+    out.append(line("", "", "multi-turn", *[""] * 9, "multi-request", *[""] * 3))
     for arm in half.arms:
         out.append(line(
             f"`{arm}`", cell(half.kept(arm)),
-            *(cell(half.mean(arm, "multi-turn", (t,))) for t in PAIR),
+            *(cell(half.mean(arm, "multi-turn", (t,))) for t in TASKS),
             *(cell(half.mean(arm, "multi-turn", turn=t)) for t in range(1, 6)),
             cell(less(own.mean(arm, "multi-turn"), half.mean(arm, "multi-turn")), "+.1f"),
-            *(cell(half.mean(arm, "multi-request", (t,))) for t in PAIR)))
+            *(cell(half.mean(arm, "multi-request", (t,))) for t in TASKS)))
+    return out
+
+
+def small(dir):
+    """every method at the sizes it has by itself"""
+    run = Run(os.path.join(dir, "small"))
+    out = head("", "rows", *TASKS.values(), *TASKS.values())
+    out.append(line("", "", "multi-turn", *[""] * 3, "multi-request", *[""] * 3))
+    for arm in run.arms:
+        out.append(line(f"`{arm}`" if " " not in arm else arm, cell(run.kept(arm)),
+                        *(cell(run.mean(arm, m, (t,))) for m in MODES for t in TASKS)))
     return out
 
 
@@ -158,9 +171,10 @@ def tables(sessions, dir):
         f"{sessions} sessions per cell, 1,536 tokens, `make findings`; accuracy in %.", "",
         *full(dir), "",
         "Attention in every layer, in one of four, in none:", "", *lengths(dir), "",
-        "Half of the rows, `tiny_llama`. Turns: mean of KV and MH; own: that mean with the model's own "
-        "history, less the one with golden answers.", "",
+        "Half of the rows, `tiny_llama`. Turns: mean of KV, PS and MH; own: that mean with the model's "
+        "own history, less the one with golden answers.", "",
         *halves(dir), "",
+        "The sizes of the demo, 64 rows (`make demo` with more sessions):", "", *small(dir), "",
         "A quarter of the rows, looks pooled over 41 places (`--set snapkv.kernel=41`), so that one "
         "look at the beginning of a value keeps all of it:", "", *wide(dir), "",
         "`corm` with w = 1,280 (it evicts nothing before so many queries), and others at its mean "

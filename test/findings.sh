@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # findings.sh - what the papers claim, measured on the small models in data/ with 100 sessions per cell:
-# at several lengths, corm against budgets of its rows, with half of the rows, with and without a
-# question known beforehand, with the model's own history. The tables go into README.md between its
-# two marker lines.
+# every method on four tasks with half of the rows and at the sizes of the demo, several lengths, corm
+# against budgets of its rows, with and without a question known beforehand, with the model's own
+# history. The tables go into README.md between its two marker lines.
 #
 #   test/findings.sh [SESSIONS [DIR]]   default 100 sessions per cell, into out/findings-DATE; a DIR of
 #                                       findings that were cut off goes on
@@ -35,28 +35,30 @@ more() {
 trap 'kill $(jobs -p) 2>/dev/null; exit 130' INT TERM
 
 mkdir -p "$dir"
-tasks=retr_kv,retr_mh
+pair=retr_kv,retr_mh
+tasks=retr_kv,retr_ps,retr_mh,math_find
 both=multi-turn,multi-request
-more full tiny_llama 1536 --task retr_kv,retr_ps,retr_mh,math_find --mode $both
+more full tiny_llama 1536 --task $tasks --mode $both
 for ctx in 768 1536 3072; do
     for model in tiny_llama tiny_jamba tiny_mamba2; do
         more "length-$model-$ctx" $model $ctx --task retr_kv
     done
 done
 # what any query of nearly the whole prompt looks at, ragged; the same bytes in equal lists
-more corm tiny_llama 1536 --task $tasks --method corm --set corm.window=1280 --mode $both
+more corm tiny_llama 1536 --task $pair --method corm --set corm.window=1280 --mode $both
 rows=$(python3 test/findings.py --rows "$dir/corm") || exit 1
-more equal tiny_llama 1536 --task $tasks --method streamingllm,snapkv,h2o --budget "$rows" \
+more equal tiny_llama 1536 --task $pair --method streamingllm,snapkv,h2o --budget "$rows" \
      --no-baselines --mode $both
-more half tiny_llama 1536 --task $tasks --keep 0.5 --mode $both --no-baselines \
-     --method "full,topk,quest,minference,tri-shape,a-shape,streamingllm,snapkv,pyramidkv,h2o,roco,`
-             `scissorhands,tova,keep-last"
+methods="full,topk,quest,minference,tri-shape,a-shape,streamingllm,snapkv,pyramidkv,h2o,roco,`
+         `scissorhands,tova,keep-last"
+more half tiny_llama 1536 --task $tasks --keep 0.5 --mode $both --no-baselines --method $methods
+more small tiny_llama 1536 --task $tasks --mode $both --method all
 # looks that are spread over a whole value, as one look from the question marks its beginning alone
 wide="--task retr_kv --method snapkv,pyramidkv --keep 0.25 --no-baselines"
 wide="$wide --set snapkv.kernel=41 --set pyramidkv.kernel=41"
 more wide tiny_llama 1536 $wide --mode $both
 more wide-known tiny_llama 1536 $wide --mode multi-request --query-aware first
-more own tiny_llama 1536 --task $tasks --method full,a-shape,streamingllm,h2o --keep 0.5 \
+more own tiny_llama 1536 --task retr_kv,retr_ps,retr_mh --method $methods --keep 0.5 \
      --no-baselines --history own
 
 python3 test/findings.py "$sessions" "$dir" README.md
