@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # demo.sh - from a fresh clone to what the papers claim, offline: builds, runs the retrieval tasks
 # and math_find with every method on the small models in data/, prints the tables, draws two figures.
+# Where matplotlib is missing and cannot be had, it says how to draw them later.
 #
 #   test/demo.sh [SESSIONS [DIR]]       default 20 sessions per cell, into out/demo-DATE
 set -u
@@ -29,6 +30,15 @@ play() {
 
 [ ! -e "$dir" ] || { echo "demo: $dir exists; name another directory" >&2; exit 1; }
 mkdir -p "$dir"
+# plotter: a Python with matplotlib
+plotter() {
+    for python in .venv/bin/python python3; do
+        $python -c 'import matplotlib' 2>/dev/null && echo $python && return
+    done
+    return 1
+}
+figures=
+plotter >/dev/null || { test/venv.sh >"$dir/venv.log" 2>&1 & figures=$!; }
 trap 'kill $(jobs -p) 2>/dev/null; exit 130' INT TERM
 runs=()
 for model in tiny_llama tiny_jamba tiny_mamba2; do
@@ -40,10 +50,8 @@ done
 ./scbench report "${runs[@]}" --table turns || exit 1
 ./scbench report "${runs[@]}" --table tasks || exit 1
 ./scbench report "${runs[@]}" --format csv >"$dir/report.csv" 2>/dev/null || exit 1
-for python in .venv/bin/python python3; do
-    $python -c 'import matplotlib' 2>/dev/null && break
-done
-if $python -c 'import matplotlib' 2>/dev/null; then
+[ -z "$figures" ] || wait "$figures"
+if python=$(plotter); then
     $python plot.py turns "$dir/report.csv" "$dir/turns.png" --title "score by turn" || exit 1
     $python plot.py abilities "$dir/report.csv" "$dir/abilities.png" || exit 1
     echo "figures: $dir/turns.png $dir/abilities.png"
