@@ -3,7 +3,7 @@
 #include "tinyssm.h"
 
 #ifdef __SANITIZE_ADDRESS__
-enum { FIRST = 1100, LATER = 60, STEPS = 10 };      // the same paths in bearable time
+enum { FIRST = 700, LATER = 60, STEPS = 6 };      // the same paths in bearable time
 #else
 enum { FIRST = 3000, LATER = 120, STEPS = 40 };
 #endif
@@ -17,7 +17,7 @@ static void expect(bool ok, const char *what, double got, double want) {
 
 static const TinySpec spec_small = { .dim = 64,
                                      .hidden_dim = 96,
-                                     .n_layers = 12,
+                                     .n_layers = SANITIZED ? 3 : 12,
                                      .n_heads = 6,
                                      .n_kv_heads = 2,
                                      .head_dim = 64,
