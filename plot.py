@@ -2,7 +2,8 @@
 """plot.py - figures from the tidy CSV of `scbench report --format csv`.
 
     ./scbench report out/a --format csv > a.csv
-    ./plot.py turns a.csv turns.png             score by turn, a line per method
+    ./plot.py turns a.csv turns.png             score by turn, a line per method; --split: a panel
+                                                per task
     ./plot.py abilities a.csv abilities.svg     methods by categories; --radar for a radar chart
     ./plot.py budget a.csv budget.pdf           score by rows kept
     ./plot.py sweep a.csv sweep.png             score by the share of rows kept, a panel per turn
@@ -119,10 +120,14 @@ def of_arm(rows, arm):
 
 
 def averaged(rows, key):
-    """{x: (mean, lo, hi)} over tasks; an interval only where there is one task to take it from."""
+    """{x: (mean, lo, hi)} over tasks, where all of them have one: a task that ends earlier would
+    make a step of its own. An interval only where there is one task to take it from."""
     out = {}
+    tasks = len({r["task"] for r in rows})
     for x in sorted({r[key] for r in rows if r[key] is not None}):
         here = [r for r in rows if r[key] == x]
+        if len({r["task"] for r in here}) < tasks:
+            continue
         one = here[0] if len(here) == 1 else {"lo": None, "hi": None}
         out[x] = (sum(r["mean"] for r in here) / len(here), one["lo"], one["hi"])
     return out
@@ -141,12 +146,13 @@ class Look:
     def __init__(self, rows):
         self.arms = arms(rows)
         self.style = {}
-        n = 0
-        for arm, label in self.arms:
-            full = arm["method"] == "full"
-            self.style[label] = dict(color="#000000", marker=".") if full else style(n)
-            if not full:
-                n += 1
+        full = [label for arm, label in self.arms if arm["method"] == "full"]
+        others = [label for _, label in self.arms if label not in full]
+        for i, label in enumerate(full):        # one of every model
+            self.style[label] = dict(color=("#000000", "#666666", "#b0b0b0")[i % 3], marker=".",
+                                     linestyle=("-", "--", ":")[i % 3])
+        for i, label in enumerate(others):
+            self.style[label] = style(i)
 
 
 def line(ax, points, label, look):
@@ -174,15 +180,36 @@ def legend(fig):
     for ax in fig.axes:
         for handle, label in zip(*ax.get_legend_handles_labels()):
             handles.setdefault(label, handle)
+    fig.set_figheight(max(fig.get_figheight(), 0.3 + 0.21 * len(handles)))
     fig.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
+
+
+def task_panels(plt, rows):
+    """A panel per mode and task: [(axes, mode, task)]"""
+    modes = [m for m in MODES if any(r["mode"] == m for r in rows)]
+    tasks = list(dict.fromkeys(r["task"] for r in rows))
+    fig, axes = plt.subplots(len(modes), len(tasks), sharex=True, sharey=True, squeeze=False,
+                             figsize=(2.5 * len(tasks) + 1.9, 2.5 * len(modes) + 0.5),
+                             layout="constrained")
+    for ax, task in zip(axes[0], tasks):
+        ax.set_title(task)
+    for row, mode in zip(axes, modes):
+        row[0].set_ylabel(f"{mode}\nscore in %")
+        row[0].set_ylim(-3, 103)
+    return fig, [(ax, m, t) for row, m in zip(axes, modes) for ax, t in zip(row, tasks)]
 
 
 def plot_turns(plt, rows, opts):
     look = Look(rows)
-    fig, axes = panels(plt, rows)
-    for ax, mode in axes:
+    if opts.split:
+        fig, axes = task_panels(plt, rows)
+    else:
+        fig, axes = panels(plt, rows)
+        axes = [(ax, mode, None) for ax, mode in axes]
+    for ax, mode, task in axes:
+        here = [r for r in rows if r["mode"] == mode and task in (None, r["task"])]
         for arm, label in look.arms:
-            points = averaged([r for r in of_arm(rows, arm) if r["mode"] == mode], "turn")
+            points = averaged(of_arm(here, arm), "turn")
             if points:
                 line(ax, points, label, look.style[label])
         ax.set_xlabel("turn")
@@ -478,6 +505,7 @@ def main():
         p.add_argument(f"--{name}", action="append", metavar="NAME",
                        help=f"only this {name}; may be repeated")
     p.add_argument("--radar", action="store_true", help="abilities as a radar chart, not as bars")
+    p.add_argument("--split", action="store_true", help="turns: a panel per task")
     p.add_argument("--title", help="above the figure")
     p.add_argument("--dpi", type=int, default=200, metavar="N", help="of a png; default 200")
     opts = p.parse_args()
@@ -488,6 +516,8 @@ def main():
         fail(f"--dpi wants a number from 20 to 1000, got {opts.dpi}")
     if opts.radar and opts.figure != "abilities":
         fail("--radar belongs to abilities")
+    if opts.split and opts.figure != "turns":
+        fail("--split belongs to turns")
     if opts.figure == "probe":
         probe, rows = probe_table(opts.csv)
     else:

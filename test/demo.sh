@@ -52,7 +52,8 @@ done
 ./scbench report "${runs[@]}" --format csv >"$dir/report.csv" 2>/dev/null || exit 1
 [ -z "$figures" ] || wait "$figures"
 if python=$(plotter); then
-    $python plot.py turns "$dir/report.csv" "$dir/turns.png" --title "score by turn" || exit 1
+    $python plot.py turns "$dir/report.csv" "$dir/turns.png" --split --title "score by turn" ||
+        exit 1
     $python plot.py abilities "$dir/report.csv" "$dir/abilities.png" || exit 1
     echo "figures: $dir/turns.png $dir/abilities.png"
 else

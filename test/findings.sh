@@ -2,7 +2,8 @@
 # findings.sh - what the papers claim, measured on the small models in data/ with 100 sessions per cell:
 # every method on four tasks with half of the rows and at the sizes of the demo, several lengths, corm
 # against budgets of its rows, with and without a question known beforehand, with the model's own
-# history. The tables go into README.md between its two marker lines.
+# history. The tables go into README.md between its two marker lines, the scores by turn at half of the
+# rows into figures/findings.png.
 #
 #   test/findings.sh [SESSIONS [DIR]]   default 100 sessions per cell, into out/findings-DATE; a DIR of
 #                                       findings that were cut off goes on
@@ -61,4 +62,9 @@ more wide-known tiny_llama 1536 $wide --mode multi-request --query-aware first
 more own tiny_llama 1536 --task retr_kv,retr_ps,retr_mh --method $methods --keep 0.5 \
      --no-baselines --history own
 
-python3 test/findings.py "$sessions" "$dir" README.md
+python3 test/findings.py "$sessions" "$dir" README.md || exit 1
+for python in .venv/bin/python python3; do
+    $python -c 'import matplotlib' 2>/dev/null &&
+        exec $python plot.py turns "$dir/half" figures/findings.png --split --dpi 110
+done
+echo "for the figure: test/venv.sh; .venv/bin/python plot.py turns $dir/half figures/findings.png --split"

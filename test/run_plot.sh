@@ -64,6 +64,11 @@ for word in corm keep-last full multi-turn multi-request 'turn 1' 'turn 3'; do
 done
 plot turns "$dir/all.csv" "$dir/turns.png" --mode multi-turn --task retr_kv --title "Retr.KV" || fail "png"
 drawn "$dir/turns.png"
+plot turns "$dir/all.csv" "$dir/split.svg" --split || fail "turns, a panel per task"
+drawn "$dir/split.svg"
+for word in retr_kv en_qa icl corm full; do
+    grep -q ">$word" "$dir/split.svg" || fail "split.svg does not name $word"
+done
 plot abilities "$dir/all.csv" "$dir/radar.pdf" --radar --method corm --method full || fail "radar"
 drawn "$dir/radar.pdf"
 plot turns "$dir/all.csv" "$dir/again.svg" && cmp "$dir/turns.svg" "$dir/again.svg" || fail "two drawings differ"
@@ -82,6 +87,15 @@ refused "has no column" turns test/run_plot.sh "$dir/x.png"
 refused "has no method 'cork'; it has corm, full, keep-last" turns "$dir/all.csv" "$dir/x.png" --method cork
 refused "cannot be written" turns "$dir/all.csv" "$dir/none/x.png"
 refused "--radar belongs to abilities" turns "$dir/all.csv" "$dir/x.png" --radar
+refused "--split belongs to turns" depth "$dir/all.csv" "$dir/x.png" --split
+# where a task has fewer turns than another, the mean of both ends with it
+"$python" - <<'END' || fail "a mean over tasks of unequal length"
+import plot
+rows = [{"task": t, "turn": n, "mean": m, "lo": None, "hi": None}
+        for t, n, m in (("a", 1, 10), ("b", 1, 30), ("a", 2, 50))]
+assert plot.averaged(rows, "turn") == {1: (20, None, None)}, plot.averaged(rows, "turn")
+assert list(plot.averaged(rows[::2], "turn")) == [1, 2]
+END
 ./scbench report "$dir/run" --format csv --table turns >"$dir/turns.csv" 2>>"$dir/notes" || fail "no report"
 refused "holds neither" turns "$dir" "$dir/x.png"
 refused "has no depth rows" depth "$dir/turns.csv" "$dir/x.png"
