@@ -51,7 +51,7 @@ class Run:
 
 
 def cell(x, form=".0f"):
-    return "" if x is None else format(x, form)
+    return "" if x is None else format(x, form).replace("-0.0", "+0.0")
 
 
 def less(a, b):
